@@ -1,0 +1,62 @@
+# make demo        train a small digit classifier, certify it, leave figures in demo_output/
+# make test        run the tests
+# make lint        formatter and linter, changing nothing
+# make format      formatter and linter, changing files
+# make typecheck   mypy
+# make clean       remove the environment and what the targets wrote
+#
+# Each target first makes its own environment in .venv: only Python 3.11 to 3.13 and make are
+# needed. Choose the interpreter with `make PYTHON=python3.12 test`, a subset of the tests with
+# `make test ARGS="-k regions"`.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+# "3.11" and the like: another interpreter makes a new environment.
+VERSION := $(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])")
+ifeq ($(VERSION),)
+$(error `$(PYTHON)` does not run. Name an interpreter: make PYTHON=python3.12 $(MAKECMDGOALS))
+endif
+
+RUN_STAMP := $(VENV)/.installed-$(VERSION)
+TEST_STAMP := $(VENV)/.installed-test-$(VERSION)
+
+.PHONY: help demo test lint format typecheck clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+demo: $(RUN_STAMP)
+	$(BIN)/python trainers/demo.py --out=demo_output $(ARGS)
+
+test: $(TEST_STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(TEST_STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+typecheck: $(TEST_STAMP)
+	$(BIN)/mypy
+
+# An environment of the same Python is kept and brought up to date; one of another is replaced.
+$(RUN_STAMP): setup.py pyproject.toml
+	@case "$(VERSION)" in 3.11|3.12|3.13) ;; *) \
+	  echo "tfcert needs Python 3.11, 3.12 or 3.13; \`$(PYTHON)\` is $(VERSION)." \
+	       "Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1;; esac
+	@test -x $(BIN)/python$(VERSION) || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	@touch $@
+
+$(TEST_STAMP): $(RUN_STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[test,dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo_output .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Tests of tfcert; the files mirror the package's modules."""

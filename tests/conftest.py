@@ -1,0 +1,29 @@
+"""Set-up that every test shares: the backend, exact matrix products, the shared files."""
+
+import os
+import pathlib
+
+# Before Keras is imported, since it reads the variable once. KERAS_BACKEND=jax still wins.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import pytest
+
+from tests import support
+
+# TF32 keeps 10 bits of the mantissa, far less than the slack that the tests allow for rounding.
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+elif keras.backend.backend() == "jax":
+    import jax
+
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def shared_dir() -> pathlib.Path:
+    """The folder of data sets and reference results beside the checkout; skips without it."""
+    return support.shared_path()

@@ -1,0 +1,18 @@
+"""Helpers for tests of every kind, with or without pytest fixtures."""
+
+import pathlib
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def shared_path(*parts: str) -> pathlib.Path:
+    """The path of a file or folder in ``../shared``; skips the test where there is none.
+
+    Example: ``with np.load(support.shared_path("data", "mnist.npz")) as arrays: ...``
+    """
+    path = ROOT.parent.joinpath("shared", *parts)
+    if not path.exists():
+        name = "/".join(("..", "shared", *parts))
+        raise unittest.SkipTest(f"needs {name} beside the checkout, which is not there")
+    return path
