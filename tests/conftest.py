@@ -9,8 +9,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import pytest
+from absl import flags
 
 from tests import support
+
+# absl's test cases read flags (create_tempdir does), which absltest.main would have parsed.
+flags.FLAGS.mark_as_parsed()
 
 # TF32 keeps 10 bits of the mantissa, far less than the slack that the tests allow for rounding.
 if keras.backend.backend() == "tensorflow":
