@@ -3,6 +3,7 @@
 # make lint        formatter and linter, changing nothing
 # make format      formatter and linter, changing files
 # make typecheck   mypy
+# make BUILD      write the Bazel file from the modules' imports
 # make clean       remove the environment and what the targets wrote
 #
 # Each target first makes its own environment in .venv: only Python 3.11 to 3.13 and make are
@@ -23,7 +24,7 @@ endif
 RUN_STAMP := $(VENV)/.installed-$(VERSION)
 TEST_STAMP := $(VENV)/.installed-test-$(VERSION)
 
-.PHONY: help demo test lint format typecheck clean
+.PHONY: help demo test lint format typecheck BUILD clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -44,6 +45,9 @@ format: $(TEST_STAMP)
 
 typecheck: $(TEST_STAMP)
 	$(BIN)/mypy
+
+BUILD:
+	$(PYTHON) tests/update_build.py
 
 # An environment of the same Python is kept and brought up to date; one of another is replaced.
 $(RUN_STAMP): setup.py pyproject.toml

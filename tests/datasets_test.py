@@ -7,7 +7,7 @@ from unittest import mock
 import keras
 import numpy as np
 import pytest
-from absl.testing import absltest, parameterized
+from absl.testing import parameterized
 
 from tests import support
 from tfcert import datasets
@@ -149,7 +149,3 @@ def test_reads_the_shared_mnist():
     np.testing.assert_array_equal(y_train[:8], [5, 0, 4, 1, 9, 2, 1, 3])
     np.testing.assert_array_equal(y_test[:8], [7, 2, 1, 0, 4, 1, 4, 9])
     assert x_train.mean() == pytest.approx(0.1307, abs=1e-4)
-
-
-if __name__ == "__main__":
-    absltest.main()
