@@ -1,0 +1,187 @@
+"""Reads and checks what users give to regions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert.regions import rounding
+from tfcert.types import Tensor
+
+__all__ = [
+    "agree",
+    "align",
+    "as_array",
+    "as_factor",
+    "as_input",
+    "check_broadcast",
+    "check_inside",
+    "check_per_sample",
+    "combine",
+    "concrete",
+    "match_points",
+    "per_sample",
+    "plain",
+    "show",
+]
+
+
+def as_input(x: Tensor) -> Tensor:
+    """x as a float32 or float64 tensor; integers become Keras's default float."""
+    x = ops.convert_to_tensor(x)
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if dtype in ("float16", "bfloat16"):
+        raise ValueError(f"x must be float32 or float64. Received: dtype={dtype}.")
+    if not dtype.startswith("float"):
+        x = ops.cast(x, keras.config.floatx())
+    if len(x.shape) == 0:
+        raise ValueError("x must have a batch axis. Received: x of shape ().")
+    return x
+
+
+def match_points(points: Tensor, x: Tensor) -> Tensor:
+    """Points in x's precision, of its shape or with one more axis after the batch."""
+    points = ops.cast(ops.convert_to_tensor(points), x.dtype)
+    shape, expected = tuple(points.shape), tuple(x.shape)
+    several = (*expected[:1], None, *expected[1:])
+    if not (agree(shape, expected) or agree(shape, several)):
+        raise ValueError(
+            f"points must have the shape of x, {expected}, or one more axis after the batch. "
+            f"Received: points of shape {shape}."
+        )
+    return points
+
+
+def agree(shape: tuple, expected: tuple) -> bool:
+    """Whether two shapes can be the same, as far as they are known."""
+    pairs = zip(shape, expected, strict=False)
+    return len(shape) == len(expected) and all(a is None or b is None or a == b for a, b in pairs)
+
+
+def align(value: Tensor, points: Tensor) -> Tensor:
+    """Gives ``(batch, ...)`` the axis of several points per input, where ``points`` have it."""
+    return value if len(value.shape) == len(points.shape) else ops.expand_dims(value, 1)
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The numbers in a tensor, or None where it is symbolic."""
+    if isinstance(value, keras.KerasTensor):
+        return None
+    try:
+        return np.asarray(ops.convert_to_numpy(value))
+    except (NotImplementedError, TypeError):  # what TensorFlow and JAX raise while tracing
+        return None
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """A finite or infinite setting as float64, which holds what the caller wrote exactly."""
+    try:
+        array = np.array(concrete(value) if ops.is_tensor(value) else value, dtype="float64")
+    except (TypeError, ValueError) as error:
+        message = f"`{name}` must be a number or an array of numbers. Received: {name}={value!r}."
+        raise ValueError(message) from error
+    if np.isnan(array).any():
+        raise ValueError(f"`{name}` must not be NaN. Received: {name}={show(array)}.")
+    array.setflags(write=False)
+    return array
+
+
+def check_broadcast(name: str, shape: tuple, input_shape: tuple) -> None:
+    """Raises unless ``shape`` broadcasts against one input without making it larger."""
+    pairs = zip(reversed(shape), reversed(input_shape), strict=False)
+    if len(shape) > len(input_shape) or any(a != 1 and b is not None and a != b for a, b in pairs):
+        raise ValueError(
+            f"`{name}` must broadcast against one input (without the batch axis), of shape "
+            f"{input_shape}. Received: {name} of shape {shape}."
+        )
+
+
+def as_factor(name: str, value: Any) -> Any:
+    """A size: one number as a float, one per sample as an array; tensors stay tensors."""
+    if not ops.is_tensor(value):
+        value = as_array(name, value)
+    if len(value.shape) > 1:
+        raise ValueError(
+            f"`{name}` must be one number, or one per sample. Received: {name} of shape "
+            f"{tuple(value.shape)}."
+        )
+    values = concrete(value)
+    if values is not None and not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError(
+            f"`{name}` must be finite and at least 0. Received: {name}={show(values)}."
+        )
+    return float(value) if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def combine(first: Any, second: Any) -> Any:
+    """The product of two factors (see `as_factor`)."""
+    if isinstance(first, float) and first == 1.0:
+        return second
+    if ops.is_tensor(first) or ops.is_tensor(second):
+        dtype = first.dtype if ops.is_tensor(first) else second.dtype
+        return ops.cast(first, dtype) * ops.cast(second, dtype)
+    return first * second
+
+
+def per_sample(factor: Any, x: Tensor, outward: bool) -> Tensor:
+    """A factor as a tensor that broadcasts against x."""
+    if not ops.is_tensor(factor):
+        factor = np.asarray(factor, "float64")
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    factor = rounding.cast_up(factor, dtype) if outward else rounding.cast_down(factor, dtype)
+    if len(factor.shape) == 0:
+        return factor
+    return ops.reshape(factor, (-1,) + (1,) * (len(x.shape) - 1))
+
+
+def check_per_sample(name: str, factor: Any, shape: tuple) -> None:
+    """Raises unless there is one number, or as many as there are inputs."""
+    if len(np.shape(factor)) == 1 and not agree(tuple(factor.shape), shape[:1]):
+        raise ValueError(
+            f"`{name}` must hold one number per sample. Received: {factor.shape[0]} numbers for a "
+            f"batch of {shape[0]}."
+        )
+
+
+def check_inside(what: str, x: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
+    """Raises unless x lies between the limits, which are rounded to x's precision."""
+    below, above = _outside(x, lower), _outside(-x, -upper)
+    outside = int(((below > 0) | (above > 0)).sum())
+    if outside:
+        raise ValueError(
+            f"x must lie inside {what}. Received: values in [{x.min():.6g}, {x.max():.6g}]; "
+            f"{outside} of {x.size} lie outside, by at most {max(below.max(), above.max()):.3g}."
+        )
+
+
+def _outside(x: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """How far x lies below a limit; not at all if the limit's nearest float reaches x."""
+    return np.where(x < np.asarray(lower, x.dtype), np.asarray(lower, "float64") - x, 0.0)
+
+
+def show(value: Any) -> str:
+    """A short text for messages, also for large arrays."""
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple):
+        return f"({', '.join(show(entry) for entry in value)})"
+    if isinstance(value, np.ndarray) and value.size <= 8:
+        return str(value.tolist())
+    if isinstance(value, np.ndarray):
+        return f"<array of shape {value.shape} in [{value.min():.6g}, {value.max():.6g}]>"
+    if ops.is_tensor(value):
+        return f"<tensor of shape {tuple(value.shape)}>"
+    return repr(value)
+
+
+def plain(value: Any) -> Any:
+    """Arrays as lists and numbers, which a configuration can hold."""
+    if ops.is_tensor(value):
+        raise ValueError(
+            "A region whose size or limits are tensors cannot be serialised. "
+            f"Received: {show(value)}. Serialise the region that it was made from."
+        )
+    return value.tolist() if isinstance(value, np.ndarray) else value

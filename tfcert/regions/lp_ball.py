@@ -1,0 +1,394 @@
+"""Balls of the p-norms."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert.regions import arguments, geometry, region, rounding, seeds
+from tfcert.types import Tensor
+
+__all__ = ["LpBall"]
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class LpBall(region.Region):
+    """All x' with ``||(x' - x) / eps||_p <= 1``, and ``low <= x' <= high`` with a clip range.
+
+    Where eps is one number this is ``||x' - x||_p <= eps``; where a part of eps is 0, that part of
+    x stays. For p = inf the region is a box, and everything about it is exact. For a finite p with
+    a clip range, `minimise` returns the larger of the ball's and of the box's minimum: sound, but
+    not the exact minimum over their intersection.
+
+    The region's size is what the caller wrote: 2/255 is no float32, so that a float32 interval
+    reaches a little further than 2/255, and a float32 attack not quite as far. A tensor given to
+    `with_eps` counts with the value that it holds.
+
+    Args:
+        eps: The radius: a number, or an array that broadcasts against one input (without the batch
+            axis), such as one number per channel.
+        norm: p: "inf", 2, 1 or any other number from 1 on.
+        clip: The range of valid inputs, ``(low, high)``: numbers or arrays that broadcast against
+            one input. An x outside it is refused.
+
+    Example:
+
+    >>> ball = LpBall(0.25, clip=(0.0, 1.0))
+    >>> [end.numpy().tolist() for end in ball.interval(np.array([[0.125, 0.5]], "float32"))]
+    [[[0.0, 0.25]], [[0.375, 0.75]]]
+    >>> LpBall(0.5, norm=2).minimise(
+    ...     np.array([[[3.0, 4.0]]], "float32"), np.ones((1, 2), "float32")
+    ... ).numpy()
+    array([[4.5]], dtype=float32)
+    """
+
+    def __init__(self, eps: Any, norm: Any = "inf", clip: Any = None):
+        if ops.is_tensor(eps) and arguments.concrete(eps) is None:
+            raise ValueError(
+                "`eps` must be a number or an array. Received: a symbolic tensor. Make the ball at "
+                "its full size, and give sizes that change to `with_eps` or `scaled`."
+            )
+        self._eps = arguments.as_array("eps", eps)
+        if not (np.isfinite(self._eps) & (self._eps >= 0)).all():
+            raise ValueError(
+                f"`eps` must be finite and at least 0. Received: eps={arguments.show(self._eps)}."
+            )
+        self.norm = _parse_norm(norm)
+        self.clip = _parse_clip(clip)
+        # The region's eps is the exact product of `_eps` and this: 1.0, one number per sample, or
+        # a tensor that a schedule computes.
+        self._factor: Any = 1.0
+
+    @property
+    def eps(self) -> Any:
+        """The radius: a float, an array, or a tensor where a schedule sets it."""
+        eps = float(self._eps) if self._eps.ndim == 0 else self._eps
+        if isinstance(self._factor, float):
+            return eps
+        if isinstance(eps, float) and eps == 1.0:
+            return self._factor
+        if not ops.is_tensor(self._factor):
+            return self._factor.reshape((-1,) + (1,) * self._eps.ndim) * eps
+        factor = self._factor
+        if len(factor.shape) == 1:
+            factor = ops.reshape(factor, (-1,) + (1,) * self._eps.ndim)
+        return factor * ops.cast(eps, factor.dtype)
+
+    # Sizes.
+
+    def with_eps(self, eps: Any) -> LpBall:
+        """The same ball at another size.
+
+        Args:
+            eps: The new radius: a number, a scalar tensor, or one number per sample of the batch.
+                Where the ball has an array, the new value of its largest component; the others
+                keep their proportion to it.
+        """
+        eps = arguments.as_factor("eps", eps)
+        largest = self._eps.max(initial=0.0)
+        if self._eps.ndim and largest == 0:
+            raise ValueError("`with_eps` needs a ball that is larger than 0. Received: eps=0.")
+        # The largest component becomes exactly the number that was asked for.
+        proportion = np.ones_like(self._eps) if largest == 0 else self._eps / largest
+        if isinstance(eps, float):
+            return self._resized(np.where(self._eps == largest, eps, proportion * eps), 1.0)
+        return self._resized(proportion, eps)
+
+    def scaled(self, fraction: Any) -> LpBall:
+        """The ball with the radius ``fraction * eps``.
+
+        Args:
+            fraction: At least 0: a number, a scalar tensor, or one number per sample.
+        """
+        fraction = arguments.as_factor("fraction", fraction)
+        if isinstance(fraction, float):
+            return self._resized(self._eps * fraction, self._factor)
+        return self._resized(self._eps, arguments.combine(self._factor, fraction))
+
+    def _resized(self, eps: np.ndarray, factor: Any) -> LpBall:
+        resized = copy.copy(self)
+        resized._eps, resized._factor = np.asarray(eps), factor
+        return resized
+
+    def _size(self, x: Tensor, outward: bool) -> Tensor:
+        """eps in the shape of x: at least the real one for bounds, at most for attacks."""
+        cast = rounding.cast_up if outward else rounding.cast_down
+        size = cast(self._eps, keras.backend.standardize_dtype(x.dtype))
+        if not isinstance(self._factor, float):
+            multiply = rounding.multiply_up if outward else rounding.multiply_down
+            size = multiply(size, arguments.per_sample(self._factor, x, outward))
+        return ops.broadcast_to(size, ops.shape(x))
+
+    # Checks.
+
+    def _check_shapes(self, shape: tuple) -> None:
+        arguments.check_broadcast("eps", self._eps.shape, shape[1:])
+        arguments.check_per_sample("eps", self._factor, shape)
+        for limit in self.clip or ():
+            arguments.check_broadcast("clip", limit.shape, shape[1:])
+
+    def _check_values(self, x: np.ndarray) -> None:
+        if self.clip is not None:
+            name = f"clip=({', '.join(arguments.show(limit) for limit in self.clip)})"
+            arguments.check_inside(name, x, *self.clip)
+
+    # Bounds.
+
+    def bind(self, x: Tensor) -> region.BoundRegion:
+        bound = super().bind(x)
+        if self.norm == math.inf:
+            return bound
+        x = arguments.as_input(x)
+        return bound._replace(center=x, radius=self._size(x, outward=True))
+
+    def minimise_bound(self, coefficients: Tensor, bound: region.BoundRegion) -> Tensor:
+        """The minimum of ``sum(coefficients * x')`` over a ball that was bound to its inputs.
+
+        For finite p it is ``sum(A x) - ||A eps||_q`` with the dual norm, 1/p + 1/q = 1.
+        """
+        if self.norm == math.inf:
+            return self._minimise_box(coefficients, bound)
+        center, radius = ops.expand_dims(bound.center, 1), ops.expand_dims(bound.radius, 1)
+        reach = geometry.dual_norm(coefficients * radius, self.norm)
+        ball = region.sum_inputs(coefficients * center) - reach
+        if self.clip is None:
+            return ball
+        return ops.maximum(ball, self._minimise_box(coefficients, bound))
+
+    def _limits(self, x: Tensor, outward: bool) -> tuple[Tensor, Tensor]:
+        size = self._size(x, outward)
+        if outward:
+            lower, upper = rounding.add_down(x, -size), rounding.add_up(x, size)
+        else:
+            lower = ops.minimum(rounding.add_up(x, -size), x)
+            upper = ops.maximum(rounding.add_down(x, size), x)
+        if self.clip is not None:
+            low, high = self._clip_limits(self.clip, x, outward)
+            lower, upper = ops.maximum(lower, low), ops.minimum(upper, high)
+        # x itself, bit by bit: arithmetic might flush a denormal to zero.
+        return ops.where(size == 0, x, lower), ops.where(size == 0, x, upper)
+
+    def _clip_limits(self, clip: tuple, x: Tensor, outward: bool) -> tuple[Tensor, Tensor]:
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        low, high = clip
+        if outward:
+            return rounding.cast_down(low, dtype), rounding.cast_up(high, dtype)
+        # x may be the limit's nearest float, beyond the limit.
+        low, high = rounding.cast_up(low, dtype), rounding.cast_down(high, dtype)
+        return ops.minimum(low, x), ops.maximum(high, x)
+
+    # Attacks.
+
+    def minimiser(self, coefficients: Tensor, x: Tensor) -> Tensor:
+        """A point of the region where ``sum(coefficients * x')`` is least.
+
+        Coordinates with coefficient 0 stay as they are in x. For finite p with a clip range: the
+        ball's minimiser, clipped.
+        """
+        if self.norm == math.inf:
+            return super().minimiser(coefficients, x)
+        self.validate(x)
+        x = arguments.as_input(x)
+        coefficients = ops.convert_to_tensor(coefficients)
+        size = ops.expand_dims(self._size(x, outward=False), 1)
+        weights = geometry.flatten(ops.abs(coefficients) * size)
+        if self.norm == 1:
+            unit = geometry.vertex(weights)
+        else:
+            # Hoelder's inequality holds with equality for |A eps|^(q-1), q - 1 = 1 / (p-1).
+            weights = weights / geometry.nonzero(ops.max(weights, axis=-1, keepdims=True))
+            unit = weights ** (1 / (self.norm - 1))
+            unit = unit / geometry.nonzero(self._norm(unit))
+        moves = -ops.sign(coefficients) * ops.reshape(unit, ops.shape(coefficients)) * size
+        return self._move(moves, x)
+
+    def project(self, points: Tensor, x: Tensor) -> Tensor:
+        """Points of the region close to ``points``; points inside stay where they are.
+
+        The closest points for norm inf, and for norms 2 and 1 with one eps for all coordinates and
+        no clip range. Otherwise points are pulled straight towards x, then clipped.
+
+        Args:
+            points: ``(batch, *input_shape)``, or ``(batch, count, *input_shape)``.
+            x: Inputs of shape ``(batch, *input_shape)``.
+
+        Returns:
+            A tensor of the shape of ``points``.
+        """
+        if self.norm == math.inf:
+            return super().project(points, x)
+        self.validate(x)
+        x = arguments.as_input(x)
+        points = arguments.match_points(points, x)
+        shape = ops.shape(points)
+        points = points if len(shape) > len(x.shape) else ops.expand_dims(points, 1)
+        center = ops.expand_dims(x, 1)
+        size = ops.expand_dims(self._size(x, outward=False), 1)
+        points = ops.where(size > 0, points, center)
+        moves = points - center
+        inside = self._norm(geometry.flatten(moves / geometry.nonzero(size))) <= 1 - self._margin(x)
+        inside = ops.reshape(inside, (*ops.shape(points)[:2],) + (1,) * (len(x.shape) - 1))
+        if self.norm == 1 and (self._eps == self._eps.flat[0]).all():
+            pulled = geometry.soft_threshold(
+                geometry.flatten(moves), geometry.flatten(size)[..., :1]
+            )
+            moves = ops.reshape(pulled, ops.shape(points))
+        pulled = self._move(moves, x)
+        return ops.reshape(self._clipped(ops.where(inside, points, pulled), x), shape)
+
+    def _sample(self, x: Tensor, count: int, seed: seeds.Seeds, corners: bool) -> Tensor:
+        if self.norm == math.inf:
+            return super()._sample(x, count, seed, corners)
+        shape = (ops.shape(x)[0], count, *ops.shape(x)[1:])
+        unit = geometry.flatten(self._generalised_normal(shape, x.dtype, seed))
+        if corners and self.norm == 1:
+            unit = ops.sign(unit) * geometry.vertex(ops.abs(unit))
+        else:
+            unit = unit / geometry.nonzero(self._norm(unit))
+        if not corners:
+            volume = keras.random.uniform((*shape[:2], 1), dtype=x.dtype, seed=seed[2])
+            unit = unit * volume ** (1 / unit.shape[-1])
+        size = ops.expand_dims(self._size(x, outward=False), 1)
+        return self._move(ops.reshape(unit, shape) * size, x)
+
+    def _generalised_normal(self, shape: tuple, dtype: str, seed: seeds.Seeds) -> Tensor:
+        """Independent draws of density exp(-|t|^p), whose direction is uniform on the sphere.
+
+        |t|^p is Gamma(1/p) distributed: Gamma(1 + 1/p) by Marsaglia and Tsang's cube of a normal
+        number, times U^p. Their rejection, of a few per cent, is left out, since XLA has no gamma
+        sampler: norms other than 1 and 2 are only nearly uniform.
+        """
+        uniform = keras.random.uniform(shape, -1.0, 1.0, dtype=dtype, seed=seed[0])
+        if self.norm == 1:
+            tiny = float(np.finfo(keras.backend.standardize_dtype(dtype)).tiny)
+            return -ops.sign(uniform) * ops.log(ops.maximum(ops.abs(uniform), tiny))
+        normal = keras.random.normal(shape, dtype=dtype, seed=seed[1])
+        if self.norm == 2:
+            return normal
+        scale = 2 / 3 + 1 / self.norm
+        cube = ops.maximum(1.0 + normal / math.sqrt(9 * scale), 0.0) ** 3
+        return uniform * (scale * cube) ** (1 / self.norm)
+
+    def _move(self, moves: Tensor, x: Tensor) -> Tensor:
+        """``x + moves``, inside: shortened where moves are too long, and rounded towards x."""
+        size = ops.expand_dims(self._size(x, outward=False), 1)
+        x_several = ops.broadcast_to(ops.expand_dims(x, 1), ops.shape(moves))
+        moves = ops.where(size > 0, moves, 0.0)
+        length = self._norm(geometry.flatten(moves / geometry.nonzero(size)))
+        margin = self._margin(x)
+        # Shortened by twice the margin, so that a point that was moved inside is found inside.
+        factor = ops.where(ops.isfinite(length), (1 - 2 * margin) / geometry.nonzero(length), 0.0)
+        factor = ops.where(length <= 1 - margin, 1.0, factor)
+        moves = moves * ops.reshape(factor, (*ops.shape(moves)[:2],) + (1,) * (len(x.shape) - 1))
+        side = ops.where(moves < 0, -1.0, 1.0)
+        moved = rounding.add_down(side * x_several, ops.abs(moves))
+        moved = side * ops.maximum(moved, side * x_several)
+        return self._clipped(ops.where(moves == 0, x_several, moved), x)
+
+    def _clipped(self, points: Tensor, x: Tensor) -> Tensor:
+        # Towards x in every coordinate, so that points in the ball stay in it.
+        if self.clip is None:
+            return points
+        low, high = self._clip_limits(self.clip, x, outward=False)
+        low, high = ops.expand_dims(low, 1), ops.expand_dims(high, 1)
+        return ops.where(points < low, low, ops.where(points > high, high, points))
+
+    def _norm(self, values: Tensor) -> Tensor:
+        """The p-norm over the last axis, which stays; accurate within `_margin`."""
+        values = ops.abs(values)
+        largest = ops.max(values, axis=-1, keepdims=True)
+        powers = (values / geometry.nonzero(largest)) ** self.norm
+        return largest * geometry.pairwise_sum(powers) ** (1 / self.norm)
+
+    def _margin(self, x: Tensor) -> float:
+        """More than the relative error of `_norm`: the depth of its sum, and powers."""
+        unit = float(np.finfo(keras.backend.standardize_dtype(x.dtype)).eps)
+        depth = math.ceil(math.log2(max(geometry.input_size(x.shape[1:]), 1)))
+        return (depth + (16 if self.norm in (1, 2) else 64)) * unit
+
+    def _contains(self, points: np.ndarray, x: np.ndarray) -> np.ndarray:
+        x = x[:, None]
+        factor = np.asarray(ops.convert_to_numpy(self._factor), np.longdouble)
+        factor = factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
+        size = np.broadcast_to(self._eps * factor, x.shape)
+        moves, slack = _difference(points, x)
+        inside = np.ones(points.shape, bool)
+        if self.clip is not None:
+            inside &= (points >= np.minimum(self.clip[0], x)) & (
+                points <= np.maximum(self.clip[1], x)
+            )
+        too_far = (np.abs(moves) > size) | ((np.abs(moves) == size) & (slack * moves > 0))
+        inside = (inside & ~too_far).reshape(*inside.shape[:2], -1).all(axis=-1)
+        if self.norm == math.inf:
+            return inside
+        ratio = np.abs(moves) / np.where(size > 0, size, 1)  # at most 1 where still inside
+        ratio = np.where(inside[(...,) + (None,) * (x.ndim - 2)], ratio, 0)
+        total = (ratio**self.norm).reshape(*inside.shape, -1).sum(axis=-1)
+        return inside & (total <= 1)
+
+    # Configuration.
+
+    def get_config(self) -> dict[str, Any]:
+        config = {name: arguments.plain(value) for name, value in self._fields().items()}
+        if self.clip is not None:
+            config["clip"] = [limit.tolist() for limit in self.clip]
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> LpBall:
+        config = dict(config)
+        factor = config.pop("factor", 1.0)
+        ball = cls(**config)
+        return ball if factor == 1.0 else ball.scaled(np.array(factor))
+
+    def _fields(self) -> dict[str, Any]:
+        eps = float(self._eps) if self._eps.ndim == 0 else self._eps
+        clip = self.clip and tuple(float(c) if c.ndim == 0 else c for c in self.clip)
+        norm = "inf" if self.norm == math.inf else self.norm
+        fields = {"eps": eps, "norm": norm, "clip": clip}
+        return fields if isinstance(self._factor, float) else {**fields, "factor": self._factor}
+
+
+def _parse_norm(norm: Any) -> float:
+    try:
+        value = float(norm)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not value >= 1:
+        raise ValueError(f'`norm` must be "inf" or a number from 1 on. Received: norm={norm!r}.')
+    return value
+
+
+def _parse_clip(clip: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    if clip is None:
+        return None
+    try:
+        low, high = clip
+    except (TypeError, ValueError):
+        raise ValueError(f"`clip` must be a pair (low, high). Received: clip={clip!r}.") from None
+    low, high = arguments.as_array("clip", low), arguments.as_array("clip", high)
+    try:
+        crossed = (low > high).any()
+    except ValueError:
+        raise ValueError(
+            "The limits in `clip` must have shapes that broadcast against each other. "
+            f"Received: low of shape {low.shape}, high of shape {high.shape}."
+        ) from None
+    if crossed:
+        raise ValueError(
+            "`clip` must be (low, high) with low <= high. "
+            f"Received: clip=({arguments.show(low)}, {arguments.show(high)})."
+        )
+    return low, high
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rounded difference, and what rounding took away from it."""
+    total = first - second
+    rounded = total - first
+    return total, (first - (total - rounded)) - (second + rounded)

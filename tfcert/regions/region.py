@@ -1,0 +1,272 @@
+"""What every region can do; here for regions that are boxes, coordinate by coordinate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import types
+from tfcert.regions import arguments, seeds
+from tfcert.types import Tensor
+
+__all__ = ["BoundRegion", "Region"]
+
+
+class BoundRegion(NamedTuple):
+    """A region around given inputs, as tensors of the shape of the inputs.
+
+    ``lower`` and ``upper`` enclose the region. ``center`` and ``radius`` describe the ball
+    ``||(x' - center) / radius||_p <= 1`` where p is finite; a box needs neither and has None.
+    Entries that are cut out of the four tensors alike, or padded with zeros, keep their meaning.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    center: Tensor | None = None
+    radius: Tensor | None = None
+
+
+class Region:
+    """The inputs that an attacker may choose around x.
+
+    A subclass that is a box says where its limits lie (`_limits`) and what it refuses
+    (`_check_shapes`, `_check_values`); all else follows. x itself always belongs to the region.
+
+    Every method takes a batch of inputs. Numbers are rounded so that `interval` and `minimise`
+    cover the whole region, and that `minimiser`, `project` and `sample` give points inside it.
+    Numbers below the smallest normal float count as zero.
+    """
+
+    norm: float = math.inf
+
+    # What a region checks.
+
+    def validate(self, x: Tensor) -> None:
+        """Raises a ValueError unless the region can be put around x.
+
+        Values are looked at where there are any: of a symbolic x (inside ``tf.function``, ``jit``
+        or a model under construction) only the shape is checked.
+        """
+        if not isinstance(x, keras.KerasTensor):
+            x = arguments.as_input(x)
+        self._check_shapes(tuple(x.shape))
+        values = arguments.concrete(x)
+        if values is None:
+            return
+        bad = ~np.isfinite(values)
+        if bad.any():
+            raise ValueError(
+                f"x must be finite. Received: {int(np.isnan(values).sum())} NaN and "
+                f"{int(np.isinf(values).sum())} infinite of {values.size} values."
+            )
+        self._check_values(values)
+
+    def _check_shapes(self, shape: tuple) -> None:
+        raise NotImplementedError
+
+    def _check_values(self, x: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _limits(self, x: Tensor, outward: bool) -> tuple[Tensor, Tensor]:
+        """The ends of the box around x: rounded away from x for bounds, towards it for attacks."""
+        raise NotImplementedError
+
+    # Bounds: outward.
+
+    def interval(self, x: Tensor) -> types.Bounds:
+        """The smallest box that encloses the region, rounded outward and clipped.
+
+        Args:
+            x: Inputs of shape ``(batch, *input_shape)``, float32 or float64.
+
+        Returns:
+            Bounds of the shape of x.
+        """
+        self.validate(x)
+        bound = self.bind(x)
+        return types.Bounds(bound.lower, bound.upper)
+
+    def bind(self, x: Tensor) -> BoundRegion:
+        """The region around x as tensors; checks shapes only (see `validate`)."""
+        x = arguments.as_input(x)
+        self._check_shapes(tuple(x.shape))
+        return BoundRegion(*self._limits(x, outward=True))
+
+    def minimise(self, coefficients: Tensor, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """The minimum of ``sum(coefficients * x') + offset`` over all x' of the region.
+
+        Args:
+            coefficients: ``(batch, rows, *input_shape)``, one linear function per row.
+            x: Inputs of shape ``(batch, *input_shape)``.
+            offset: ``(batch, rows)`` or what broadcasts to it.
+
+        Returns:
+            ``(batch, rows)``.
+        """
+        self.validate(x)
+        minimum = self.minimise_bound(coefficients, self.bind(x))
+        return minimum if offset is None else minimum + offset
+
+    def minimise_bound(self, coefficients: Tensor, bound: BoundRegion) -> Tensor:
+        """The minimum of ``sum(coefficients * x')`` over a region that was bound to its inputs.
+
+        With the middle c and the half-width r of the box it is ``sum(A c - |A| r)``. One sum over
+        both, rather than two matrix products: XLA then reads A once, both terms cancel before they
+        are added up, and no GPU rounds the factors to TF32.
+
+        Args:
+            coefficients: ``(batch, rows, *s)``.
+            bound: Tensors of shape ``(batch, *s)``, where s is the input's shape or that of a
+                window cut out of it.
+
+        Returns:
+            ``(batch, rows)``.
+        """
+        return self._minimise_box(coefficients, bound)
+
+    def _minimise_box(self, coefficients: Tensor, bound: BoundRegion) -> Tensor:
+        middle = 0.5 * (bound.lower + bound.upper)
+        # The factor covers the rounding of the differences, and leaves a width of 0 at 0.
+        unit = float(np.finfo(keras.backend.standardize_dtype(middle.dtype)).eps)
+        half = ops.maximum(bound.upper - middle, middle - bound.lower) * (1 + 2 * unit)
+        middle, half = ops.expand_dims(middle, 1), ops.expand_dims(half, 1)
+        return sum_inputs(coefficients * middle - ops.abs(coefficients) * half)
+
+    # Attacks: inward.
+
+    def minimiser(self, coefficients: Tensor, x: Tensor) -> Tensor:
+        """A point of the region where ``sum(coefficients * x')`` is least.
+
+        Coordinates with coefficient 0 stay as they are in x.
+
+        Args:
+            coefficients: ``(batch, rows, *input_shape)``.
+            x: Inputs of shape ``(batch, *input_shape)``.
+
+        Returns:
+            ``(batch, rows, *input_shape)``.
+        """
+        self.validate(x)
+        x = arguments.as_input(x)
+        lower, upper = (ops.expand_dims(limit, 1) for limit in self._limits(x, outward=False))
+        still = ops.where(coefficients < 0, upper, ops.expand_dims(x, 1))
+        return ops.where(coefficients > 0, lower, still)
+
+    def project(self, points: Tensor, x: Tensor) -> Tensor:
+        """The points of the region that are closest to ``points``.
+
+        Args:
+            points: ``(batch, *input_shape)``, or ``(batch, count, *input_shape)``.
+            x: Inputs of shape ``(batch, *input_shape)``.
+
+        Returns:
+            A tensor of the shape of ``points``.
+        """
+        self.validate(x)
+        x = arguments.as_input(x)
+        points = arguments.match_points(points, x)
+        limits = self._limits(x, outward=False)
+        lower, upper = (arguments.align(limit, points) for limit in limits)
+        # where, not clip: a limit is handed on as it is, denormal or not.
+        return ops.where(points < lower, lower, ops.where(points > upper, upper, points))
+
+    def sample(self, x: Tensor, count: int, seed: Any, corners: bool = False) -> Tensor:
+        """Random points of the region, uniform, or extreme ones.
+
+        Args:
+            x: Inputs of shape ``(batch, *input_shape)``.
+            count: How many points for each input.
+            seed: An integer, a ``keras.random.SeedGenerator``, or an integer tensor of shape
+                ``()`` or ``(2,)``, which may be computed inside a compiled function.
+            corners: Draw corners of the box (finite norms: points on the sphere, for norm 1 its
+                vertices) instead of points all over the region.
+
+        Returns:
+            ``(batch, count, *input_shape)``.
+        """
+        self.validate(x)
+        x = arguments.as_input(x)
+        return self._sample(x, count, seeds.Seeds(seed), corners)
+
+    def _sample(self, x: Tensor, count: int, seed: seeds.Seeds, corners: bool) -> Tensor:
+        lower, upper = (ops.expand_dims(limit, 1) for limit in self._limits(x, outward=False))
+        shape = (ops.shape(x)[0], count, *ops.shape(x)[1:])
+        uniform = keras.random.uniform(shape, dtype=x.dtype, seed=seed[0])
+        if corners:
+            return ops.where(uniform < 0.5, lower, upper)
+        points = ops.clip(lower + uniform * (upper - lower), lower, upper)
+        return ops.where(lower == upper, lower, points)
+
+    def contains(self, points: Tensor, x: Tensor) -> np.ndarray:
+        """Which points lie in the region: a NumPy array of bool, computed beyond float64.
+
+        Args:
+            points: ``(batch, *input_shape)``, or ``(batch, count, *input_shape)``; no symbolic
+                tensor.
+            x: Inputs of shape ``(batch, *input_shape)``.
+
+        Returns:
+            ``(batch,)``, or ``(batch, count)``.
+        """
+        self.validate(x)
+        x = arguments.as_input(x)
+        points = np.asarray(ops.convert_to_numpy(arguments.match_points(points, x)), np.longdouble)
+        several = points.ndim > len(x.shape)
+        center = np.asarray(ops.convert_to_numpy(x), np.longdouble)
+        inside = self._contains(points if several else points[:, None], center)
+        return inside if several else inside[:, 0]
+
+    def _contains(self, points: np.ndarray, x: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    # Sizes: for schedules.
+
+    def with_eps(self, eps: Any) -> Region:
+        """The same region at another size."""
+        raise NotImplementedError
+
+    def scaled(self, fraction: Any) -> Region:
+        """The region shrunk about x to a fraction of its size: 0 leaves x alone."""
+        raise NotImplementedError
+
+    # Configuration.
+
+    def get_config(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Region:
+        return cls(**config)
+
+    def _fields(self) -> dict[str, Any]:
+        """What two equal regions share, under the names of the constructor's arguments."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple:
+        def freeze(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(freeze(entry) for entry in value)
+            if isinstance(value, np.ndarray):
+                return value.shape, value.tobytes()
+            return id(value) if ops.is_tensor(value) else value
+
+        return (type(self), *(freeze(value) for value in self._fields().values()))
+
+    def __repr__(self) -> str:
+        fields = (f"{name}={arguments.show(value)}" for name, value in self._fields().items())
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+
+def sum_inputs(values: Tensor) -> Tensor:
+    """Sums ``(batch, rows, *input_shape)`` to ``(batch, rows)``."""
+    return ops.sum(values, axis=tuple(range(2, len(values.shape))))
