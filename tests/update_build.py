@@ -16,7 +16,7 @@ FOLDERS = ("tfcert", "trainers", "benchmarks", "tests")
 # Files that a target opens, as Starlark expressions; a test also reads pytest's settings.
 DATA = {
     "tfcert/datasets/loading": 'glob(["tfcert/datasets/data/*"])',
-    "tests/api_test": '["docs/api.md"]',
+    "tests/api_test": '["CHANGELOG.md", "docs/api.md"]',
     "tests/build_file_test": 'glob(["BUILD", "*/**/*.py"])',
 }
 HEADER = '''\

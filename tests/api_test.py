@@ -1,0 +1,128 @@
+"""Holds docs/api.md against the code: names, signatures, docstrings and annotations."""
+
+import importlib
+import inspect
+import re
+import types
+
+import pytest
+
+import tfcert
+from tests import support
+
+# "## `tfcert.methods`" opens a module, "- `name(arguments)`: what it is" is one of its names.
+_MODULE = re.compile(r"^## `([\w.]+)`$")
+_ENTRY = re.compile(r"^- `(\w+)(\(.*\))?`: (.+)$")
+
+
+def _listed() -> dict[str, dict[str, str | None]]:
+    """Module -> name -> signature as written in docs/api.md, None for what is not called."""
+    modules: dict[str, dict[str, str | None]] = {}
+    for line in (support.ROOT / "docs/api.md").read_text(encoding="utf-8").splitlines():
+        if heading := _MODULE.match(line):
+            names = modules.setdefault(heading[1], {})
+        elif entry := _ENTRY.match(line):
+            assert entry[1] not in names, f"{entry[1]} is listed twice"
+            names[entry[1]] = entry[2]
+        else:
+            assert not line.startswith(("- ", "## ")), f"docs/api.md has an odd line: {line}"
+    return modules
+
+
+def _public_modules() -> dict[str, types.ModuleType]:
+    """tfcert and the modules that its __all__ names."""
+    members = (getattr(tfcert, name) for name in tfcert.__all__)
+    found = {"tfcert": tfcert}
+    for member in members:
+        if inspect.ismodule(member):
+            found["tfcert." + member.__name__.rpartition(".")[2]] = member
+    return found
+
+
+def _signature(member: object) -> str:
+    """The parameters and their defaults, without annotations."""
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in inspect.signature(member).parameters.values()
+    ]
+    return str(inspect.Signature(parameters)).replace("'", '"')
+
+
+def _members() -> list[tuple[str, object]]:
+    return [
+        (f"{module}.{name}", getattr(found, name))
+        for module, found in _public_modules().items()
+        for name in found.__all__
+    ]
+
+
+def _functions() -> list[tuple[str, object]]:
+    """Public functions, public methods and constructors of public classes."""
+    found = []
+    for name, member in _members():
+        if inspect.isfunction(member):
+            found.append((name, member))
+        if inspect.isclass(member):
+            for key in dir(member):
+                method = inspect.getattr_static(member, key)
+                method = getattr(method, "__func__", method)
+                method = method.fget if isinstance(method, property) else method
+                ours = getattr(method, "__module__", "").startswith("tfcert")
+                if inspect.isfunction(method) and ours and (key[0] != "_" or key == "__init__"):
+                    found.append((f"{name}.{key}", method))
+    return found
+
+
+def test_lists_every_public_name_and_no_other():
+    listed = {module: set(names) for module, names in _listed().items()}
+    public = {module: set(found.__all__) for module, found in _public_modules().items()}
+    assert listed == public
+
+
+def test_public_names_are_given_once():
+    for name, module in _public_modules().items():
+        assert len(set(module.__all__)) == len(module.__all__), name
+
+
+@pytest.mark.parametrize(("name", "member"), _members(), ids=lambda value: str(value)[:40])
+def test_lists_the_signature(name, member):
+    module, _, short = name.rpartition(".")
+    expected = _signature(member) if callable(member) else None
+    assert _listed()[module][short] == expected
+
+
+@pytest.mark.parametrize("name", [name for name, _ in _members()])
+def test_every_name_can_be_imported_from_where_it_is_listed(name):
+    module, _, short = name.rpartition(".")
+    assert hasattr(importlib.import_module(_public_modules()[module].__name__), short)
+
+
+def test_documented():
+    undocumented = [
+        name
+        for name, member in [*_members(), *_functions()]
+        if (callable(member) or inspect.ismodule(member))
+        and not name.endswith(".__init__")  # the class says what its arguments are
+        and not inspect.getdoc(member)
+    ]
+    assert undocumented == []
+
+
+def test_annotated():
+    empty = inspect.Parameter.empty
+    missing = []
+    for name, function in _functions():
+        signature = inspect.signature(function)
+        missing += [
+            f"{name}({parameter.name})"
+            for parameter in signature.parameters.values()
+            if parameter.annotation is empty and parameter.name not in ("self", "cls")
+        ]
+        if signature.return_annotation is empty and not name.endswith(".__init__"):
+            missing.append(f"{name} -> ?")
+    assert missing == []
+
+
+def test_version_is_the_one_in_the_changelog():
+    changelog = (support.ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", changelog, re.M)[1] == tfcert.__version__
