@@ -17,7 +17,7 @@ FOLDERS = ("tfcert", "trainers", "benchmarks", "tests")
 DATA = {
     "tfcert/datasets/loading": 'glob(["tfcert/datasets/data/*"])',
     "tests/api_test": '["CHANGELOG.md", "docs/api.md"]',
-    "tests/build_file_test": 'glob(["BUILD", "*/**/*.py"])',
+    "tests/build_file_test": 'glob(["BUILD"] + [f + "/**/*.py" for f in FOLDERS])',
 }
 HEADER = '''\
 """Bazel targets, one per Python module. Written by `make BUILD`; checked by tests/build_file_test.
@@ -31,6 +31,8 @@ package(default_visibility = ["//visibility:public"])
 licenses(["notice"])  # Apache-2.0
 
 exports_files(["LICENSE"])
+
+FOLDERS = ["tfcert", "trainers", "benchmarks", "tests"]
 '''
 
 
