@@ -1,0 +1,46 @@
+"""Scalar functions as bound propagation sees them: ranges, enclosing lines, and the facts they follow from.
+
+A `Curve` declares what is known of a function (where it is convex, where it turns); its bounds are derived from that.
+`CURVES` lists the known ones by name; factories make those that take arguments.
+"""
+
+from tfcert.relaxations.curve import Curve, Lines, SLACK, SLOPES, monotone_only
+from tfcert.relaxations.piecewise import PiecewiseLinear, TwoPiece
+from tfcert.relaxations.table import (
+    CURVES,
+    celu,
+    clip,
+    elu,
+    gelu,
+    hard_shrink,
+    leaky_relu,
+    power,
+    prelu,
+    relu,
+    soft_shrink,
+    squareplus,
+    threshold,
+)
+
+__all__ = [
+    "CURVES",
+    "Curve",
+    "Lines",
+    "PiecewiseLinear",
+    "SLACK",
+    "SLOPES",
+    "TwoPiece",
+    "celu",
+    "clip",
+    "elu",
+    "gelu",
+    "hard_shrink",
+    "leaky_relu",
+    "monotone_only",
+    "power",
+    "prelu",
+    "relu",
+    "soft_shrink",
+    "squareplus",
+    "threshold",
+]

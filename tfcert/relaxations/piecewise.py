@@ -1,0 +1,244 @@
+"""Piecewise-linear functions: closed forms, no bisection."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from keras import ops
+
+from tfcert import types
+from tfcert.relaxations import curve as curve_lib
+
+__all__ = ["PiecewiseLinear", "TwoPiece"]
+
+
+class TwoPiece(curve_lib.Curve):
+    """``f(x) = x`` for ``x >= 0``, ``negative_slope * x`` below: ReLU (0), LeakyReLU, absolute value (-1), PReLU.
+
+    On an unstable interval (lower < 0 < upper) one line is the chord, and the other passes through 0 with any slope
+    between both pieces'. f is convex where `negative_slope` <= 1 and concave elsewhere; there the roles are swapped.
+
+    Args:
+        negative_slope: A float, or a tensor that broadcasts against the inputs (PReLU).
+        name: Used in messages.
+    """
+
+    def __init__(self, negative_slope=0.0, name="two_piece"):
+        super().__init__(name, self._evaluate, self._differentiate, breaks=(0.0,), curvature=("linear", "linear"))
+        object.__setattr__(self, "negative_slope", negative_slope)
+
+    def _evaluate(self, x):
+        if isinstance(self.negative_slope, (int, float)) and self.negative_slope == 0:
+            return ops.relu(x)
+        return ops.where(x >= 0, x, self._alpha(x) * ops.minimum(x, 0.0))
+
+    def _differentiate(self, x):
+        return ops.where(x >= 0, ops.ones_like(x), self._alpha(x) * ops.ones_like(x))
+
+    def _alpha(self, x):
+        return ops.cast(self.negative_slope, x.dtype)
+
+    def interval(self, lower, upper) -> types.Bounds:
+        """The range of f on ``[lower, upper]``."""
+        lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
+        low, high = self(lower), self(upper)
+        if isinstance(self.negative_slope, (int, float)) and self.negative_slope >= 0:
+            return types.Bounds(low, high)
+        crossing = self.unstable(lower, upper)
+        least, most = ops.minimum(low, high), ops.maximum(low, high)
+        # Where the left piece falls, 0 is the minimum of an unstable interval.
+        return types.Bounds(ops.where(crossing, ops.minimum(least, 0.0), least), most)
+
+    def unstable(self, lower, upper):
+        """Where the kink lies inside the interval."""
+        return (ops.convert_to_tensor(lower) < 0) & (ops.convert_to_tensor(upper) > 0)
+
+    def lines(self, lower, upper, slope="adaptive") -> curve_lib.Lines:
+        """The chord, and a line through 0 whose slope on unstable intervals is chosen by `slope`.
+
+        ``"adaptive"``: the slope of the longer piece, which minimises the area; ``"zero"``, ``"one"``: that, or the
+        nearest sound slope; ``"same"``: the slope of the chord. Stable intervals keep f itself.
+        """
+        if slope not in curve_lib.SLOPES:
+            raise ValueError(f"`slope` must be one of {curve_lib.SLOPES}. Received: slope={slope!r}")
+        lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
+        alpha, convex = self._alpha(lower), self._convex()
+        chord, intercept = self._chord(lower, upper)
+        crossing = self.unstable(lower, upper)
+        if slope == "same":
+            through = chord
+        elif slope == "adaptive":
+            through = ops.where(upper > -lower, ops.ones_like(alpha), alpha)
+        else:
+            wanted = 0.0 if slope == "zero" else 1.0
+            through = ops.maximum(ops.minimum(alpha, 1.0), ops.minimum(wanted, ops.maximum(alpha, 1.0)))
+        piece = ops.where(lower >= 0, ops.ones_like(alpha), alpha)
+        through = ops.where(crossing, through, piece)
+        chord = ops.where(crossing, chord, piece)
+        zero = ops.zeros_like(intercept)
+        if convex is True:
+            return curve_lib.Lines(through, zero, chord, intercept)
+        if convex is False:
+            return curve_lib.Lines(chord, intercept, through, zero)
+        return curve_lib.Lines(
+            ops.where(convex, through, chord),
+            ops.where(convex, zero, intercept),
+            ops.where(convex, chord, through),
+            ops.where(convex, intercept, zero),
+        )
+
+    def slope_range(self, lower, upper):
+        """``(lower_min, lower_max, upper_min, upper_max)``: only the line through 0 can move."""
+        lines = self.lines(lower, upper)
+        lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
+        alpha, convex, crossing = self._alpha(lower), self._convex(), self.unstable(lower, upper)
+        least, most = ops.minimum(alpha, 1.0), ops.maximum(alpha, 1.0)
+        below, above = crossing & convex, crossing & ops.logical_not(convex)
+        return (
+            ops.where(below, least, lines.lower_slope),
+            ops.where(below, most, lines.lower_slope),
+            ops.where(above, least, lines.upper_slope),
+            ops.where(above, most, lines.upper_slope),
+        )
+
+    def lines_with_slopes(self, lower_slope, upper_slope, lower, upper) -> curve_lib.Lines:
+        """Sound intercepts for any slopes: f - slope * x is extreme at an end or at the kink."""
+        lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
+        alpha, crossing = self._alpha(lower), self.unstable(lower, upper)
+        left = ops.where(lower >= 0, ops.ones_like(alpha), alpha)
+        right = ops.where(crossing | (lower >= 0), ops.ones_like(alpha), alpha)
+        tight = curve_lib.SLACK * curve_lib.epsilon(lower)
+        kink = ops.where(crossing, ops.zeros_like(lower), np.inf)
+        low = ops.minimum(_times(left - lower_slope, lower), _times(right - lower_slope, upper))
+        low = ops.minimum(low, kink)
+        high = ops.maximum(_times(left - upper_slope, lower), _times(right - upper_slope, upper))
+        high = ops.maximum(high, -kink)
+        return curve_lib.Lines(lower_slope, low - tight * ops.abs(low), upper_slope, high + tight * ops.abs(high))
+
+    def _convex(self):
+        """Whether f is convex: True, False, or a boolean tensor."""
+        if isinstance(self.negative_slope, (int, float)):
+            return self.negative_slope <= 1
+        return ops.convert_to_tensor(self.negative_slope) <= 1
+
+    def _chord(self, lower, upper):
+        """The line through both ends of an unstable interval, rounded to the sound side; intercept 0 elsewhere.
+
+        With t = upper / (upper - lower): slope = a + (1 - a) * t, intercept = (1 - a) * t * -lower.
+        """
+        alpha = self.negative_slope if isinstance(self.negative_slope, (int, float)) else self._alpha(lower)
+        crossing = self.unstable(lower, upper)
+        width = upper - lower
+        bounded = crossing & (width < np.inf)
+        # Rounding t and the product up keeps both ends below (concave: above) the chord.
+        up = 1.0 + curve_lib.SLACK * curve_lib.epsilon(lower)
+        share = ops.where(bounded, upper, 0.0) / ops.where(bounded, width, 1.0) * up
+        reach = ops.where(bounded, -lower, 0.0)
+        intercept = (1.0 - alpha) * (share * up) * reach
+        if not (isinstance(alpha, (int, float)) and alpha == 0):
+            # The sum below is rounded too.
+            rounding = (up - 1.0) * ops.where(bounded, width, 0.0) * abs(alpha)
+            intercept = intercept + ops.stop_gradient(ops.where(self._convex(), rounding, -rounding))
+        slope = alpha + (1.0 - alpha) * share
+        # An unbounded unstable interval has a constant line.
+        bounds = self.interval(lower, upper)
+        constant = ops.where(self._convex(), bounds.upper, bounds.lower)
+        unbounded = crossing & ops.logical_not(bounded)
+        return ops.where(unbounded, 0.0, slope), ops.where(unbounded, constant, intercept)
+
+
+class PiecewiseLinear(curve_lib.Curve):
+    """A piecewise-linear function, which may jump: ``f(x) = slopes[i] * x + intercepts[i]`` on piece i.
+
+    Args:
+        name: Used in messages.
+        function: f; it decides which piece holds at a break.
+        breaks: Increasing points between the pieces.
+        slopes, intercepts: One entry for each piece: one more than `breaks`.
+        turning: Points where f turns between increasing and decreasing.
+    """
+
+    def __init__(self, name, function, breaks, slopes, intercepts, **facts):
+        super().__init__(
+            name,
+            function,
+            self._differentiate,
+            breaks=tuple(breaks),
+            curvature=("linear",) * len(slopes),
+            noise=max(abs(c) for c in intercepts),
+            **facts,
+        )
+        object.__setattr__(self, "slopes", tuple(slopes))
+        object.__setattr__(self, "intercepts", tuple(intercepts))
+
+    def interval(self, lower, upper) -> types.Bounds:
+        """The range of f on ``[lower, upper]``, limits at jumps included."""
+        lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
+        values = [self._value(lower), self._value(upper)]
+        low, high = ops.minimum(*values), ops.maximum(*values)
+        for t, left, right in self._ends():
+            # A limit counts where its piece reaches into the interval.
+            for value, inside in ((left, (lower < t) & (t <= upper)), (right, (lower <= t) & (t < upper))):
+                low = ops.where(inside, ops.minimum(low, value), low)
+                high = ops.where(inside, ops.maximum(high, value), high)
+        return types.Bounds(low, high)
+
+    def unstable(self, lower, upper):
+        """Where a break lies inside the interval; at a jump also where it lies on its border."""
+        lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
+        result = ops.zeros_like(lower < upper)
+        for t, left, right in self._ends():
+            touches = (lower < t) & (t < upper) if left == right else (lower <= t) & (t <= upper) & (lower < upper)
+            result = result | touches
+        return result
+
+    def _tightest(self, sign, lower, upper):
+        slope, intercept = super()._tightest(sign, lower, upper)
+        stable = ops.logical_not(self.unstable(lower, upper)) & (lower < upper)
+        middle = 0.5 * lower + 0.5 * upper
+        exact = sign * ops.cast(self._piece(middle, self.slopes), middle.dtype)
+        offset = sign * ops.cast(self._piece(middle, self.intercepts), middle.dtype)
+        if any(value != np.float32(value) for value in self.slopes + self.intercepts):
+            offset = offset - self._slack(offset, exact, lower, upper)  # As 1/6 in hard_sigmoid.
+        return ops.where(stable, exact, slope), ops.where(stable, offset, intercept)
+
+    def _differentiate(self, x):
+        return self._piece(x, self.slopes)
+
+    def _derivatives(self, sign, lower, upper):
+        # A chord across a jump may be steeper than every piece.
+        return -np.inf, np.inf
+
+    def _piece(self, x, values):
+        result = ops.full_like(x, values[0])
+        for t, value in zip(self.breaks, values[1:]):
+            result = ops.where(x >= t, value, result)
+        return result
+
+    def _ends(self):
+        """Breaks with the limits of f from the left and from the right."""
+        result = []
+        for i, t in enumerate(self.breaks):
+            left = self.slopes[i] * t + self.intercepts[i]
+            right = self.slopes[i + 1] * t + self.intercepts[i + 1]
+            result.append((t, left, left if math.isclose(left, right, abs_tol=1e-12) else right))
+        return result
+
+    def _corners(self, sign, lower, upper):
+        corners = []
+        for t, left, right in self._ends():
+            ends = [(left, (lower < t) & (t <= upper))]
+            if right != left:
+                ends.append((right, (lower <= t) & (t < upper)))
+            for value, inside in ends:
+                # Elsewhere the corner is the lower end itself.
+                corners.append((ops.where(inside, t, lower), ops.where(inside, sign * value, sign * self(lower))))
+        return corners
+
+
+def _times(slope, x):
+    """``slope * x`` with 0 * inf = 0, and without NaN gradients where x is infinite."""
+    finite = ops.isfinite(x)
+    rest = ops.where(finite | (slope == 0), 0.0, ops.stop_gradient(slope * x))
+    return slope * ops.where(finite, x, 0.0) + rest

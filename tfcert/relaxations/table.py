@@ -1,0 +1,327 @@
+"""The activation functions of Keras and other scalar functions, declared.
+
+Curvatures and turning points follow from the second and first derivatives; constants that have no closed form are
+roots of those, computed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+
+from keras import activations, ops
+
+from tfcert.relaxations import curve as curve_lib
+from tfcert.relaxations import piecewise
+
+__all__ = [
+    "CURVES",
+    "celu",
+    "clip",
+    "elu",
+    "gelu",
+    "hard_shrink",
+    "leaky_relu",
+    "power",
+    "prelu",
+    "relu",
+    "soft_shrink",
+    "squareplus",
+    "threshold",
+]
+
+_INF = math.inf
+_S_SHAPE = {"breaks": (0.0,), "curvature": ("convex", "concave")}
+
+# keras.activations.selu: scale * elu(x, alpha).
+_SELU_ALPHA = 1.6732632423543772
+_SELU_SCALE = 1.0507009873554805
+
+
+def relu(negative_slope=0.0, max_value=None, threshold=0.0) -> curve_lib.Curve:
+    """``keras.layers.ReLU``: x above `threshold`, ``negative_slope * (x - threshold)`` below, at most `max_value`.
+
+    It jumps at a positive threshold.
+    """
+    if max_value is None and threshold == 0:
+        return piecewise.TwoPiece(negative_slope, name="relu")
+    top = _INF if max_value is None else float(max_value)
+    slope, threshold = float(negative_slope), float(threshold)
+    pieces = [(-_INF, slope, -slope * threshold if slope else 0.0)]
+    if threshold < top:
+        pieces.append((threshold, 1.0, 0.0))
+    if top < _INF:
+        pieces.append((max(threshold, top), 0.0, top))
+    starts, slopes, intercepts = zip(*pieces)
+    return piecewise.PiecewiseLinear(
+        "relu",
+        lambda x: activations.relu(x, negative_slope=slope, max_value=max_value, threshold=threshold),
+        starts[1:],
+        slopes,
+        intercepts,
+        limits=(-_INF if slope > 0 else 0.0, top),
+    )
+
+
+def leaky_relu(negative_slope=0.2) -> curve_lib.Curve:
+    """``keras.layers.LeakyReLU``."""
+    return piecewise.TwoPiece(float(negative_slope), name="leaky_relu")
+
+
+def prelu(alpha) -> curve_lib.Curve:
+    """``keras.layers.PReLU``: `alpha` is a tensor that broadcasts against the inputs."""
+    return piecewise.TwoPiece(alpha, name="prelu")
+
+
+def clip(low, high) -> curve_lib.Curve:
+    """``min(max(x, low), high)``."""
+    low, high = float(low), float(high)
+    return piecewise.PiecewiseLinear("clip", lambda x: ops.clip(x, low, high), (low, high), (0, 1, 0), (low, 0, high))
+
+
+def threshold(threshold, default_value) -> curve_lib.Curve:
+    """``keras.activations.threshold``: x above `threshold`, `default_value` elsewhere."""
+    return piecewise.PiecewiseLinear(
+        "threshold",
+        lambda x: ops.where(x > threshold, x, ops.cast(default_value, x.dtype)),
+        (float(threshold),),
+        (0.0, 1.0),
+        (float(default_value), 0.0),
+    )
+
+
+def soft_shrink(threshold=0.5) -> curve_lib.Curve:
+    """``keras.activations.soft_shrink``: x moved towards 0 by `threshold`."""
+    t = float(threshold)
+    return piecewise.PiecewiseLinear(
+        "soft_shrink", lambda x: ops.soft_shrink(x, threshold=t), (-t, t), (1.0, 0.0, 1.0), (t, 0.0, -t)
+    )
+
+
+def hard_shrink(threshold=0.5) -> curve_lib.Curve:
+    """``keras.activations.hard_shrink``: 0 on ``[-threshold, threshold]``, x elsewhere."""
+    t = float(threshold)
+    return piecewise.PiecewiseLinear(
+        "hard_shrink", lambda x: ops.hard_shrink(x, threshold=t), (-t, t), (1.0, 0.0, 1.0), (0.0, 0.0, 0.0)
+    )
+
+
+def elu(alpha=1.0) -> curve_lib.Curve:
+    """``keras.layers.ELU``: x above 0, ``alpha * (exp(x) - 1)`` below, for ``alpha >= 0``."""
+    return _exponential_unit("elu", alpha, 1.0, 1.0)
+
+
+def celu(alpha=1.0) -> curve_lib.Curve:
+    """``keras.activations.celu``: x above 0, ``alpha * (exp(x / alpha) - 1)`` below, for ``alpha > 0``."""
+    if not alpha > 0:
+        raise ValueError(f"`alpha` must be positive. Received: alpha={alpha}")
+    return _exponential_unit("celu", 1.0, alpha, 1.0)
+
+
+def _exponential_unit(name, left, width, right) -> curve_lib.Curve:
+    """0 at 0, with derivative `right` above and ``left * exp(x / width)`` below."""
+    if left < 0:
+        raise ValueError(f"`alpha` must not be negative. Received: alpha={left}")
+    return curve_lib.Curve(
+        name,
+        # expm1 instead of the backend's own functions: TensorFlow's elu loses all digits near 0 in float32.
+        lambda x: right * ops.maximum(x, 0.0) + left * width * ops.expm1(ops.minimum(x, 0.0) / width),
+        lambda x: ops.where(x >= 0, ops.full_like(x, right), left * ops.exp(ops.minimum(x, 0.0) / width)),
+        breaks=(0.0,),
+        curvature=("convex", "linear"),
+        shape="convex" if left <= right else None,
+    )
+
+
+def gelu(approximate=False) -> curve_lib.Curve:
+    """``keras.activations.gelu``: x times the normal distribution function, or its approximation by tanh."""
+    bend, turn = (1.4185040087908283, -0.7524614220710163) if approximate else (math.sqrt(2.0), -0.7517915246935644)
+    return curve_lib.Curve(
+        "gelu",
+        lambda x: ops.gelu(x, approximate=approximate),
+        _gelu_tanh_derivative if approximate else _gelu_derivative,
+        breaks=(-bend, bend),
+        curvature=("concave", "convex", "concave"),
+        turning=(turn,),
+        limits=(0.0, _INF),
+        noise=6.0,
+    )
+
+
+def _gelu_derivative(x):
+    density = ops.exp(-0.5 * ops.square(_near(x))) / math.sqrt(2.0 * math.pi)
+    return 0.5 * (1.0 + ops.erf(x / math.sqrt(2.0))) + x * density
+
+
+def _gelu_tanh_derivative(x):
+    near = _near(x)
+    scale = math.sqrt(2.0 / math.pi)
+    inner = scale * (near + 0.044715 * near * near * near)
+    step = ops.sigmoid(2.0 * inner)
+    return step + 2.0 * near * step * ops.sigmoid(-2.0 * inner) * scale * (1.0 + 3.0 * 0.044715 * near * near)
+
+
+def _near(x):
+    """x, where exp(-x**2 / 2) is not 0 anyway; squares of anything larger might overflow."""
+    return ops.clip(x, -50.0, 50.0)
+
+
+def squareplus(b=4) -> curve_lib.Curve:
+    """``keras.activations.squareplus``: ``(x + sqrt(x**2 + b)) / 2``, for ``b >= 0``."""
+
+    def derivative(x):
+        size = ops.abs(x)
+        root = ops.sqrt(ops.square(x) + b)
+        tail = 0.5 * b / (root * (root + size))  # (1 - |x| / root) / 2 without its cancellation.
+        return ops.where(x < 0, tail, 1.0 - tail)
+
+    return curve_lib.Curve(
+        "squareplus", lambda x: ops.squareplus(x, b=b), derivative, limits=(0.0, _INF), noise=_INF
+    )
+
+
+def power(exponent) -> curve_lib.Curve:
+    """``x ** exponent`` for an integer exponent of at least 2."""
+    if int(exponent) != exponent or exponent < 2:
+        raise ValueError(f"`exponent` must be an integer of at least 2. Received: exponent={exponent}")
+    n = int(exponent)
+    facts = {"turning": (0.0,)} if n % 2 == 0 else {"breaks": (0.0,), "curvature": ("concave", "convex")}
+    return curve_lib.Curve(
+        f"power({n})", lambda x: ops.power(x, float(n)), lambda x: n * ops.power(x, n - 1.0), **facts
+    )
+
+
+def _tanh(x):
+    """tanh to full relative accuracy in the dtype of x: under JAX, `keras.ops.tanh` casts float64 to float32."""
+    step = ops.expm1(-2.0 * ops.clip(x, -20.0, 20.0))
+    return -step / (2.0 + step)
+
+
+def _mish_derivative(x):
+    soft = ops.softplus(x)
+    return _tanh(soft) + 4.0 * x * ops.sigmoid(2.0 * soft) * ops.sigmoid(-2.0 * soft) * ops.sigmoid(x)
+
+
+def _sigmoid_like(name, function, derivative, **facts):
+    return curve_lib.Curve(name, function, derivative, **_S_SHAPE, **facts)
+
+
+# Known by name, with Keras's default arguments.
+CURVES: dict[str, curve_lib.Curve] = {
+    "relu": relu(),
+    "leaky_relu": leaky_relu(),
+    "abs": piecewise.TwoPiece(-1.0, name="abs"),
+    "relu6": relu(max_value=6.0),
+    "hard_tanh": clip(-1.0, 1.0),
+    "hard_sigmoid": piecewise.PiecewiseLinear(
+        "hard_sigmoid", ops.hard_sigmoid, (-3.0, 3.0), (0.0, 1.0 / 6.0, 0.0), (0.0, 0.5, 1.0)
+    ),
+    "sparse_sigmoid": piecewise.PiecewiseLinear(
+        "sparse_sigmoid", ops.sparse_sigmoid, (-1.0, 1.0), (0.0, 0.5, 0.0), (0.0, 0.5, 1.0)
+    ),
+    "soft_shrink": soft_shrink(),
+    "hard_shrink": hard_shrink(),
+    "elu": elu(),
+    "celu": celu(),
+    "selu": _exponential_unit("selu", _SELU_SCALE * _SELU_ALPHA, 1.0, _SELU_SCALE),
+    "gelu": gelu(),
+    "silu": curve_lib.Curve(
+        "silu",
+        ops.silu,
+        lambda x: ops.sigmoid(x) * (1.0 + x * ops.sigmoid(-x)),
+        breaks=(-2.3993572805154675, 2.3993572805154675),
+        curvature=("concave", "convex", "concave"),
+        turning=(-1.278464542761074,),
+        limits=(0.0, _INF),
+    ),
+    "hard_silu": curve_lib.Curve(
+        "hard_silu",
+        ops.hard_silu,
+        lambda x: ops.where(x < -3.0, 0.0, ops.where(x > 3.0, 1.0, (2.0 * x + 3.0) / 6.0)),
+        breaks=(-3.0, 3.0),
+        curvature=("linear", "convex", "linear"),
+        turning=(-1.5,),
+        limits=(0.0, _INF),
+        noise=3.0,
+    ),
+    "mish": curve_lib.Curve(
+        "mish",
+        activations.mish,
+        _mish_derivative,
+        breaks=(-2.2563763963607926, 1.4905711794854284),
+        curvature=("concave", "convex", "concave"),
+        turning=(-1.1924312145154952,),
+        limits=(0.0, _INF),
+    ),
+    "sigmoid": _sigmoid_like("sigmoid", ops.sigmoid, lambda x: ops.sigmoid(x) * ops.sigmoid(-x)),
+    "tanh": _sigmoid_like("tanh", _tanh, lambda x: 4.0 * ops.sigmoid(2.0 * x) * ops.sigmoid(-2.0 * x)),
+    "erf": _sigmoid_like("erf", ops.erf, lambda x: 2.0 / math.sqrt(math.pi) * ops.exp(-ops.square(_near(x)))),
+    "softsign": _sigmoid_like(
+        "softsign", ops.softsign, lambda x: 1.0 / ops.square(1.0 + ops.abs(x)), limits=(-1.0, 1.0)
+    ),
+    "tanh_shrink": curve_lib.Curve(
+        "tanh_shrink",
+        ops.tanh_shrink,
+        lambda x: ops.square(_tanh(x)),
+        breaks=(0.0,),
+        curvature=("concave", "convex"),
+        noise=1.0,
+    ),
+    "softplus": curve_lib.Curve("softplus", ops.softplus, ops.sigmoid, limits=(0.0, _INF)),
+    "log_sigmoid": curve_lib.Curve(
+        "log_sigmoid", ops.log_sigmoid, lambda x: ops.sigmoid(-x), curvature=("concave",), limits=(-_INF, 0.0)
+    ),
+    "sparse_plus": curve_lib.Curve(
+        "sparse_plus",
+        ops.sparse_plus,
+        lambda x: ops.clip(0.5 * (x + 1.0), 0.0, 1.0),
+        breaks=(-1.0, 1.0),
+        curvature=("linear", "convex", "linear"),
+        shape="convex",
+        noise=1.0,
+    ),
+    "squareplus": squareplus(),
+    "exponential": curve_lib.Curve("exponential", ops.exp, ops.exp),
+    "expm1": curve_lib.Curve("expm1", ops.expm1, ops.exp),
+    "square": curve_lib.Curve("square", ops.square, lambda x: 2.0 * x, turning=(0.0,)),
+    "log": curve_lib.Curve(
+        "log",
+        ops.log,
+        lambda x: 1.0 / x,
+        curvature=("concave",),
+        domain=(0.0, _INF),
+        domain_text="log needs inputs > 0",
+    ),
+    "log1p": curve_lib.Curve(
+        "log1p",
+        ops.log1p,
+        lambda x: 1.0 / (1.0 + x),
+        curvature=("concave",),
+        domain=(-1.0, _INF),
+        domain_text="log1p needs inputs > -1",
+    ),
+    "sqrt": curve_lib.Curve(
+        "sqrt",
+        ops.sqrt,
+        lambda x: 0.5 / ops.sqrt(x),
+        curvature=("concave",),
+        domain=(0.0, _INF),
+        domain_closed=True,
+        domain_text="sqrt needs inputs >= 0",
+    ),
+    "rsqrt": curve_lib.Curve(
+        "rsqrt",
+        ops.rsqrt,
+        lambda x: -0.5 / (x * ops.sqrt(x)),
+        domain=(0.0, _INF),
+        domain_text="rsqrt needs inputs > 0",
+    ),
+    "reciprocal": curve_lib.Curve(
+        "reciprocal",
+        ops.reciprocal,
+        lambda x: -1.0 / ops.square(x),
+        breaks=(0.0,),
+        curvature=("concave", "convex"),
+        poles=(0.0,),
+        domain_text="reciprocal needs inputs that are all > 0 or all < 0",
+    ),
+}
