@@ -20,9 +20,9 @@ __all__ = [
     "check_broadcast",
     "check_inside",
     "check_per_sample",
+    "check_points",
     "combine",
     "concrete",
-    "match_points",
     "per_sample",
     "plain",
     "show",
@@ -42,9 +42,8 @@ def as_input(x: Tensor) -> Tensor:
     return x
 
 
-def match_points(points: Tensor, x: Tensor) -> Tensor:
-    """Points in x's precision, of its shape or with one more axis after the batch."""
-    points = ops.cast(ops.convert_to_tensor(points), x.dtype)
+def check_points(points: Tensor, x: Tensor) -> None:
+    """Raises unless points have the shape of x, or one more axis after the batch."""
     shape, expected = tuple(points.shape), tuple(x.shape)
     several = (*expected[:1], None, *expected[1:])
     if not (agree(shape, expected) or agree(shape, several)):
@@ -52,7 +51,6 @@ def match_points(points: Tensor, x: Tensor) -> Tensor:
             f"points must have the shape of x, {expected}, or one more axis after the batch. "
             f"Received: points of shape {shape}."
         )
-    return points
 
 
 def agree(shape: tuple, expected: tuple) -> bool:
@@ -101,6 +99,8 @@ def check_broadcast(name: str, shape: tuple, input_shape: tuple) -> None:
 
 def as_factor(name: str, value: Any) -> Any:
     """A size: one number as a float, one per sample as an array; tensors stay tensors."""
+    if isinstance(value, keras.Variable):  # read anew by every step of a compiled loop
+        value = ops.convert_to_tensor(value)
     if not ops.is_tensor(value):
         value = as_array(name, value)
     if len(value.shape) > 1:
@@ -139,9 +139,10 @@ def per_sample(factor: Any, x: Tensor, outward: bool) -> Tensor:
 
 def check_per_sample(name: str, factor: Any, shape: tuple) -> None:
     """Raises unless there is one number, or as many as there are inputs."""
-    if len(np.shape(factor)) == 1 and not agree(tuple(factor.shape), shape[:1]):
+    sizes = tuple(getattr(factor, "shape", ()))
+    if len(sizes) == 1 and not agree(sizes, shape[:1]):
         raise ValueError(
-            f"`{name}` must hold one number per sample. Received: {factor.shape[0]} numbers for a "
+            f"`{name}` must hold one number per sample. Received: {sizes[0]} numbers for a "
             f"batch of {shape[0]}."
         )
 

@@ -27,11 +27,14 @@ class Box(region.Region):
 
     Example:
 
-    >>> box = Box(lower=[0.0, -1.0], upper=[1.0, 1.0])
-    >>> [end.numpy().tolist() for end in box.interval(np.zeros((1, 2), "float32"))]
-    [[[0.0, -1.0]], [[1.0, 1.0]]]
-    >>> box.minimise(np.array([[[2.0, -3.0]]], "float32"), np.zeros((1, 2), "float32")).numpy()
-    array([[-3.]], dtype=float32)
+    >>> import numpy as np
+    >>> from tfcert.regions import Box
+    >>> box, x = Box(lower=[0.0, -1.0], upper=[1.0, 1.0]), np.zeros((1, 2), "float32")
+    >>> coefficients = np.array([[[2.0, -3.0]]], "float32")
+    >>> np.asarray(box.minimise(coefficients, x)).tolist()
+    [[-3.0]]
+    >>> np.asarray(box.scaled(0.5).interval(x).lower).tolist()
+    [[0.0, -0.5]]
     """
 
     def __init__(self, lower: Any, upper: Any):
@@ -141,6 +144,8 @@ class Box(region.Region):
 
 def _limit(name: str, value: Any) -> Any:
     # A tensor stays one, for limits that are computed inside a compiled function.
+    if isinstance(value, keras.Variable):
+        value = ops.convert_to_tensor(value)
     if ops.is_tensor(value):
         values = arguments.concrete(value)
         if values is None:

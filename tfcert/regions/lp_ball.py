@@ -38,13 +38,15 @@ class LpBall(region.Region):
 
     Example:
 
-    >>> ball = LpBall(0.25, clip=(0.0, 1.0))
-    >>> [end.numpy().tolist() for end in ball.interval(np.array([[0.125, 0.5]], "float32"))]
-    [[[0.0, 0.25]], [[0.375, 0.75]]]
-    >>> LpBall(0.5, norm=2).minimise(
-    ...     np.array([[[3.0, 4.0]]], "float32"), np.ones((1, 2), "float32")
-    ... ).numpy()
-    array([[4.5]], dtype=float32)
+    >>> import numpy as np
+    >>> from tfcert.regions import LpBall
+    >>> x = np.array([[0.125, 0.5]], "float32")
+    >>> bounds = LpBall(0.25, clip=(0.0, 1.0)).interval(x)
+    >>> np.asarray(bounds.lower).tolist(), np.asarray(bounds.upper).tolist()
+    ([[0.0, 0.25]], [[0.375, 0.75]])
+    >>> coefficients = np.array([[[4.0, 3.0]]], "float32")
+    >>> np.asarray(LpBall(0.5, norm=2).minimise(coefficients, x)).tolist()
+    [[-0.5]]
     """
 
     def __init__(self, eps: Any, norm: Any = "inf", clip: Any = None):
@@ -224,7 +226,8 @@ class LpBall(region.Region):
             return super().project(points, x)
         self.validate(x)
         x = arguments.as_input(x)
-        points = arguments.match_points(points, x)
+        points = ops.cast(ops.convert_to_tensor(points), x.dtype)
+        arguments.check_points(points, x)
         shape = ops.shape(points)
         points = points if len(shape) > len(x.shape) else ops.expand_dims(points, 1)
         center = ops.expand_dims(x, 1)

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfcert import types
-from tfcert.regions import arguments, seeds
+from tfcert.regions import arguments, rounding, seeds
 from tfcert.types import Tensor
 
 __all__ = ["BoundRegion", "Region"]
@@ -130,9 +130,9 @@ class Region:
 
     def _minimise_box(self, coefficients: Tensor, bound: BoundRegion) -> Tensor:
         middle = 0.5 * (bound.lower + bound.upper)
-        # The factor covers the rounding of the differences, and leaves a width of 0 at 0.
-        unit = float(np.finfo(keras.backend.standardize_dtype(middle.dtype)).eps)
-        half = ops.maximum(bound.upper - middle, middle - bound.lower) * (1 + 2 * unit)
+        # Rounded up, so that the ends lie within; 0 stays 0.
+        above = rounding.add_up(bound.upper, -middle)
+        half = ops.maximum(above, rounding.add_up(middle, -bound.lower))
         middle, half = ops.expand_dims(middle, 1), ops.expand_dims(half, 1)
         return sum_inputs(coefficients * middle - ops.abs(coefficients) * half)
 
@@ -168,7 +168,8 @@ class Region:
         """
         self.validate(x)
         x = arguments.as_input(x)
-        points = arguments.match_points(points, x)
+        points = ops.cast(ops.convert_to_tensor(points), x.dtype)
+        arguments.check_points(points, x)
         limits = self._limits(x, outward=False)
         lower, upper = (arguments.align(limit, points) for limit in limits)
         # where, not clip: a limit is handed on as it is, denormal or not.
@@ -214,7 +215,8 @@ class Region:
         """
         self.validate(x)
         x = arguments.as_input(x)
-        points = np.asarray(ops.convert_to_numpy(arguments.match_points(points, x)), np.longdouble)
+        points = np.asarray(ops.convert_to_numpy(points), np.longdouble)
+        arguments.check_points(points, x)
         several = points.ndim > len(x.shape)
         center = np.asarray(ops.convert_to_numpy(x), np.longdouble)
         inside = self._contains(points if several else points[:, None], center)
