@@ -1,0 +1,185 @@
+"""Network graphs in the format of the reference files, and random weights and images for them.
+
+A graph is ``{"input_shape": [...], "nodes": [...], "output": name}``; a node has a name, an op, the
+names of its inputs and what the op needs. Values are channels last, kernels in Keras's layout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["GRAPHS", "WEIGHTS", "node_shapes", "random_weights", "smooth_images"]
+
+# The weights of an op, in the order in which its Keras layer takes them.
+WEIGHTS = {
+    "conv2d": ("kernel", "bias"),
+    "dense": ("kernel", "bias"),
+    "batchnorm": ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+
+
+def _conv(name: str, source: str, filters: int, size: int, stride: int, pad: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "op": "conv2d",
+        "inputs": [source],
+        "filters": filters,
+        "kernel_size": [size, size],
+        "strides": [stride, stride],
+        "pad": [[pad, pad], [pad, pad]],
+    }
+
+
+def _node(name: str, op: str, *inputs: str, **attributes: Any) -> dict[str, Any]:
+    return {"name": name, "op": op, "inputs": list(inputs), **attributes}
+
+
+def _pool(name: str, op: str, source: str) -> dict[str, Any]:
+    return _node(name, op, source, pool_size=[2, 2], strides=[2, 2])
+
+
+def _two_convs(
+    shape: Sequence[int], first: Sequence[int], second: Sequence[int], units: int
+) -> dict[str, Any]:
+    nodes = [
+        _conv("conv1", "input", *first),
+        _node("relu1", "relu", "conv1"),
+        _conv("conv2", "relu1", *second),
+        _node("relu2", "relu", "conv2"),
+        _node("flatten", "flatten", "relu2"),
+        _node("dense1", "dense", "flatten", units=units),
+        _node("relu3", "relu", "dense1"),
+        _node("dense2", "dense", "relu3", units=10),
+    ]
+    return {"input_shape": list(shape), "nodes": nodes, "output": "dense2"}
+
+
+_RESNET2B = {
+    "input_shape": [32, 32, 3],
+    "nodes": [
+        _conv("conv1", "input", 8, 3, 2, 1),
+        _node("relu1", "relu", "conv1"),
+        _conv("conv2", "relu1", 16, 3, 2, 1),
+        _node("relu2", "relu", "conv2"),
+        _conv("conv3", "relu2", 16, 3, 1, 1),
+        _conv("conv4", "relu1", 16, 1, 2, 0),
+        _node("add1", "add", "conv3", "conv4"),
+        _node("relu3", "relu", "add1"),
+        _conv("conv5", "relu3", 16, 3, 1, 1),
+        _node("relu4", "relu", "conv5"),
+        _conv("conv6", "relu4", 16, 3, 1, 1),
+        _node("add2", "add", "conv6", "relu3"),
+        _node("relu5", "relu", "add2"),
+        _node("flatten", "flatten", "relu5"),
+        _node("dense1", "dense", "flatten", units=100),
+        _node("relu6", "relu", "dense1"),
+        _node("dense2", "dense", "relu6", units=10),
+    ],
+    "output": "dense2",
+}
+
+_BN_POOL_RES = {
+    "input_shape": [16, 16, 3],
+    "nodes": [
+        _conv("conv1", "input", 8, 3, 1, 1),
+        _node("norm1", "batchnorm", "conv1", epsilon=1e-3),
+        _node("relu1", "relu", "norm1"),
+        _pool("pool1", "maxpool2d", "relu1"),
+        _conv("conv2", "pool1", 8, 3, 1, 1),
+        _node("norm2", "batchnorm", "conv2", epsilon=1e-3),
+        _node("relu2", "relu", "norm2"),
+        _conv("conv3", "relu2", 8, 3, 1, 1),
+        _node("add1", "add", "conv3", "pool1"),
+        _node("relu3", "relu", "add1"),
+        _pool("pool2", "avgpool2d", "relu3"),
+        _conv("conv4", "pool2", 6, 1, 1, 0),
+        _conv("conv5", "pool2", 6, 3, 1, 1),
+        _node("concat", "concat", "conv4", "conv5"),
+        _node("relu4", "relu", "concat"),
+        _node("flatten", "flatten", "relu4"),
+        _node("dense1", "dense", "flatten", units=32),
+        _node("relu5", "relu", "dense1"),
+        _node("dense2", "dense", "relu5", units=10),
+    ],
+    "output": "dense2",
+}
+
+# Built-in shapes, for random weights: (graph, radius).
+GRAPHS: dict[str, tuple[dict[str, Any], float]] = {
+    "kw_mnist": (_two_convs((28, 28, 1), (16, 4, 2, 1), (32, 4, 2, 1), 100), 0.02),
+    "cifar_2c2f": (_two_convs((32, 32, 3), (4, 3, 1, 0), (4, 3, 1, 0), 32), 2 / 255),
+    "cifar_base": (_two_convs((32, 32, 3), (8, 4, 2, 1), (16, 4, 2, 1), 100), 2 / 255),
+    "resnet2b": (_RESNET2B, 1 / 255),
+    "bn_pool_res_s2": (_BN_POOL_RES, 2 / 255),
+}
+
+
+def node_shapes(graph: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shape of every node's value without the batch axis, channels last."""
+    shapes: dict[str, tuple[int, ...]] = {"input": tuple(graph["input_shape"])}
+    for node in graph["nodes"]:
+        shape = shapes[node["inputs"][0]]
+        op = node["op"]
+        if op == "conv2d":
+            sizes = [
+                (shape[axis] + sum(node["pad"][axis]) - node["kernel_size"][axis])
+                // node["strides"][axis]
+                + 1
+                for axis in (0, 1)
+            ]
+            shape = (*sizes, node["filters"])
+        elif op in ("maxpool2d", "avgpool2d"):
+            sizes = [
+                (shape[axis] - node["pool_size"][axis]) // node["strides"][axis] + 1
+                for axis in (0, 1)
+            ]
+            shape = (*sizes, shape[2])
+        elif op == "dense":
+            shape = (node["units"],)
+        elif op == "flatten":
+            shape = (math.prod(shape),)
+        elif op == "concat":
+            shape = (*shape[:-1], sum(shapes[name][-1] for name in node["inputs"]))
+        shapes[node["name"]] = shape
+    return shapes
+
+
+def random_weights(graph: Mapping[str, Any], random: np.random.Generator) -> dict[str, np.ndarray]:
+    """He-normal kernels, small biases, and normalisation statistics near 0 and 1."""
+    shapes = node_shapes(graph)
+    weights: dict[str, np.ndarray] = {}
+
+    def add(node: Mapping[str, Any], field: str, value: np.ndarray) -> None:
+        weights[f"{node['name']}/{field}"] = value.astype("float32")
+
+    for node in graph["nodes"]:
+        channels = shapes[node["inputs"][0]][-1]
+        if node["op"] == "batchnorm":
+            add(node, "gamma", random.normal(1.0, 0.1, size=channels))
+            add(node, "beta", random.normal(0.0, 0.1, size=channels))
+            add(node, "moving_mean", random.normal(0.0, 0.1, size=channels))
+            add(node, "moving_variance", random.uniform(0.5, 1.5, size=channels))
+        elif node["op"] in WEIGHTS:
+            size = node.get("kernel_size", [])
+            shape = (*size, channels, node["filters"] if size else node["units"])
+            deviation = math.sqrt(2 / math.prod(shape[:-1]))
+            add(node, "kernel", random.normal(0.0, deviation, size=shape))
+            add(node, "bias", random.normal(0.0, 0.05, size=shape[-1]))
+    return weights
+
+
+def smooth_images(count: int, shape: Sequence[int], random: np.random.Generator) -> np.ndarray:
+    """Images in [0, 1]: 5 x 5 noise, enlarged bilinearly as two small matrix products."""
+    height, width, channels = shape
+    coarse = random.uniform(size=(count, 5, 5, channels))
+    rows, columns = _interpolation(height, 5), _interpolation(width, 5)
+    return np.einsum("yi,nijc,xj->nyxc", rows, coarse, columns).astype("float32")
+
+
+def _interpolation(size: int, points: int) -> np.ndarray:
+    positions = np.linspace(0.0, points - 1.0, size)[:, None]
+    return np.maximum(0.0, 1.0 - np.abs(positions - np.arange(points)))
