@@ -1,0 +1,62 @@
+"""Importing tfcert: nothing of TensorFlow under JAX, no flags, no network."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import textwrap
+import unittest
+
+from tests import support
+
+_BLOCK_TENSORFLOW = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_probability", "tf_keras"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def _python(code: str, **environment: str) -> str:
+    """What a new interpreter prints; another process, since this one has imported everything."""
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=support.ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+class ImportTest(unittest.TestCase):
+    def test_jax_needs_no_tensorflow(self):
+        if importlib.util.find_spec("jax") is None:
+            self.skipTest("needs jax, which is not installed")
+        work = """
+        import tfcert
+        for name in tfcert.__all__:
+            getattr(tfcert, name)
+        (x, y), _ = tfcert.datasets.load("digits")
+        assert not any(name.startswith("tensorflow") for name in sys.modules), "imported"
+        print(x.shape)
+        """
+        code = _BLOCK_TENSORFLOW + textwrap.dedent(work)
+        self.assertEqual(_python(code, KERAS_BACKEND="jax"), "(1437, 8, 8, 1)")
+
+    def test_programs_can_be_imported_together(self):
+        code = """
+        from absl import flags
+        import pkgutil, importlib, tfcert.cli
+        for module in pkgutil.iter_modules(tfcert.cli.__path__):
+            importlib.import_module("tfcert.cli." + module.name)
+        modules = flags.FLAGS.flags_by_module_dict()
+        print([module for module in modules if module.startswith("tfcert")])
+        """
+        self.assertEqual(_python(code), "[]")
