@@ -1,0 +1,295 @@
+"""``bound`` and ``bound_margins``: checks, compilation, batches in pieces, and clear errors."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import backend
+from tfcert.bounds import methods, propagation
+from tfcert.network import Network, network_of
+from tfcert.regions import BoundRegion, Region
+from tfcert.types import Bounds, Tensor
+
+__all__ = ["bound", "bound_margins", "trace_count"]
+
+
+def bound(model: keras.Model, x: Tensor, region: Region, method: Any = "crown") -> Any:
+    """Bounds on a model's outputs over all inputs of a region.
+
+    Args:
+        model: A built Sequential or Functional model.
+        x: Inputs, ``(batch, *input_shape)``.
+        region: ``LpBall`` or ``Box``, in the units of x.
+        method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", or an object of
+            ``tfcert.methods``.
+
+    Returns:
+        ``Bounds(lower, upper)`` with ``lower <= model(x') <= upper`` for every x' in the region;
+        each has the structure and shapes of ``model(x)``.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="relu")])
+    >>> b = tfcert.bound(model, np.zeros((1, 2)), tfcert.LpBall(0.1), method="ibp")
+    >>> b.lower.shape
+    TensorShape([1, 3])
+    """
+    call = _prepare(model, x, region, method)
+
+    def compute(bound_region: BoundRegion) -> list[Bounds]:
+        evaluation = propagation.evaluate(call.network, region, bound_region, call.method)
+        outputs = keras.tree.flatten(call.network.outputs)
+        return [propagation.node_bounds(evaluation, call.method, node) for node in outputs]
+
+    rows = 2 * max(math.prod(node.shape) for node in keras.tree.flatten(call.network.outputs))
+    results = call.run("bound", compute, rows=min(rows, 512))
+    _check_numbers(call, results)
+    pack = [keras.tree.pack_sequence_as(call.network.outputs, ends) for ends in zip(*results)]
+    return Bounds(*pack)
+
+
+def bound_margins(
+    model: keras.Model,
+    x: Tensor,
+    y: Tensor,
+    region: Region,
+    method: Any = "crown",
+    specification: Tensor | None = None,
+) -> Tensor:
+    """Lower bounds of the margins ``f_y(x') - f_j(x')`` over a region.
+
+    The difference is folded into the last affine layer, which is never looser than subtracting
+    bounds of the two scores.
+
+    Args:
+        model: A built model with one output of shape ``(batch, classes)``.
+        x: Inputs, ``(batch, *input_shape)``.
+        y: Integer labels, ``(batch,)``.
+        region: ``LpBall`` or ``Box``.
+        method: As for ``bound``.
+        specification: Optional rows of other linear functions of the scores, ``(rows, classes)``
+            for all samples or ``(batch, rows, classes)``; y is then not used and may be None.
+
+    Returns:
+        ``(batch, classes)``, 0 in column y; with a specification ``(batch, rows)``. A sample is
+        verified when it is classified correctly and all other entries are > 0.
+
+    Example:
+
+    >>> margins = tfcert.bound_margins(model, x, y, tfcert.LpBall(0.1), method="crown")
+    >>> verified = keras.ops.all(keras.ops.where(one_hot_y, 1.0, margins) > 0, axis=-1)
+    """
+    call = _prepare(model, x, region, method)
+    node = call.network.outputs
+    if not hasattr(node, "shape") or len(node.shape) != 1:
+        raise ValueError(
+            "bound_margins needs a model with one output of shape (batch, classes). "
+            f"Received: output shape {model.output_shape}. Use tfcert.bound for other models."
+        )
+    classes, dtype = node.shape[0], _compute_dtype(call)
+    if specification is None:
+        target = _checked_labels(y, call.batch, classes)
+    else:
+        target = _checked_specification(specification, call.batch, classes, dtype)
+
+    def compute(bound_region: BoundRegion, wanted: Tensor) -> list[Tensor]:
+        evaluation = propagation.evaluate(call.network, region, bound_region, call.method)
+        if specification is None:
+            hot = ops.one_hot(wanted, classes, dtype=dtype)
+            rows = hot[:, None] - ops.eye(classes, dtype=dtype)[None]
+        else:
+            rows = wanted
+        keep = getattr(call.method, "intersect", True)
+        lower = propagation.lower_rows(evaluation, call.method, node, rows, intersect=keep)
+        if specification is None:
+            lower = ops.where(hot > 0, ops.zeros_like(lower), lower)
+        return [lower]
+
+    kind = "margins" if specification is None else "specification"
+    count = classes if specification is None else int(target.shape[1])
+    (lower,) = call.run(kind, compute, target, rows=count)
+    _check_numbers(call, [Bounds(lower, lower)])
+    return lower
+
+
+class _Call:
+    """One checked call: the network, the bound region, and how it is run."""
+
+    def __init__(self, network: Network, model: Any, x: Tensor, region: Region, method: Any):
+        self.network, self.model, self.x, self.region = network, model, x, region
+        self.method = method
+        self.batch = x.shape[0]
+
+    def run(self, kind: str, compute: Callable, *more: Tensor, rows: int) -> Any:
+        """Runs in the graph under construction, or compiled and in pieces of the batch."""
+        bound_region = self.region.bind(self.x)
+        if any(backend.is_symbolic(t) for t in (*bound_region, *more) if t is not None):
+            return compute(bound_region, *more)
+        compiled = self._compiled(kind, compute)
+        piece = self._piece(rows)
+        if self.batch <= piece:
+            return compiled(bound_region, *more)
+        parts = []
+        for start in range(0, self.batch, piece):
+            chosen = np.minimum(np.arange(start, start + piece), self.batch - 1)
+            part = compiled(*keras.tree.map_structure(
+                lambda t: ops.take(t, chosen, axis=0), (bound_region, *more)
+            ))
+            keep = min(piece, self.batch - start)
+            parts.append(keras.tree.map_structure(lambda t: t[:keep], part))
+        return keras.tree.map_structure(lambda *ts: ops.concatenate(ts, axis=0), *parts)
+
+    def _compiled(self, kind: str, compute: Callable) -> Callable:
+        region = self.region
+        key = (kind, self.method, type(region), region.norm, getattr(region, "clip", None) is None)
+        functions = _COMPILED.setdefault(self.model, {})
+        network, known = self.network, functions.get(key)
+        if known is None or known[0] is not network:
+
+            def counted(*arguments: Any) -> Any:
+                _TRACES[self.model] = _TRACES.get(self.model, 0) + 1
+                return compute(*arguments)
+
+            function = backend.compile_function(
+                counted, self.model, self.method.jit_compile or None
+            )
+            known = functions[key] = (network, function)
+        return known[1]
+
+    def _piece(self, rows: int) -> int:
+        """Samples that fit into ``max_memory`` together."""
+        itemsize = np.dtype(_compute_dtype(self)).itemsize
+        nodes = [math.prod(node.shape) for node in self.network.nodes]
+        if isinstance(self.method, methods.AlphaCrown):
+            per_sample = 10 * rows * sum(nodes)
+        elif isinstance(self.method, methods.Backward):
+            per_sample = 6 * rows * max(nodes) + 8 * sum(nodes)
+        else:
+            per_sample = 4 * sum(nodes)
+        return max(1, int(self.method.max_memory // (per_sample * itemsize)))
+
+
+_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_TRACES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def trace_count(model: keras.Model) -> int:
+    """How many bound programs of a model were traced so far; for tests of recompilation."""
+    return _TRACES.get(model, 0)
+
+
+def _compute_dtype(call: _Call) -> str:
+    return "float64" if call.method.float_safe else call.network.dtype
+
+
+def _prepare(model: Any, x: Any, region: Any, method: Any) -> _Call:
+    method = methods.get(method)
+    if not isinstance(region, Region):
+        raise ValueError(
+            f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
+        )
+    network = network_of(model)
+    if method.float_safe and network.dtype != "float32":
+        raise ValueError(
+            "float_safe covers execution in float32. "
+            f"Received: model {model.name!r} of type {network.dtype}."
+        )
+    x = ops.convert_to_tensor(x)
+    expected = network.input.shape
+    if len(x.shape) != len(expected) + 1 or tuple(x.shape[1:]) != expected:
+        raise ValueError(
+            f"`x` must have the shape (batch, {', '.join(map(str, expected))}) that model "
+            f"{model.name!r} takes. Received: x of shape {tuple(x.shape)}."
+        )
+    if x.shape[0] == 0:
+        raise ValueError(f"`x` is empty. Received: x of shape {tuple(x.shape)}.")
+    x = ops.cast(x, network.dtype)
+    region.validate(x)
+    if method.float_safe:
+        x = ops.cast(x, "float64")
+    return _Call(network, model, x, region, method)
+
+
+def _checked_labels(y: Any, batch: int, classes: int) -> Tensor:
+    if y is None:
+        raise ValueError("`y` must be given where no `specification` is. Received: y=None.")
+    y = ops.convert_to_tensor(y)
+    if len(y.shape) != 1 or y.shape[0] != batch:
+        raise ValueError(
+            f"`y` must hold one integer label per input, shape ({batch},). Received: y of shape "
+            f"{tuple(y.shape)}. One-hot labels: pass y.argmax(-1)."
+        )
+    if not keras.backend.is_int_dtype(y.dtype):
+        raise ValueError(f"`y` must be integer class indices. Received: dtype={y.dtype}.")
+    if not backend.is_symbolic(y):
+        values = ops.convert_to_numpy(y)
+        if values.min() < 0 or values.max() >= classes:
+            raise ValueError(
+                f"`y` must lie in [0, {classes}), the model's classes. "
+                f"Received: labels from {values.min()} to {values.max()}."
+            )
+    return ops.cast(y, "int32")
+
+
+def _checked_specification(specification: Any, batch: int, classes: int, dtype: str) -> Tensor:
+    rows = ops.cast(ops.convert_to_tensor(specification), dtype)
+    if len(rows.shape) == 2:
+        rows = ops.broadcast_to(rows[None], (batch, *rows.shape))
+    if len(rows.shape) != 3 or rows.shape[0] != batch or rows.shape[2] != classes:
+        raise ValueError(
+            f"`specification` must have the shape (rows, {classes}) or ({batch}, rows, {classes}). "
+            f"Received: shape {tuple(ops.shape(specification))}."
+        )
+    if not backend.is_symbolic(rows) and not np.isfinite(ops.convert_to_numpy(rows)).all():
+        raise ValueError("`specification` must be finite. Received: NaN or infinite entries.")
+    return rows
+
+
+def _check_numbers(call: _Call, results: list[Bounds]) -> None:
+    """Raises where a bound is NaN; says where it comes from."""
+    flat = [t for pair in results for t in pair]
+    if any(backend.is_symbolic(t) for t in flat):
+        return
+    if not any(np.isnan(ops.convert_to_numpy(t)).any() for t in flat):
+        return
+    for layer in call.model._flatten_layers():
+        for weight in layer.weights:
+            if not np.isfinite(ops.convert_to_numpy(weight)).all():
+                raise ValueError(
+                    f"Layer {layer.name!r} has NaN or infinite values in its weight "
+                    f"{weight.name!r}, so the model's outputs have no bounds."
+                )
+    raise ValueError(_where_from(call))
+
+
+def _where_from(call: _Call) -> str:
+    """Names the first layer whose interval is NaN or leaves the domain."""
+    evaluation = propagation.evaluate(
+        call.network, call.region, call.region.bind(call.x), methods.IBP()
+    )
+    for node in call.network.nodes:
+        interval = evaluation.intervals[node]
+        ends = [ops.convert_to_numpy(t) for t in interval.bounds]
+        if not np.isnan(ends).any():
+            continue
+        curve = evaluation.parameters[node]
+        if hasattr(curve, "domain_text"):
+            source = evaluation.intervals[node.inputs[0]].bounds
+            low, high = (ops.convert_to_numpy(t) for t in source)
+            return (
+                f"Layer {node.name!r}: {curve.domain_text}, but its inputs may lie in "
+                f"[{low.min():g}, {high.max():g}] over this region. Use a smaller region, a tighter "
+                "method, or clip the inputs inside the model."
+            )
+        return (
+            f"The bounds of layer {node.name!r} are not numbers: values became too large for "
+            f"{evaluation.dtype}. Use a smaller region, or a model of dtype float64."
+        )
+    return "The bounds are NaN although all intervals are numbers: values are too large."

@@ -1,0 +1,170 @@
+"""One evaluation of a network on a region: weights read once, intervals, relaxations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from keras import ops
+
+from tfcert.network import Network
+from tfcert.regions import BoundRegion, Region
+from tfcert.rules.interval import Interval
+from tfcert.rules.nonlinear import Elementwise, Opaque, passes_zero
+from tfcert.rules.primitives import Constant, Input, Node, Nonlinear
+from tfcert.rules.rows import SampleTable
+from tfcert.types import Tensor
+
+__all__ = ["Evaluation"]
+
+
+class Evaluation:
+    """The state of one bound computation.
+
+    Args:
+        network: What is bounded.
+        region: Gives the form of the input set.
+        bound: The region around the inputs, ``region.bind(x)``.
+        slope: Which lower line ReLU takes ("adaptive", "zero", "one", "same").
+        moments: ``{node: (mean, variance)}`` of batch normalisations, instead of the moving ones.
+        unit: Unit roundoff of the execution whose rounding is to be covered; None: exact
+            arithmetic.
+        dtype: Type of the computation; None: that of the network.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        region: Region,
+        bound: BoundRegion,
+        *,
+        slope: str = "adaptive",
+        moments: dict[Node, tuple[Tensor, Tensor]] | None = None,
+        unit: float | None = None,
+        dtype: str | None = None,
+    ):
+        self.network, self.region, self.bound, self.slope = network, region, bound, slope
+        self.dtype = dtype or network.dtype
+        self.unit = unit
+        self.batch = ops.shape(bound.lower)[0]
+        moments = moments or {}
+        self.parameters: dict[Node, Any] = {}
+        for node in network.nodes:
+            if node in moments:
+                p = node.primitive.from_moments(*moments[node], self.dtype)  # type: ignore[attr-defined]
+            else:
+                p = node.primitive.parameters(self.dtype)
+            self.parameters[node] = p
+        self.intervals: dict[Node, Interval] = {}
+        self.errors: dict[Node, Tensor] = {}
+        self._relaxations: dict[Node, Any] = {}
+        self._tables: dict[tuple[str, Node], Any] = {}
+        self.input_tables = [None if t is None else SampleTable(t) for t in bound]
+
+    def interval_step(self, node: Node) -> Interval:
+        """The interval of one node from those of its inputs, which are there already."""
+        primitive, p = node.primitive, self.parameters[node]
+        if isinstance(primitive, Input):
+            return Interval.from_ends(self.bound.lower, self.bound.upper)
+        if isinstance(primitive, Constant):
+            shape = (self.batch, *node.shape)
+            value = ops.broadcast_to(p, shape)
+            return Interval.from_ends(value, value)
+        inputs = [self.intervals[source] for source in node.inputs]
+        result = primitive.interval(p, *inputs)
+        if self.unit is not None:
+            result = self._with_rounding(node, inputs, result)
+        if node.enclosure is not None:
+            function, sources = node.enclosure
+            other = function(*[self.intervals[source] for source in sources])
+            result = result.intersect(other.lower, other.upper)
+        return result
+
+    def _with_rounding(self, node: Node, inputs: list[Interval], result: Interval) -> Interval:
+        try:
+            error = node.primitive.rounding(
+                self.parameters[node], self.unit, *[x.magnitude for x in inputs]
+            )
+        except NotImplementedError as reason:
+            raise NotImplementedError(f"Layer {node.name!r}: {reason}") from reason
+        # The bounds themselves are rounded in float64: some ulps of everything that was added up,
+        # of which the magnitudes give the size.
+        slack = 2.0**-48 * result.magnitude + 2.0**-1000
+        if error is None:
+            return result.widen(slack)
+        error = error * (1.0 + 2.0**-20) + slack
+        self.errors[node] = error
+        return result.widen(error)
+
+    def relaxation(self, node: Node) -> Any:
+        """Affine bounds of a nonlinear node on the intervals of its inputs, as sample tables."""
+        if node not in self._relaxations:
+            primitive = node.primitive
+            assert isinstance(primitive, Nonlinear)
+            lines = primitive.relax(
+                self.parameters[node], self.slope, *[self.intervals[s] for s in node.inputs]
+            )
+            self._relaxations[node] = tuple(
+                None if line is None else SampleTable(line) for line in lines
+            )
+        return self._relaxations[node]
+
+    def tables(self, node: Node) -> tuple[SampleTable, SampleTable]:
+        """Lower and upper ends of a node, as sample tables."""
+        return self._kept(("ends", node), lambda x: (x.lower, x.upper))
+
+    def center_tables(self, node: Node) -> tuple[SampleTable, SampleTable]:
+        """Centre and radius of a node, as sample tables."""
+        return self._kept(("center", node), lambda x: (x.center, x.radius))
+
+    def slope_tables(self, node: Node) -> tuple[SampleTable | None, ...]:
+        """Limits of the slopes of an elementwise node; None for lines that need not move."""
+        if ("slopes", node) not in self._tables:
+            curve, interval = self.parameters[node], self.intervals[node.inputs[0]]
+            limits = curve.slope_range(interval.lower, interval.upper)
+            fixed_upper = passes_zero(curve)
+            self._tables["slopes", node] = tuple(
+                None if fixed_upper and i >= 2 else SampleTable(limit)
+                for i, limit in enumerate(limits)
+            )
+        return self._tables["slopes", node]
+
+    def error_table(self, node: Node) -> SampleTable:
+        """The rounding error of a node, as a sample table."""
+        if ("error", node) not in self._tables:
+            self._tables["error", node] = SampleTable(self.errors[node])
+        return self._tables["error", node]
+
+    def _kept(self, key: tuple[str, Node], form: Any) -> Any:
+        if key not in self._tables:
+            self._tables[key] = tuple(SampleTable(t) for t in form(self.intervals[key[1]]))
+        return self._tables[key]
+
+    def prepare(self, node: Node, optimise: bool) -> None:
+        """Makes all that sweeps from a node read, so that loops around them do not make it anew."""
+        for above in self.network.ancestors(node):
+            if above in self.errors:
+                self.error_table(above)
+            if self.is_cut(above):
+                self.center_tables(above)
+            elif isinstance(above.primitive, Nonlinear):
+                self._prepare_relaxation(above, optimise)
+
+    def _prepare_relaxation(self, node: Node, optimise: bool) -> None:
+        self.relaxation(node)
+        if optimise and isinstance(node.primitive, Elementwise):
+            self.slope_tables(node)
+            self.tables(node.inputs[0])
+
+    def is_cut(self, node: Node) -> bool:
+        """Whether only the interval of a node is known."""
+        return isinstance(node.primitive, Opaque)
+
+    def size(self, node: Node) -> int:
+        return math.prod(node.shape)
+
+    def forward_intervals(self) -> None:
+        """Interval bound propagation through the whole network."""
+        for node in self.network.nodes:
+            if node not in self.intervals:
+                self.intervals[node] = self.interval_step(node)

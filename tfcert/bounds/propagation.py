@@ -1,0 +1,196 @@
+"""Runs a method over a network: intermediate bounds first, then the rows that were asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from tfcert.bounds import methods
+from tfcert.bounds.alpha import optimised_lower
+from tfcert.bounds.evaluation import Evaluation
+from tfcert.bounds.refine import refine
+from tfcert.bounds.sweep import sweep
+from tfcert.network import Network
+from tfcert.regions import BoundRegion, Region
+from tfcert.rules.interval import Interval
+from tfcert.rules.nonlinear import dot
+from tfcert.rules.primitives import Node, Nonlinear
+from tfcert.rules.rows import Frame, Rows
+from tfcert.types import Bounds, Tensor
+
+__all__ = ["evaluate", "lower_rows", "node_bounds"]
+
+# Outputs up to this size are bounded row by row for all samples at once.
+_GRID = 256
+# Entries of the widest tensor of one turn of a chunked sweep: small enough for a cache.
+_CHUNK_ENTRIES = 1 << 20
+# Tensors of the size of the coefficients that a sweep holds at a time, about.
+_COPIES = 6
+
+
+def evaluate(
+    network: Network,
+    region: Region,
+    bound: BoundRegion,
+    method: methods.Method,
+    moments: dict[Node, Any] | None = None,
+) -> Evaluation:
+    """Bounds of all nodes that a method needs before it answers for the outputs."""
+    evaluation = Evaluation(
+        network,
+        region,
+        bound,
+        slope=getattr(method, "slope", "adaptive"),
+        moments=moments,
+        unit=2.0**-24 if method.float_safe else None,
+        dtype="float64" if method.float_safe else None,
+    )
+    needed = set(network.needing_bounds())
+    for node in network.nodes:
+        interval = evaluation.interval_step(node)
+        if node in needed:
+            interval = _tightened(evaluation, method, node, interval)
+        evaluation.intervals[node] = interval
+    return evaluation
+
+
+def _tightened(
+    evaluation: Evaluation, method: methods.Method, node: Node, interval: Interval
+) -> Interval:
+    """The interval of a node that a nonlinear one reads, as tight as the method asks for."""
+    network = evaluation.network
+    mixing = network.mixing[node]
+    box = evaluation.region.norm == math.inf
+    if mixing >= 0:  # An affine function of the input: one sweep is exact.
+        exact = mixing == 0 or (box and mixing == 1 and evaluation.unit is None)
+        if exact or (box and not isinstance(method, methods.Crown)):
+            return interval
+        wanted = interval.upper > interval.lower
+    elif isinstance(method, methods.Crown):
+        wanted = _wanted(evaluation, node, interval)
+    else:
+        return interval
+    chunk = _chunk(evaluation, method, node)
+    lower = _lower(evaluation, method, node, intermediate=True)
+    return refine(evaluation, node, interval, wanted, lower, chunk)
+
+
+def _wanted(evaluation: Evaluation, node: Node, interval: Interval) -> Tensor:
+    """Where the relaxations of the nodes that read this one would profit from tighter bounds."""
+    wanted = ops.zeros_like(interval.lower, dtype="bool")
+    for reader, place in evaluation.network.reads[node]:
+        intervals = [
+            interval if source is node else evaluation.intervals.get(source, None)
+            for source in reader.inputs
+        ]
+        primitive = reader.primitive
+        assert isinstance(primitive, Nonlinear)
+        if any(known is None for known in intervals):
+            here = interval.upper > interval.lower  # The other factor comes later.
+        else:
+            here = primitive.unstable(evaluation.parameters[reader], *intervals)[place]
+        wanted = ops.logical_or(wanted, ops.broadcast_to(here, ops.shape(wanted)))
+    return wanted
+
+
+def _lower(
+    evaluation: Evaluation, method: methods.Method, start: Node, intermediate: bool
+) -> Callable[[Node, Rows, Frame, Any], Tensor]:
+    """How rows are bounded from below."""
+    optimise = isinstance(method, methods.AlphaCrown) and (
+        method.optimize_intermediate or not intermediate
+    )
+    evaluation.prepare(start, optimise)
+    if optimise:
+        return lambda node, rows, frame, constant: optimised_lower(
+            evaluation, method, node, rows, frame, constant
+        )
+    return lambda node, rows, frame, constant: sweep(evaluation, node, rows, frame, constant)
+
+
+def _chunk(evaluation: Evaluation, method: methods.Method, node: Node) -> int:
+    """Neurons per turn, so that a turn stays in a cache and within ``max_memory``."""
+    if isinstance(method, methods.Crown) and method.chunk is not None:
+        return method.chunk
+    widest = max(math.prod(n.shape) for n in evaluation.network.ancestors(node))
+    itemsize = np.dtype(evaluation.dtype).itemsize
+    copies = _COPIES * (8 if isinstance(method, methods.AlphaCrown) else 1)
+    most = method.max_memory // (2 * widest * itemsize * copies)
+    return int(max(1, min(most, max(16, _CHUNK_ENTRIES // (2 * widest)))))
+
+
+def node_bounds(evaluation: Evaluation, method: methods.Method, node: Node) -> Bounds:
+    """Bounds of an output node."""
+    interval = evaluation.intervals[node]
+    size = math.prod(node.shape)
+    prefix = evaluation.region.norm != math.inf and evaluation.network.mixing[node] > 0
+    backward = isinstance(method, methods.Backward)
+    if not backward and not prefix:
+        return interval.bounds
+    keep = not backward or method.intersect  # type: ignore[union-attr]
+    if size <= _GRID:
+        eye = ops.eye(size, dtype=evaluation.dtype)
+        both = ops.concatenate([eye, -eye], axis=0)
+        rows = ops.broadcast_to(both[None], (evaluation.batch, 2 * size, size))
+        ends = lower_rows(evaluation, method, node, rows, intersect=False)
+        shape = (-1, *node.shape)
+        lower = ops.reshape(ends[:, :size], shape)
+        upper = ops.reshape(-ends[:, size:], shape)
+        if keep:
+            return interval.intersect(lower, upper).bounds
+        return Bounds(lower, upper)
+    everything = Interval.from_ends(
+        ops.full_like(interval.lower, float("-inf")), ops.full_like(interval.upper, float("inf"))
+    )
+    return refine(
+        evaluation,
+        node,
+        interval if keep else everything,
+        ops.ones_like(interval.lower, dtype="bool"),
+        _lower(evaluation, method, node, intermediate=False),
+        _chunk(evaluation, method, node),
+    ).bounds
+
+
+def lower_rows(
+    evaluation: Evaluation,
+    method: methods.Method,
+    node: Node,
+    rows: Tensor,
+    intersect: bool,
+) -> Tensor:
+    """Lower bounds of linear functions of an output node.
+
+    Args:
+        evaluation: From ``evaluate`` with the same method.
+        method: The method.
+        node: The output node.
+        rows: Coefficients, ``(batch, rows, size of the output)``.
+        intersect: Whether to take the larger of the method's and the interval bound.
+
+    Returns:
+        ``(batch, rows)``.
+    """
+    shape = tuple(rows.shape)
+    coefficients = Rows(ops.reshape(rows, (-1, shape[1], *node.shape)))
+    frame = Frame()
+    if not isinstance(method, methods.Backward):
+        return _near(evaluation, node, coefficients, frame)
+    lower = _lower(evaluation, method, node, intermediate=False)(node, coefficients, frame, 0.0)
+    if intersect:
+        lower = ops.maximum(lower, _near(evaluation, node, coefficients, frame))
+    return lower
+
+
+def _near(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tensor:
+    """Bounds of rows by the intervals of the last nonlinear nodes, with all behind them folded."""
+    if isinstance(node.primitive, Nonlinear):
+        center, radius = (frame.take(t, rows) for t in evaluation.center_tables(node))
+        return dot(rows.coefficients, center) - dot(ops.abs(rows.coefficients), radius)
+    return sweep(
+        evaluation, node, rows, frame, stop=lambda n: isinstance(n.primitive, Nonlinear)
+    )

@@ -1,0 +1,197 @@
+"""The backward sweep: lower bounds of linear functions of a node, by way of the input.
+
+Everything that the CROWN family computes is a *lower* bound of rows ``a . value``: an upper bound is
+minus the lower bound of the negated row. One sweep carries both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from tfcert.bounds.evaluation import Evaluation
+from tfcert.regions import BoundRegion
+from tfcert.relaxations import Lines
+from tfcert.rules.linear import Matrix
+from tfcert.rules.nonlinear import Elementwise, apply_lines, dot
+from tfcert.rules.primitives import Affine, Constant, Input, Node
+from tfcert.rules.rows import Frame, Rows, Window
+from tfcert.types import Tensor
+
+__all__ = ["Slopes", "neuron_rows", "sweep"]
+
+
+class Slopes:
+    """Slopes of elementwise nodes, one set per row, that an optimiser moves.
+
+    Attributes:
+        values: ``{node: (lower_slope, upper_slope)}`` in the shape of the rows at that node; None
+            where the default slope is best.
+        ranges: ``{node: (lower_min, lower_max, upper_min, upper_max)}``, with None likewise.
+    """
+
+    def __init__(self, values: dict[Node, Any] | None = None):
+        self.recording = values is None
+        self.values: dict[Node, Any] = {} if values is None else values
+        self.ranges: dict[Node, Any] = {}
+
+
+def sweep(
+    evaluation: Evaluation,
+    node: Node,
+    rows: Rows,
+    frame: Frame,
+    constant: Tensor | float = 0.0,
+    *,
+    stop: Callable[[Node], bool] | None = None,
+    slopes: Slopes | None = None,
+) -> Tensor:
+    """A lower bound of ``rows . value(node) + constant``, ``(groups, rows)``.
+
+    Args:
+        evaluation: Holds intervals of all nodes that nonlinear nodes read.
+        node: The node that the rows are functions of.
+        rows: Their coefficients.
+        frame: Which sample the rows belong to.
+        constant: Added to the bound.
+        stop: Nodes at which the sweep ends and takes their interval; the input always ends it.
+        slopes: Slopes to use in place of the default lines, or a recorder of the default ones.
+    """
+    network = evaluation.network
+    pending: dict[Node, Rows] = {node: rows}
+    total = constant
+    for current in network.ancestors(node):
+        if current not in pending:
+            continue
+        here = pending.pop(current)
+        if here.window is not None and math.prod(here.extent) >= math.prod(
+            current.shape[: len(here.extent)]
+        ):
+            here = frame.dense(here, current.shape)
+        primitive = current.primitive
+        if isinstance(primitive, Input):
+            total = total + _minimum_on_input(evaluation, here, frame)
+            continue
+        if isinstance(primitive, Constant):
+            here = frame.dense(here, current.shape)
+            value = ops.broadcast_to(evaluation.parameters[current], (1, *current.shape))
+            total = total + dot(here.coefficients, value[:, None])
+            continue
+        if evaluation.is_cut(current) or (stop is not None and current is not node and stop(current)):
+            total = total + _minimum_on_interval(evaluation, current, here, frame)
+            continue
+        if current in evaluation.errors:
+            total = total - _rounding(evaluation, current, here, frame)
+        if isinstance(primitive, Affine):
+            sources, change = _through_affine(evaluation, current, here, frame)
+        else:
+            sources, change = _through_nonlinear(evaluation, current, here, frame, slopes)
+        if change is not None:
+            total = total + change
+        for source, more in zip(current.inputs, sources, strict=True):
+            known = pending.get(source)
+            pending[source] = more if known is None else frame.add(known, more, source.shape)
+    return total
+
+
+def _through_affine(
+    evaluation: Evaluation, node: Node, rows: Rows, frame: Frame
+) -> tuple[Any, Tensor | None]:
+    primitive, p = node.primitive, evaluation.parameters[node]
+    assert isinstance(primitive, Affine)
+    shapes = [source.shape for source in node.inputs] + [node.shape]
+    bias, change = primitive.bias(p), None
+    if bias is not None:
+        bias = ops.broadcast_to(bias, node.shape)
+    if rows.window is not None:
+        rows = frame.mask(rows, node.shape)
+        sources = primitive.transpose_window(p, rows, frame, shapes)
+        if sources is not None:
+            if bias is not None:
+                change = dot(rows.coefficients, frame.take_shared(bias, rows))
+            return sources, change
+        rows = frame.dense(rows, node.shape)
+    if bias is not None:
+        change = dot(rows.coefficients, bias[None, None])
+    sources = primitive.transpose(p, rows.flat(), shapes)
+    return [rows.like(source) for source in sources], change
+
+
+def _through_nonlinear(
+    evaluation: Evaluation, node: Node, rows: Rows, frame: Frame, slopes: Slopes | None
+) -> tuple[Any, Tensor]:
+    primitive, p = node.primitive, evaluation.parameters[node]
+    shapes = [source.shape for source in node.inputs] + [node.shape]
+    relaxation = evaluation.relaxation(node)
+    if slopes is None or not isinstance(primitive, Elementwise):
+        return primitive.backward(p, relaxation, rows, frame, shapes)  # type: ignore[attr-defined]
+    if slopes.recording:
+        ranges = [
+            None if t is None else frame.take(t, rows) for t in evaluation.slope_tables(node)
+        ]
+        slopes.ranges[node] = ranges
+        slopes.values[node] = [
+            None
+            if ranges[2 * side] is None
+            else frame.take(relaxation[2 * side], rows) + ops.zeros_like(rows.coefficients)
+            for side in (0, 1)
+        ]
+        return primitive.backward(p, relaxation, rows, frame, shapes)
+    lower_slope, upper_slope = slopes.values[node]
+    if upper_slope is None:  # A two-piece function: its line through 0 may turn, its chord is best.
+        lines = [None if t is None else frame.take(t, rows) for t in relaxation]
+        return apply_lines(Lines(lower_slope, *lines[1:]), rows)
+    lower, upper = (frame.take(t, rows) for t in evaluation.tables(node.inputs[0]))
+    return apply_lines(p.lines_with_slopes(lower_slope, upper_slope, lower, upper), rows)
+
+
+def _rounding(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tensor:
+    """What rounding in the execution of a node may take from the rows."""
+    error = evaluation.error_table(node)
+    return dot(ops.abs(rows.coefficients), frame.take(error, rows))
+
+
+def _minimum_on_input(evaluation: Evaluation, rows: Rows, frame: Frame) -> Tensor:
+    taken = [None if t is None else frame.take(t, rows)[:, 0] for t in evaluation.input_tables]
+    return evaluation.region.minimise_bound(rows.coefficients, BoundRegion(*taken))
+
+
+def _minimum_on_interval(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tensor:
+    center, radius = (frame.take(t, rows) for t in evaluation.center_tables(node))
+    return dot(rows.coefficients, center) - dot(ops.abs(rows.coefficients), radius)
+
+
+def neuron_rows(
+    evaluation: Evaluation, node: Node, sample: Tensor, neuron: Tensor
+) -> tuple[Node, Rows, Frame, Tensor | float]:
+    """Rows ``+e_j`` and ``-e_j`` of given neurons j of given samples, in one group per neuron.
+
+    Returns:
+        The node to start at (a dense layer is stepped over by picking columns of its kernel), the
+        rows, their frame, and the constant that goes with them.
+    """
+    rank = evaluation.network.spatial[node]
+    sign = ops.reshape(ops.convert_to_tensor([1.0, -1.0], dtype=evaluation.dtype), (1, 2))
+    primitive, p = node.primitive, evaluation.parameters[node]
+    if isinstance(primitive, Matrix) and len(node.shape) == 1 and node not in evaluation.errors:
+        columns = ops.take(ops.transpose(p["kernel"]), neuron, axis=0)
+        rows = Rows(columns[:, None] * sign[..., None])
+        bias = 0.0 if p["bias"] is None else ops.take(p["bias"], neuron)[:, None] * sign
+        return node.inputs[0], rows, Frame(sample), bias
+    if rank == 0:
+        hot = ops.one_hot(neuron, math.prod(node.shape), dtype=evaluation.dtype)
+        rows = Rows(ops.reshape(hot[:, None] * sign[..., None], (-1, 2, *node.shape)))
+        return node, rows, Frame(sample), 0.0
+    rest = node.shape[rank:]
+    hot = ops.one_hot(neuron % math.prod(rest), math.prod(rest), dtype=evaluation.dtype)
+    shape = (-1, 2, *[1] * rank, *rest)
+    position, seed = neuron // math.prod(rest), []
+    for size in reversed(node.shape[:rank]):
+        seed.append(position % size)
+        position = position // size
+    frame = Frame(sample, ops.stack(seed[::-1], axis=-1))
+    window = Window((1,) * rank, (0,) * rank)
+    return node, Rows(ops.reshape(hot[:, None] * sign[..., None], shape), window), frame, 0.0

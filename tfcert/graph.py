@@ -1,0 +1,136 @@
+"""Walks a Keras model call by call.
+
+All knowledge of how Keras records a model lives here; ``tests/graph_test.py`` fails when Keras
+changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+__all__ = ["Visit", "check_dtypes", "interpret", "wants_walk"]
+
+# visit(operation, args, kwargs, output_specs) -> a value, or a list with one value per output.
+Visit = Callable[[Any, tuple, dict, list], Any]
+
+_FUNCTIONAL = type(keras.Model(*2 * (keras.Input((1,)),)))
+
+
+def wants_walk(operation: Any) -> bool:
+    """Whether an operation is itself a graph of operations: a functional or sequential model."""
+    return isinstance(operation, keras.Sequential | _FUNCTIONAL | keras.Function)
+
+
+def _function_of(model: Any) -> Any:
+    """The functional graph behind a model, or an error that says why there is none."""
+    name, kind = model.name, type(model)
+    if isinstance(model, keras.Sequential):
+        base: type = keras.Sequential
+    elif isinstance(model, _FUNCTIONAL):
+        base = _FUNCTIONAL
+    elif isinstance(model, keras.Function):
+        return model
+    else:
+        raise NotImplementedError(
+            f"Model {name!r} ({kind.__name__}) has no graph of layers that tfcert can follow. "
+            "Build it as a Sequential or Functional model, or wrap its parts in layers with rules."
+        )
+    if kind.call is not base.call:
+        raise NotImplementedError(
+            f"Model {name!r} ({kind.__name__}) overrides `call`, so its layers do not tell what it "
+            "computes. Build it as a Sequential or Functional model."
+        )
+    if isinstance(model, keras.Sequential):
+        if not model.built or model._functional is None:
+            raise ValueError(
+                f"Model {name!r} is not built, so its shapes are unknown. Start it with "
+                "keras.Input(shape), or call model.build((None, ...)) or the model on data first."
+            )
+        return model._functional
+    return model
+
+
+def interpret(model: Any, inputs: list, visit: Visit) -> Any:
+    """Runs ``visit`` over every call of a model, in order, and returns the model's outputs.
+
+    Nested models are entered, so ``visit`` only sees layers and ``keras.ops`` operations; a layer
+    that is used twice is visited twice.
+
+    Args:
+        model: A built Sequential or Functional model (or a keras.Function).
+        inputs: One value per input of the model, of any type.
+        visit: Called with the operation, and its arguments with values in place of tensors.
+
+    Returns:
+        The values in the structure of the model's outputs.
+    """
+    function = _function_of(model)
+    values = {id(tensor): value for tensor, value in zip(function.inputs, inputs, strict=True)}
+
+    def value_of(argument: Any) -> Any:
+        return values[id(argument)] if isinstance(argument, keras.KerasTensor) else argument
+
+    for depth in sorted(function._nodes_by_depth, reverse=True):
+        for node in function._nodes_by_depth[depth]:
+            if node.operation is None or node.is_input:
+                continue
+            if any(id(tensor) not in values for tensor in node.input_tensors):
+                continue
+            args = keras.tree.map_structure(value_of, node.arguments.args)
+            kwargs = keras.tree.map_structure(value_of, node.arguments.kwargs)
+            _check_call(node.operation, kwargs)
+            if wants_walk(node.operation):
+                result = interpret(node.operation, [values[id(t)] for t in node.input_tensors], visit)
+            else:
+                result = visit(node.operation, args, kwargs, node.outputs)
+            for tensor, value in zip(node.outputs, keras.tree.flatten(result), strict=True):
+                values[id(tensor)] = value
+    return keras.tree.map_structure(lambda tensor: values[id(tensor)], function._outputs_struct)
+
+
+def _check_call(operation: Any, kwargs: dict) -> None:
+    if kwargs.get("training"):
+        raise NotImplementedError(
+            f"Layer {operation.name!r} ({type(operation).__name__}) is called with training=True "
+            "inside the model, so it does not compute a fixed function. Remove that argument."
+        )
+    if kwargs.get("mask") is not None:
+        raise NotImplementedError(
+            f"Layer {operation.name!r} ({type(operation).__name__}) is called with a mask, which "
+            "has no bound rule. Remove the masking."
+        )
+
+
+def check_dtypes(model: keras.Model) -> str:
+    """The one float type that a model computes in; mixed precision is refused."""
+    kinds: dict[str, str] = {}
+
+    def visit(operation: Any, args: tuple, kwargs: dict, outputs: list) -> list:
+        del args, kwargs
+        if isinstance(operation, keras.layers.Layer):
+            kinds.setdefault(operation.compute_dtype, operation.name)
+            if operation.variable_dtype != operation.compute_dtype:
+                raise ValueError(
+                    f"Layer {operation.name!r} stores {operation.variable_dtype} and computes in "
+                    f"{operation.compute_dtype}. Bounds hold for the arithmetic they were computed "
+                    "in, so mixed precision is not supported: rebuild the model with the dtype "
+                    "policy 'float32' or 'float64' and set its weights."
+                )
+        return [None] * len(outputs)
+
+    interpret(model, [None] * len(model.inputs), visit)
+    kinds = {kind: name for kind, name in kinds.items() if kind is not None}
+    for kind, name in kinds.items():
+        if kind not in ("float32", "float64"):
+            raise ValueError(
+                f"Layer {name!r} computes in {kind}. Supported types: float32, float64."
+            )
+    if len(kinds) > 1:
+        raise ValueError(
+            f"The layers of model {model.name!r} compute in different types: {kinds}. "
+            "Rebuild the model with one dtype policy, 'float32' or 'float64'."
+        )
+    return next(iter(kinds), keras.config.floatx())

@@ -1,0 +1,159 @@
+"""A Keras model as a graph of primitives: what every bound method works on."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any
+
+import keras
+
+from tfcert import graph
+from tfcert.rules import registry
+from tfcert.rules.linear import Kernel, Rearrange, Scale, Sum
+from tfcert.rules.nonlinear import Elementwise
+from tfcert.rules.primitives import Affine, Constant, Input, Node, Nonlinear
+
+__all__ = ["Network", "network_of"]
+
+
+class Network:
+    """The nodes of a model in an order in which they can be computed.
+
+    Attributes:
+        nodes: All nodes that the outputs depend on, inputs before outputs.
+        input: The input node.
+        outputs: The output nodes, in the structure of the model's outputs.
+        dtype: The float type that the model computes in.
+    """
+
+    def __init__(self, model: keras.Model):
+        if len(getattr(model, "inputs", None) or [None]) != 1:
+            raise NotImplementedError(
+                f"Model {model.name!r} has {len(model.inputs)} inputs. Bounds are for models with "
+                "one input; concatenate them to one and split it inside the model."
+            )
+        self.name = model.name
+        self.dtype = graph.check_dtypes(model)
+        shape = tuple(model.inputs[0].shape)[1:]
+        self.input = Node(Input(), (), shape, name=model.inputs[0].name)
+
+        def visit(operation: Any, args: tuple, kwargs: dict, specs: list) -> Any:
+            result = registry.lower(operation, args, kwargs)
+            for node, spec in zip(keras.tree.flatten(result), specs, strict=True):
+                _claim(node, operation)
+                expected = tuple(spec.shape)[1:]
+                if node.shape != expected:
+                    raise AssertionError(
+                        f"The rule for layer {operation.name!r} gives shape {node.shape}, the layer "
+                        f"{expected}. Report this as a bug of the rule."
+                    )
+            return result
+
+        self.outputs = graph.interpret(model, [self.input], visit)
+        self.nodes = _sorted(keras.tree.flatten(self.outputs))
+        if self.input not in self.nodes:
+            self.nodes.insert(0, self.input)
+        self.index = {node: i for i, node in enumerate(self.nodes)}
+        self._facts()
+
+    def _facts(self) -> None:
+        """What methods ask of each node, found once."""
+        self.spatial: dict[Node, int] = {}
+        self.mixing: dict[Node, int] = {}
+        self.reads: dict[Node, list[tuple[Node, int]]] = {node: [] for node in self.nodes}
+        for node in self.nodes:
+            self.spatial[node] = self._spatial_rank(node)
+            before = [self.mixing[source] for source in node.inputs]
+            # -1: behind a nonlinear node. Else: how many layers that mix entries lie before it.
+            if isinstance(node.primitive, Nonlinear) or -1 in before:
+                self.mixing[node] = -1
+            else:
+                diagonal = isinstance(node.primitive, Input | Constant | Scale) or (
+                    isinstance(node.primitive, Rearrange) and node.primitive.terms == 1
+                )
+                merges = len(node.inputs) > 1
+                self.mixing[node] = max(before, default=0) + (0 if diagonal and not merges else 1)
+            if isinstance(node.primitive, Nonlinear):
+                for place, source in enumerate(node.inputs):
+                    self.reads[source].append((node, place))
+        self.largest = max(math.prod(node.shape) for node in self.nodes)
+
+    def _spatial_rank(self, node: Node) -> int:
+        """Number of leading axes along which the node is a map of windows; 0: none."""
+        primitive, inputs = node.primitive, [self.spatial[source] for source in node.inputs]
+        if isinstance(primitive, Kernel) and primitive.sliding is not None:
+            return len(primitive.sliding.stride)
+        if isinstance(primitive, Rearrange):
+            known = primitive.sliding is not None
+            return max(inputs[0], len(node.inputs[0].shape) - 1) if known and inputs else 0
+        if isinstance(primitive, Scale | Sum | Elementwise) and inputs:
+            return inputs[0] if len(set(inputs)) == 1 else 0
+        return 0
+
+    def needing_bounds(self) -> list[Node]:
+        """Nodes that a nonlinear node reads: those whose bounds shape its relaxation."""
+        return [node for node in self.nodes if self.reads[node]]
+
+    def ancestors(self, node: Node) -> list[Node]:
+        """All nodes that a node depends on, itself included, in reverse order."""
+        wanted, found = {node}, []
+        for candidate in reversed(self.nodes[: self.index[node] + 1]):
+            if candidate in wanted:
+                found.append(candidate)
+                wanted.update(candidate.inputs)
+        return found
+
+
+def _claim(node: Node, operation: Any) -> None:
+    """Names all new nodes behind one layer after it."""
+    stack = [node]
+    while stack:
+        top = stack.pop()
+        if not top.name and not isinstance(top.primitive, Input):
+            top.name = operation.name
+            stack.extend(top.inputs)
+            if top.enclosure is not None:
+                stack.extend(top.enclosure[1])
+
+
+def _sorted(outputs: list[Node]) -> list[Node]:
+    order: list[Node] = []
+    seen: set[Node] = set()
+    stack = [(node, False) for node in reversed(outputs)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            sources = list(node.inputs) + list(node.enclosure[1] if node.enclosure else ())
+            stack.extend((source, False) for source in reversed(sources) if source not in seen)
+    return order
+
+
+_NETWORKS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def network_of(model: Any) -> Network:
+    """The network of a model, built once as long as the model keeps its layers."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            "`model` must be a keras.Model. "
+            f"Received: {model!r} (of type {type(model).__name__})."
+        )
+    if isinstance(model, keras.Sequential):
+        if not model.built or not model.layers:
+            raise ValueError(
+                f"Model {model.name!r} is not built, so its shapes are unknown. Start it with "
+                "keras.Input(shape), or call model.build((None, ...)) or the model on data first."
+            )
+        signature: tuple = tuple(id(layer) for layer in model.layers)
+    else:
+        signature = ()
+    known = _NETWORKS.get(model)
+    if known is None or known[0] != signature:
+        known = (signature, Network(model))
+        _NETWORKS[model] = known
+    return known[1]

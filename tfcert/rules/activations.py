@@ -1,0 +1,80 @@
+"""Rules of activations: functions that users pass as ``activation=``, and layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tfcert import relaxations
+from tfcert.rules import building
+from tfcert.rules.nonlinear import Elementwise
+from tfcert.rules.primitives import Node
+from tfcert.rules.registry import apply, register_activation, register_rule
+
+__all__: list[str] = []
+
+_CURVES = relaxations.CURVES
+_FUNCTIONS = {
+    keras.activations.relu: _CURVES["relu"],
+    keras.activations.leaky_relu: _CURVES["leaky_relu"],
+    keras.activations.relu6: _CURVES["relu6"],
+    keras.activations.elu: _CURVES["elu"],
+    keras.activations.celu: _CURVES["celu"],
+    keras.activations.selu: _CURVES["selu"],
+    keras.activations.gelu: _CURVES["gelu"],
+    keras.activations.silu: _CURVES["silu"],
+    keras.activations.hard_silu: _CURVES["hard_silu"],
+    keras.activations.mish: _CURVES["mish"],
+    keras.activations.sigmoid: _CURVES["sigmoid"],
+    keras.activations.hard_sigmoid: _CURVES["hard_sigmoid"],
+    keras.activations.sparse_sigmoid: _CURVES["sparse_sigmoid"],
+    keras.activations.log_sigmoid: _CURVES["log_sigmoid"],
+    keras.activations.tanh: _CURVES["tanh"],
+    keras.activations.hard_tanh: _CURVES["hard_tanh"],
+    keras.activations.tanh_shrink: _CURVES["tanh_shrink"],
+    keras.activations.soft_shrink: _CURVES["soft_shrink"],
+    keras.activations.hard_shrink: _CURVES["hard_shrink"],
+    keras.activations.softplus: _CURVES["softplus"],
+    keras.activations.sparse_plus: _CURVES["sparse_plus"],
+    keras.activations.squareplus: _CURVES["squareplus"],
+    keras.activations.softsign: _CURVES["softsign"],
+    keras.activations.exponential: _CURVES["exponential"],
+}
+
+
+def _activation(layer: Any, x: Node) -> Node:
+    return building.activation(layer.activation, x)
+
+
+def _by_curve(curve: Callable[[Any], relaxations.Curve]) -> Callable[[Any, Node], Node]:
+    return lambda layer, x: building.curve(curve(layer), x)
+
+
+def _prelu(layer: Any, x: Node) -> Node:
+    return apply(Elementwise(relaxations.prelu, layer.alpha), x)
+
+
+def _softmax(layer: Any, x: Node) -> Node:
+    return building.softmax(x, layer.axis)
+
+
+for _function, _curve in _FUNCTIONS.items():
+    register_activation(_function, _curve)
+register_rule(keras.activations.softmax, building.softmax)
+register_rule(keras.activations.log_softmax, building.log_softmax)
+register_rule(keras.layers.Activation, _activation)
+register_rule(
+    keras.layers.ReLU,
+    _by_curve(lambda layer: relaxations.relu(
+        float(layer.negative_slope or 0.0), layer.max_value, float(layer.threshold or 0.0)
+    )),
+)
+register_rule(
+    keras.layers.LeakyReLU,
+    _by_curve(lambda layer: relaxations.leaky_relu(float(layer.negative_slope))),
+)
+register_rule(keras.layers.PReLU, _prelu)
+register_rule(keras.layers.ELU, _by_curve(lambda layer: relaxations.elu(float(layer.alpha))))
+register_rule(keras.layers.Softmax, _softmax)

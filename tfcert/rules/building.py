@@ -1,0 +1,245 @@
+"""Functions that compose nodes: what rules are written in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import relaxations
+from tfcert.rules import registry
+from tfcert.rules.interval import Interval
+from tfcert.rules.linear import Matrix, Rearrange, Scale, Sum, read
+from tfcert.rules.nonlinear import Elementwise, LogSumExp, MaxReduce, Product
+from tfcert.rules.primitives import Constant, Node
+
+__all__ = [
+    "activation",
+    "add",
+    "as_node",
+    "curve",
+    "dense",
+    "log_softmax",
+    "maximum",
+    "multiply",
+    "rearrange",
+    "scale",
+    "softmax",
+    "subtract",
+    "to_last",
+]
+
+
+def as_node(value: Any) -> Node:
+    """A node for a value that may be a plain number or array (with a batch axis of 1 or none)."""
+    if isinstance(value, Node):
+        return value
+    array = np.asarray(ops.convert_to_numpy(value), dtype="float64")
+    return Node(Constant(array), (), array.shape)
+
+
+def curve(shape_of: relaxations.Curve, x: Node) -> Node:
+    """A scalar function of every entry."""
+    return registry.apply(Elementwise(shape_of), x)
+
+
+def activation(function: Any, x: Node) -> Node:
+    """What a layer's ``activation`` argument computes: by its name or function."""
+    resolved = keras.activations.get(function)
+    if resolved is None or resolved is keras.activations.linear:
+        return x
+    if isinstance(resolved, keras.layers.Layer):
+        return registry.lower(resolved, (x,), {})
+    rule = registry.registered().get(resolved)
+    if rule is None:
+        label = getattr(resolved, "__name__", repr(resolved))
+        raise NotImplementedError(
+            f"the activation {label!r} has no bound rule. Register one with "
+            "tfcert.register_activation(function, curve)."
+        )
+    return rule(x)
+
+
+def rearrange(function: Any, *inputs: Node, terms: int = 1, sliding: Any = None) -> Node:
+    """A linear map with weights >= 0 (see ``Rearrange``)."""
+    return registry.apply(Rearrange(function, terms=terms, sliding=sliding), *inputs)
+
+
+def scale(x: Node, factor: Any = None, shift: Any = None) -> Node:
+    """``x * factor + shift`` with constants that may enlarge x by broadcasting."""
+    arrays = [None if t is None else _constant(t, x) for t in (factor, shift)]
+    shapes = [np.shape(a) for a in arrays if a is not None]
+    x = _broadcast(x, np.broadcast_shapes(x.shape, *shapes))
+
+    def factors(dtype: str) -> tuple:
+        return tuple(None if a is None else read(a, dtype) for a in arrays)
+
+    return registry.apply(Scale(factors), x)
+
+
+def _constant(value: Any, x: Node) -> np.ndarray:
+    """A constant operand without batch axis: numpy's broadcasting counts axes from the end."""
+    array = np.asarray(ops.convert_to_numpy(value), dtype="float64")
+    if array.ndim == len(x.shape) + 1:
+        if array.shape[0] != 1:
+            raise NotImplementedError(
+                f"a constant of shape {array.shape} varies along the batch axis. "
+                "Bounds treat every sample alike."
+            )
+        array = array[0]
+    if array.ndim > len(x.shape):
+        raise NotImplementedError(
+            f"a constant of shape {array.shape} adds axes to a value of shape {x.shape}."
+        )
+    return array
+
+
+def _broadcast(x: Node, shape: Sequence[int]) -> Node:
+    shape = tuple(shape)
+    if x.shape == shape:
+        return x
+    inner = (1,) * (len(shape) - len(x.shape)) + x.shape
+
+    def function(t: Any) -> Any:
+        return ops.broadcast_to(ops.reshape(t, (-1, *inner)), (ops.shape(t)[0], *shape))
+
+    return rearrange(function, x)
+
+
+def add(*inputs: Any) -> Node:
+    """The sum of nodes and constants, with broadcasting."""
+    nodes = [x for x in inputs if isinstance(x, Node)]
+    if len(nodes) == 1 and len(inputs) == 2:
+        other = inputs[1] if isinstance(inputs[0], Node) else inputs[0]
+        return scale(nodes[0], shift=other)
+    nodes = [as_node(x) for x in inputs]
+    shape = np.broadcast_shapes(*[node.shape for node in nodes])
+    return registry.apply(Sum(), *[_broadcast(node, shape) for node in nodes])
+
+
+def subtract(first: Any, second: Any) -> Node:
+    """``first - second``."""
+    if not isinstance(second, Node):
+        return add(first, -np.asarray(ops.convert_to_numpy(second), dtype="float64"))
+    return add(first, scale(second, -1.0))
+
+
+def multiply(first: Any, second: Any) -> Node:
+    """The product of two nodes, or of a node and a constant."""
+    if not isinstance(second, Node):
+        return scale(first, second)
+    if not isinstance(first, Node):
+        return scale(second, first)
+    if first is second:
+        return curve(relaxations.CURVES["square"], first)
+    shape = np.broadcast_shapes(first.shape, second.shape)
+    return registry.apply(Product(), _broadcast(first, shape), _broadcast(second, shape))
+
+
+def maximum(inputs: Sequence[Any]) -> Node:
+    """The elementwise maximum of nodes and constants."""
+    nodes = [as_node(x) for x in inputs]
+    shape = np.broadcast_shapes(*[node.shape for node in nodes])
+    nodes = [_broadcast(node, shape) for node in nodes]
+    stacked = rearrange(lambda *xs: ops.stack(xs, axis=-1), *nodes)
+    return registry.apply(MaxReduce(), stacked)
+
+
+def minimum(inputs: Sequence[Any]) -> Node:
+    """The elementwise minimum of nodes and constants."""
+    return scale(maximum([scale(as_node(x), -1.0) for x in inputs]), -1.0)
+
+
+def dense(x: Node, kernel: Any, bias: Any = None) -> Node:
+    """``x @ kernel + bias`` over the last axis."""
+    return registry.apply(Matrix(kernel, bias, fan_in=int(kernel.shape[0])), x)
+
+
+def to_last(x: Node, axis: int | Sequence[int]) -> tuple[Node, Any]:
+    """Moves the given axes to the end as one; returns also the way back for kept axes."""
+    rank = len(x.shape)
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    axes = [a % (rank + 1) for a in axes]
+    if 0 in axes:
+        raise NotImplementedError(f"axis {axis} includes the batch axis.")
+    keep = [a for a in range(1, rank + 1) if a not in axes]
+    order = [0, *keep, *axes]
+    kept = [x.shape[a - 1] for a in keep]
+    size = math.prod(x.shape[a - 1] for a in axes)
+    forward = rearrange(
+        lambda t: ops.reshape(ops.transpose(t, order), (-1, *kept, size)), x
+    )
+    full = [x.shape[a - 1] for a in keep + axes]
+    back = np.argsort(order).tolist()
+
+    def restore(node: Node) -> Node:
+        return rearrange(lambda t: ops.transpose(ops.reshape(t, (-1, *full)), back), node)
+
+    return forward, restore
+
+
+def reduce_max(x: Node, axis: int | Sequence[int], keepdims: bool = False) -> Node:
+    """The maximum over axes (counted with the batch axis)."""
+    moved, _ = to_last(x, axis)
+    result = registry.apply(MaxReduce(), moved)
+    return _keep(result, x, axis) if keepdims else result
+
+
+def _keep(result: Node, x: Node, axis: int | Sequence[int]) -> Node:
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    axes = [a % (len(x.shape) + 1) for a in axes]
+    shape = [1 if i + 1 in axes else size for i, size in enumerate(x.shape)]
+    return rearrange(lambda t: ops.reshape(t, (-1, *shape)), result)
+
+
+def _log_softmax_ends(x: Interval) -> tuple[Any, Any]:
+    """Exact ends over the last axis: entry i low, all others high, and the reverse."""
+    low_i = -_log_one_plus_others(x.lower, x.upper)
+    high_i = -_log_one_plus_others(x.upper, x.lower)
+    return low_i, high_i
+
+
+def _log_one_plus_others(own: Any, others: Any) -> Any:
+    """``log(1 + sum_{j != i} exp(others_j - own_i))`` without forming all pairs.
+
+    The sum over the others comes from cumulative sums of both sides, so that nothing cancels.
+    """
+    size = own.shape[-1]
+    if size == 1:
+        return ops.zeros_like(own)
+    top = ops.max(others, axis=-1, keepdims=True)
+    weights = ops.exp(others - top)
+    zero = ops.zeros_like(weights[..., :1])
+    before = ops.concatenate([zero, ops.cumsum(weights, axis=-1)[..., :-1]], axis=-1)
+    reverse = ops.flip(weights, axis=-1)
+    after = ops.concatenate([zero, ops.cumsum(reverse, axis=-1)[..., :-1]], axis=-1)
+    rest = before + ops.flip(after, axis=-1)
+    return ops.softplus(ops.log(ops.maximum(rest, 1e-37)) + top - own)
+
+
+def log_softmax(x: Node, axis: int | Sequence[int] = -1) -> Node:
+    """``x - logsumexp(x)`` over an axis, with exact interval ends."""
+    moved, restore = to_last(x, axis)
+    return restore(_log_softmax_last(moved))
+
+
+def _log_softmax_last(moved: Node) -> Node:
+    norm = registry.apply(LogSumExp(), moved)
+    spread = rearrange(lambda t: ops.repeat(t[..., None], moved.shape[-1], axis=-1), norm)
+    result = subtract(moved, spread)
+    return Node(
+        result.primitive,
+        result.inputs,
+        result.shape,
+        enclosure=(lambda x: Interval.from_ends(*_log_softmax_ends(x)), (moved,)),
+    )
+
+
+def softmax(x: Node, axis: int | Sequence[int] = -1) -> Node:
+    """``exp(log_softmax(x))``."""
+    moved, restore = to_last(x, axis)
+    return restore(curve(relaxations.CURVES["exponential"], _log_softmax_last(moved)))

@@ -1,0 +1,325 @@
+"""Affine primitives: kernels, scalings, sums and rearrangements.
+
+Backward, the exact transpose is the vector-Jacobian product of the layer's linear part. Forward,
+each primitive *declares* ``|W| r``; there is no default, since a wrong one would be unsound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import backend
+from tfcert.rules.interval import Interval
+from tfcert.rules.primitives import Affine
+from tfcert.rules.rows import Frame, Rows, Window
+from tfcert.types import Tensor
+
+__all__ = ["Declared", "Kernel", "Rearrange", "Scale", "Sliding", "Sum", "gamma", "read"]
+
+
+def read(variable: Any, dtype: str) -> Tensor:
+    """The value of a variable or constant in the type of the evaluation."""
+    return ops.cast(ops.convert_to_tensor(variable), dtype)
+
+
+def gamma(terms: int, unit: float) -> float:
+    """Higham's bound ``n u / (1 - n u)`` on the relative error of n rounded operations."""
+    if terms * unit >= 0.5:
+        raise NotImplementedError(
+            f"sums {terms} terms, too many for a rounding bound with unit roundoff {unit:g}."
+        )
+    return terms * unit / (1.0 - terms * unit)
+
+
+# Results below this are flushed to zero by some processors: an absolute error per operation.
+TINY = 2.0**-126
+
+
+@dataclasses.dataclass(frozen=True)
+class Sliding:
+    """A map whose outputs read a window of the input that slides with them.
+
+    Attributes:
+        linear: ``linear(x, kernel)`` on an input without any padding, channels last.
+        kernel: Extents of the window that one output reads, dilation included.
+        stride: Its steps.
+        before: Zeros that padding puts before the first entry, per spatial axis.
+    """
+
+    linear: Callable[[Tensor, Tensor], Tensor]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    before: tuple[int, ...]
+
+    def transpose(
+        self, kernel: Tensor, rows: Rows, shape_in: tuple[int, ...]
+    ) -> Rows | None:
+        """Rows of the input from windowed rows of the output."""
+        window = rows.window
+        if window is None or len(window.stride) != len(self.stride):
+            return None
+        extent = tuple(
+            (e - 1) * s + k for e, s, k in zip(rows.extent, self.stride, self.kernel, strict=True)
+        )
+        flat = rows.flat()
+        zeros = ops.zeros((ops.shape(flat)[0], *extent, *shape_in[len(extent) :]), flat.dtype)
+        (result,) = backend.vector_jacobian(lambda z: self.linear(z, kernel), [zeros], flat)
+        moved = Window(
+            tuple(a * s for a, s in zip(window.stride, self.stride, strict=True)),
+            tuple(
+                o * s - b
+                for o, s, b in zip(window.offset, self.stride, self.before, strict=True)
+            ),
+        )
+        return rows.like(result, moved)
+
+
+class Kernel(Affine):
+    """``linear(x, kernel) + bias``, with ``linear`` linear in both arguments.
+
+    Args:
+        linear: Function of the input and the kernel.
+        kernel: Variable or array.
+        bias: Variable or array broadcastable against the output without batch axis, or None.
+        fan_in: Number of terms that one output sums, for the rounding analysis.
+        sliding: The same map on windows, where it has that form.
+    """
+
+    def __init__(
+        self,
+        linear: Callable[[Tensor, Tensor], Tensor],
+        kernel: Any,
+        bias: Any = None,
+        *,
+        fan_in: int,
+        sliding: Sliding | None = None,
+    ):
+        self.linear, self.kernel, self.offset = linear, kernel, bias
+        self.fan_in, self.sliding = fan_in, sliding
+
+    def parameters(self, dtype: str) -> dict[str, Tensor]:
+        kernel = read(self.kernel, dtype)
+        bias = None if self.offset is None else read(self.offset, dtype)
+        return {"kernel": kernel, "magnitude": ops.abs(kernel), "bias": bias}
+
+    def bias(self, p: Any) -> Tensor | None:
+        return p["bias"]
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        result = self.linear(values[0], p["kernel"])
+        return result if p["bias"] is None else result + p["bias"]
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        center = self.apply(p, intervals[0].center)
+        return Interval.from_center(center, self.linear(intervals[0].radius, p["magnitude"]))
+
+    def transpose(
+        self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Tensor]:
+        zeros = ops.zeros((ops.shape(coefficients)[0], *shapes[0]), coefficients.dtype)
+        return backend.vector_jacobian(
+            lambda z: self.linear(z, p["kernel"]), [zeros], coefficients
+        )
+
+    def transpose_window(
+        self, p: Any, rows: Rows, frame: Frame, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Rows] | None:
+        if self.sliding is None:
+            return None
+        result = self.sliding.transpose(p["kernel"], rows, shapes[0])
+        return None if result is None else [result]
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        size = self.linear(magnitudes[0], p["magnitude"])
+        if p["bias"] is not None:
+            size = size + ops.abs(p["bias"])
+        return gamma(self.fan_in + 2, unit) * size + self.fan_in * TINY
+
+
+class Matrix(Kernel):
+    """``x @ kernel + bias`` over the last axis: the transpose is written out, since it is hot."""
+
+    def __init__(self, kernel: Any, bias: Any, *, fan_in: int):
+        super().__init__(ops.matmul, kernel, bias, fan_in=fan_in)
+
+    def transpose(
+        self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Tensor]:
+        return [ops.matmul(coefficients, ops.transpose(p["kernel"]))]
+
+
+class Scale(Affine):
+    """``x * scale + shift`` with factors that broadcast against one value without enlarging it.
+
+    Args:
+        factors: ``factors(dtype) -> (scale, shift)``, each a tensor or None.
+        error: ``error(p, unit, magnitude)``, the rounding of an execution that computes the same
+            in another way; None where it is one product and one sum.
+    """
+
+    def __init__(
+        self,
+        factors: Callable[[str], tuple[Tensor | None, Tensor | None]],
+        error: Callable[[float, Tensor], Tensor] | None = None,
+    ):
+        self.factors, self.error = factors, error
+
+    def parameters(self, dtype: str) -> tuple[Tensor | None, Tensor | None]:
+        return self.factors(dtype)
+
+    def bias(self, p: Any) -> Tensor | None:
+        return p[1]
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        scale, shift = p
+        result = values[0] if scale is None else values[0] * scale
+        return result if shift is None else result + shift
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        x = intervals[0]
+        if p[0] is None:
+            return Interval.from_ends(self.apply(p, x.lower), self.apply(p, x.upper))
+        return Interval.from_center(self.apply(p, x.center), x.radius * ops.abs(p[0]))
+
+    def transpose(
+        self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Tensor]:
+        return [coefficients if p[0] is None else coefficients * p[0]]
+
+    def transpose_window(
+        self, p: Any, rows: Rows, frame: Frame, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Rows] | None:
+        if p[0] is None:
+            return [rows]
+        assert rows.window is not None
+        if all(size == 1 for size in _padded_shape(p[0], len(shapes[0]))[: len(rows.extent)]):
+            return [Rows(rows.coefficients * p[0], rows.window)]
+        scale = ops.broadcast_to(p[0], shapes[0])
+        return [Rows(rows.coefficients * frame.take_shared(scale, rows), rows.window)]
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        if self.error is not None:
+            return self.error(unit, magnitudes[0])
+        scale, shift = p
+        size = magnitudes[0] if scale is None else magnitudes[0] * ops.abs(scale)
+        size = size if shift is None else size + ops.abs(shift)
+        return gamma(4, unit) * size + TINY
+
+
+def _padded_shape(tensor: Tensor, rank: int) -> tuple[int, ...]:
+    shape = tuple(tensor.shape)
+    return (1,) * (rank - len(shape)) + shape
+
+
+class Sum(Affine):
+    """``x_1 + ... + x_n`` of values of one shape."""
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        result = values[0]
+        for value in values[1:]:
+            result = result + value
+        return result
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        return Interval.from_ends(
+            self.apply(p, *[x.lower for x in intervals]),
+            self.apply(p, *[x.upper for x in intervals]),
+        )
+
+    def transpose(
+        self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Tensor]:
+        return [coefficients] * (len(shapes) - 1)
+
+    def transpose_window(
+        self, p: Any, rows: Rows, frame: Frame, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Rows] | None:
+        return [rows] * (len(shapes) - 1)
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        return gamma(len(magnitudes) + 1, unit) * self.apply(p, *magnitudes) + TINY
+
+
+class Rearrange(Affine):
+    """A linear map with weights >= 0: reshaping, picking, padding with zeros, adding, averaging.
+
+    Such a map is monotone, so it takes the ends of an interval as they are.
+
+    Args:
+        function: The map, on tensors with a batch axis.
+        terms: Number of terms that one output sums (1: values are only moved, which is exact).
+        sliding: ``(rows, frame, shape_out) -> Rows`` for windowed rows, or None.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        *,
+        terms: int = 1,
+        sliding: Callable[[Rows, Frame, Sequence[tuple]], Sequence[Rows] | None] | None = None,
+    ):
+        self.function, self.terms, self.sliding = function, terms, sliding
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        return self.function(*values)
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        return Interval.from_ends(
+            self.function(*[x.lower for x in intervals]),
+            self.function(*[x.upper for x in intervals]),
+        )
+
+    def transpose(
+        self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Tensor]:
+        count = ops.shape(coefficients)[0]
+        zeros = [ops.zeros((count, *shape), coefficients.dtype) for shape in shapes[:-1]]
+        return backend.vector_jacobian(self.function, zeros, coefficients)
+
+    def transpose_window(
+        self, p: Any, rows: Rows, frame: Frame, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Rows] | None:
+        return None if self.sliding is None else self.sliding(rows, frame, shapes)
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
+        if self.terms == 1:
+            return None
+        return gamma(self.terms + 2, unit) * self.function(*magnitudes) + self.terms * TINY
+
+
+class Declared(Affine):
+    """A layer that its author declares affine, together with ``|W| r``."""
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        radius: Callable[[Tensor], Tensor],
+        fan_in: int | None = None,
+    ):
+        self.function, self.declared, self.fan_in = function, radius, fan_in
+
+    def parameters(self, dtype: str) -> None:
+        if dtype != keras.backend.standardize_dtype(dtype):  # pragma: no cover
+            raise ValueError(f"Unknown dtype {dtype!r}.")
+
+    def _origin(self, like: Tensor) -> Tensor:
+        return self.function(ops.zeros_like(like[:1]))
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        return self.function(values[0])
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        x = intervals[0]
+        return Interval.from_center(self.function(x.center), self.declared(x.radius))
+
+    def transpose(
+        self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Tensor]:
+        zeros = ops.zeros((ops.shape(coefficients)[0], *shapes[0]), coefficients.dtype)
+        return backend.vector_jacobian(self.function, [zeros], coefficients)

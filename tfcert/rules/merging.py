@@ -1,0 +1,94 @@
+"""Rules of layers that merge several values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcert.rules import building
+from tfcert.rules.primitives import Node
+from tfcert.rules.registry import register_rule
+from tfcert.rules.rows import Frame, Rows
+
+__all__: list[str] = []
+
+
+def _merged(merge: Callable[[list[Node]], Node]) -> Callable[[Any, list[Node]], Node]:
+    """Merge layers line up values of different rank by inserting axes behind the batch."""
+
+    def rule(layer: Any, inputs: list[Node]) -> Node:
+        rank = max(len(x.shape) for x in inputs)
+        return merge([_lifted(x, rank) for x in inputs])
+
+    return rule
+
+
+def _lifted(x: Node, rank: int) -> Node:
+    if len(x.shape) == rank:
+        return x
+    shape = (1,) * (rank - len(x.shape)) + x.shape
+    return building.rearrange(lambda t: ops.reshape(t, (-1, *shape)), x)
+
+
+def _product(inputs: list[Node]) -> Node:
+    result = inputs[0]
+    for x in inputs[1:]:
+        result = building.multiply(result, x)
+    return result
+
+
+def _average(inputs: list[Node]) -> Node:
+    return building.scale(building.add(*inputs), 1.0 / len(inputs))
+
+
+def concatenate(inputs: Sequence[Any], axis: int) -> Node:
+    """Values side by side along an axis (counted with the batch axis)."""
+    nodes = [building.as_node(x) for x in inputs]
+    rank = len(nodes[0].shape)
+    axis = axis % (rank + 1)
+    if axis == 0:
+        raise NotImplementedError("concatenation along the batch axis mixes samples.")
+    sizes = [node.shape[axis - 1] for node in nodes]
+
+    def sliding(rows: Rows, frame: Frame, shapes: Sequence[tuple]) -> Sequence[Rows] | None:
+        if axis <= len(rows.extent):
+            return None
+        place, parts, start = axis + 1, [], 0
+        for size in sizes:
+            index = [slice(None)] * place + [slice(start, start + size)]
+            parts.append(Rows(rows.coefficients[tuple(index)], rows.window))
+            start += size
+        return parts
+
+    return building.rearrange(lambda *xs: ops.concatenate(xs, axis=axis), *nodes, sliding=sliding)
+
+
+def _concatenate(layer: Any, inputs: list[Node]) -> Node:
+    return concatenate(inputs, layer.axis)
+
+
+def _dot(layer: Any, inputs: list[Node]) -> Node:
+    x, y = inputs
+    if len(x.shape) != 1 or len(y.shape) != 1 or layer.normalize:
+        raise NotImplementedError(
+            "Dot has a rule for two vectors without normalize only. Write larger products with "
+            "Multiply and keras.ops.sum."
+        )
+    product = building.multiply(x, y)
+    return building.rearrange(
+        lambda t: ops.sum(t, axis=-1, keepdims=True), product, terms=math.prod(x.shape)
+    )
+
+
+register_rule(keras.layers.Add, _merged(lambda inputs: building.add(*inputs)))
+register_rule(keras.layers.Subtract, _merged(lambda inputs: building.subtract(*inputs)))
+register_rule(keras.layers.Multiply, _merged(_product))
+register_rule(keras.layers.Average, _merged(_average))
+register_rule(keras.layers.Maximum, _merged(building.maximum))
+register_rule(keras.layers.Minimum, _merged(building.minimum))
+register_rule(keras.layers.Concatenate, _concatenate)
+register_rule(keras.layers.Dot, _dot)

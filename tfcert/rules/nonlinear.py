@@ -1,0 +1,306 @@
+"""Nonlinear primitives: scalar curves, products, maxima, log-sum-exp, and opaque functions.
+
+Each replaces ``a . f(x)`` by a linear lower bound: with two affine functions around f, entries of
+``a`` that are >= 0 take the lower one and the others the upper one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keras import ops
+
+from tfcert import relaxations
+from tfcert.rules.interval import Interval
+from tfcert.rules.linear import gamma
+from tfcert.rules.primitives import Nonlinear
+from tfcert.rules.rows import Frame, Rows
+from tfcert.types import Bounds, Tensor
+
+__all__ = ["Elementwise", "LogSumExp", "MaxReduce", "Opaque", "Product", "passes_zero"]
+
+
+def dot(first: Tensor, second: Tensor) -> Tensor:
+    """Sum of products over all axes behind groups and rows, ``(groups, rows)``.
+
+    Where an entry of ``first`` is 0 and one of ``second`` infinite, NaN comes out; ``total`` is
+    for such values.
+    """
+    shape = tuple(first.shape)
+    size = 1
+    for extent in shape[2:]:
+        size *= extent
+    first = ops.reshape(first, (-1, shape[1], size))
+    if second.shape[1] == 1:
+        second = ops.reshape(second, (-1, size, 1))
+        return ops.matmul(first, second)[..., 0]
+    return ops.sum(first * ops.reshape(second, (-1, shape[1], size)), axis=-1)
+
+
+def total(coefficients: Tensor, values: Tensor) -> Tensor:
+    """Like ``dot``, with 0 where the coefficient is 0, whatever the value."""
+    products = ops.where(coefficients == 0, ops.zeros_like(coefficients), coefficients * values)
+    return ops.sum(products, axis=list(range(2, len(products.shape))))
+
+
+def signs(coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """Positive and negative parts."""
+    positive = ops.maximum(coefficients, 0)
+    return positive, coefficients - positive
+
+
+class Elementwise(Nonlinear):
+    """A scalar function of every entry.
+
+    Args:
+        curve: A ``relaxations.Curve``, or a function of the parameters that makes one.
+        variable: What the function reads, for curves with trained parameters (PReLU).
+    """
+
+    def __init__(self, curve: Any, variable: Any = None):
+        self._curve, self.variable = curve, variable
+
+    def parameters(self, dtype: str) -> Any:
+        if self.variable is None:
+            return self._curve
+        return self._curve(ops.cast(ops.convert_to_tensor(self.variable), dtype))
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        return p(values[0])
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        return Interval.from_ends(*p.interval(intervals[0].lower, intervals[0].upper))
+
+    def unstable(self, p: Any, *intervals: Interval) -> Sequence[Tensor]:
+        return [p.unstable(intervals[0].lower, intervals[0].upper)]
+
+    def relax(self, p: Any, slope: str, *intervals: Interval) -> relaxations.Lines:
+        lines = p.lines(intervals[0].lower, intervals[0].upper, slope)
+        if passes_zero(p):
+            lines = lines._replace(lower_intercept=None)
+        return lines
+
+    def backward(
+        self,
+        p: Any,
+        relaxation: Any,
+        rows: Rows,
+        frame: Frame,
+        shapes: Sequence[tuple[int, ...]],
+    ) -> tuple[Sequence[Rows], Tensor]:
+        lines = [None if line is None else frame.take(line, rows) for line in relaxation]
+        return apply_lines(relaxations.Lines(*lines), rows)
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
+        error = getattr(p, "rounding", None)
+        if error is None:
+            return super().rounding(p, unit, *magnitudes)
+        return error(unit, magnitudes[0])
+
+
+def passes_zero(curve: relaxations.Curve) -> bool:
+    """Whether the lower line of a curve passes through 0 and the upper one is its chord."""
+    if not isinstance(curve, relaxations.TwoPiece):
+        return False
+    return isinstance(curve.negative_slope, float | int) and curve.negative_slope <= 1
+
+
+def apply_lines(lines: relaxations.Lines, rows: Rows) -> tuple[Sequence[Rows], Tensor]:
+    """Rows through elementwise lines that stand beside the coefficients."""
+    positive, negative = signs(rows.coefficients)
+    coefficients = positive * lines.lower_slope + negative * lines.upper_slope
+    # Two-piece functions leave out an intercept that is 0, and the others of theirs are finite.
+    if lines.lower_intercept is None:
+        constant = dot(negative, lines.upper_intercept)
+    else:
+        constant = total(positive, lines.lower_intercept) + total(negative, lines.upper_intercept)
+    return [Rows(coefficients, rows.window)], constant
+
+
+class Product(Nonlinear):
+    """``x * y`` of two bounded values of one shape.
+
+    With centres c and radii r, ``x y = c_y x + c_x y - c_x c_y + (x - c_x)(y - c_y)``, and the last
+    term is at most ``r_x r_y``: the mean of the two McCormick planes on either side.
+    """
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        return values[0] * values[1]
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        x, y = intervals
+        corners = [x.lower * y.lower, x.lower * y.upper, x.upper * y.lower, x.upper * y.upper]
+        low = ops.minimum(ops.minimum(*corners[:2]), ops.minimum(*corners[2:]))
+        high = ops.maximum(ops.maximum(*corners[:2]), ops.maximum(*corners[2:]))
+        return Interval.from_ends(low, high)
+
+    def unstable(self, p: Any, *intervals: Interval) -> Sequence[Tensor]:
+        x, y = intervals
+        both = (x.upper > x.lower) & (y.upper > y.lower)
+        return [both, both]
+
+    def relax(self, p: Any, slope: str, *intervals: Interval) -> Any:
+        x, y = intervals
+        return x.center, y.center, x.radius * y.radius
+
+    def backward(
+        self,
+        p: Any,
+        relaxation: Any,
+        rows: Rows,
+        frame: Frame,
+        shapes: Sequence[tuple[int, ...]],
+    ) -> tuple[Sequence[Rows], Tensor]:
+        x, y, error = (frame.take(t, rows) for t in relaxation)
+        a = rows.coefficients
+        constant = -total(a, x * y) - total(ops.abs(a), error)
+        return [Rows(a * y, rows.window), Rows(a * x, rows.window)], constant
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        return gamma(2, unit) * magnitudes[0] * magnitudes[1]
+
+
+class MaxReduce(Nonlinear):
+    """The maximum over the last axis.
+
+    Args:
+        present: Boolean array that broadcasts against the input without batch axis: which entries
+            take part (pooling windows reach over the edge of the map). None: all.
+    """
+
+    def __init__(self, present: Any = None):
+        self.present = present
+
+    def _masked(self, x: Tensor, fill: Tensor) -> Tensor:
+        if self.present is None:
+            return x
+        return ops.where(ops.convert_to_tensor(self.present), x, fill)
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        x = values[0]
+        return ops.max(self._masked(x, ops.cast(float("-inf"), x.dtype)), axis=-1)
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        return Interval.from_ends(
+            self.apply(p, intervals[0].lower), self.apply(p, intervals[0].upper)
+        )
+
+    def unstable(self, p: Any, *intervals: Interval) -> Sequence[Tensor]:
+        x = intervals[0]
+        minus = ops.cast(float("-inf"), x.lower.dtype)
+        best = ops.max(self._masked(x.lower, minus), axis=-1, keepdims=True)
+        rival = self._masked(x.upper, minus) > best
+        several = ops.sum(ops.cast(rival, "int32"), axis=-1, keepdims=True) > 1
+        return [rival & several]
+
+    def relax(self, p: Any, slope: str, *intervals: Interval) -> Any:
+        """Lower: the entry with the largest centre. Upper: the better of two at the centre.
+
+        With ``L = max_i l_i``: ``max x <= L + sum_i relu(x_i - L)``, each term under its chord on
+        ``[l_i, u_i]``; exact where one entry dominates. Or the constant ``max u``.
+        """
+        lower, upper = intervals[0].lower, intervals[0].upper
+        dtype = lower.dtype
+        minus = ops.cast(float("-inf"), dtype)
+        low_all, up_all = self._masked(lower, minus), self._masked(upper, minus)
+        floor = ops.max(low_all, axis=-1, keepdims=True)
+        top = ops.max(up_all, axis=-1)
+        # An entry that cannot exceed the floor adds nothing; an infinite end has no chord.
+        active = self._masked(upper > floor, ops.zeros_like(upper, dtype="bool"))
+        width = ops.where(active, upper - lower, ops.ones_like(upper))
+        chord = ops.where(active, (upper - floor) / width, ops.zeros_like(upper))
+        intercept = floor[..., 0] - ops.sum(
+            ops.where(active, chord * lower, ops.zeros_like(lower)), axis=-1
+        )
+        # The entry that sits at the floor itself has the term relu(x - l) = x - l: slope 1.
+        middle = intercept + ops.sum(
+            ops.where(active, chord * 0.5 * (lower + upper), ops.zeros_like(lower)), axis=-1
+        )
+        use_chords = middle < top
+        upper_slope = ops.where(use_chords[..., None], chord, ops.zeros_like(chord))
+        upper_intercept = ops.where(use_chords, intercept, top)
+        center = self._masked(lower + upper, minus)
+        pick = ops.one_hot(ops.argmax(center, axis=-1), lower.shape[-1], dtype=dtype)
+        return pick, upper_slope, upper_intercept
+
+    def backward(
+        self,
+        p: Any,
+        relaxation: Any,
+        rows: Rows,
+        frame: Frame,
+        shapes: Sequence[tuple[int, ...]],
+    ) -> tuple[Sequence[Rows], Tensor]:
+        lower_slope, upper_slope, intercept = (frame.take(t, rows) for t in relaxation)
+        positive, negative = signs(rows.coefficients)
+        coefficients = positive[..., None] * lower_slope + negative[..., None] * upper_slope
+        return [Rows(coefficients, rows.window)], total(negative, intercept)
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> None:
+        return None
+
+
+class LogSumExp(Nonlinear):
+    """``log sum exp`` over the last axis: convex and monotone.
+
+    Below lies the tangent plane at the centre. Above, each exp is under its chord, and the log of
+    that linear sum, being concave, is under its tangent.
+    """
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        return ops.logsumexp(values[0], axis=-1)
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        return Interval.from_ends(
+            self.apply(p, intervals[0].lower), self.apply(p, intervals[0].upper)
+        )
+
+    def unstable(self, p: Any, *intervals: Interval) -> Sequence[Tensor]:
+        return [intervals[0].upper > intervals[0].lower]
+
+    def relax(self, p: Any, slope: str, *intervals: Interval) -> Any:
+        x = intervals[0]
+        middle = x.center
+        tangent = ops.softmax(middle, axis=-1)
+        low = self.apply(p, middle) - ops.sum(tangent * middle, axis=-1)
+        shift = ops.max(x.upper, axis=-1, keepdims=True)
+        below, above = ops.exp(x.lower - shift), ops.exp(x.upper - shift)
+        width = x.upper - x.lower
+        flat = width <= 0
+        chord = ops.where(flat, above, (above - below) / ops.where(flat, 1.0, width))
+        at_middle = 0.5 * (below + above)
+        mass = ops.sum(at_middle, axis=-1, keepdims=True)
+        slopes = chord / mass
+        high = (ops.log(mass) + shift)[..., 0] - ops.sum(slopes * middle, axis=-1)
+        return tangent, low, slopes, high
+
+    def backward(
+        self,
+        p: Any,
+        relaxation: Any,
+        rows: Rows,
+        frame: Frame,
+        shapes: Sequence[tuple[int, ...]],
+    ) -> tuple[Sequence[Rows], Tensor]:
+        lower_slope, low, upper_slope, high = (frame.take(t, rows) for t in relaxation)
+        positive, negative = signs(rows.coefficients)
+        coefficients = positive[..., None] * lower_slope + negative[..., None] * upper_slope
+        constant = total(positive, low) + total(negative, high)
+        return [Rows(coefficients, rows.window)], constant
+
+
+class Opaque(Nonlinear):
+    """A layer of which only interval bounds are known: linear bounds start anew behind it."""
+
+    def __init__(self, function: Callable[..., Tensor], bounds: Callable[..., Bounds]):
+        self.function, self.bounds = function, bounds
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        return self.function(*values)
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        return Interval.from_ends(*self.bounds(*[x.bounds for x in intervals]))
+
+    def unstable(self, p: Any, *intervals: Interval) -> Sequence[Tensor]:
+        return [x.upper > x.lower for x in intervals]

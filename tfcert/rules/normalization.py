@@ -1,0 +1,185 @@
+"""Rules of rescaling and normalising layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import relaxations
+from tfcert.rules import building
+from tfcert.rules.interval import Interval
+from tfcert.rules.linear import TINY, Declared, Scale, gamma, read
+from tfcert.rules.primitives import Node
+from tfcert.rules.registry import apply, register_rule
+from tfcert.types import Tensor
+
+__all__ = ["BatchNorm"]
+
+
+class BatchNorm(Scale):
+    """``(x - mean) / sqrt(variance + epsilon) * gamma + beta`` with fixed statistics."""
+
+    def __init__(self, layer: Any, rank: int):
+        super().__init__(self._factors)
+        self.layer, self.rank = layer, rank
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes that statistics are taken over, batch axis included."""
+        axis = self.layer.axis % (self.rank + 1)
+        return tuple(a for a in range(self.rank + 1) if a != axis)
+
+    def _shaped(self, vector: Tensor) -> Tensor:
+        axis = self.layer.axis % (self.rank + 1)
+        return ops.reshape(vector, [-1 if a == axis else 1 for a in range(1, self.rank + 1)])
+
+    def _factors(self, dtype: str) -> tuple[Tensor, Tensor]:
+        layer = self.layer
+        return self.from_moments(
+            read(layer.moving_mean, dtype), read(layer.moving_variance, dtype), dtype
+        )
+
+    def from_moments(self, mean: Tensor, variance: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
+        """Scale and shift for given statistics."""
+        layer = self.layer
+        scale = ops.rsqrt(variance + layer.epsilon)
+        if layer.scale:
+            scale = scale * read(layer.gamma, dtype)
+        shift = -mean * scale
+        if layer.center:
+            shift = shift + read(layer.beta, dtype)
+        return self._shaped(scale), self._shaped(shift)
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        # The execution adds x*s and beta - mean*s, which may cancel: take the sizes of all parts.
+        # rsqrt and the products of s are allowed six roundings.
+        layer, dtype = self.layer, keras.backend.standardize_dtype(p[0].dtype)
+        scale = ops.abs(p[0])
+        mean = self._shaped(ops.abs(read(layer.moving_mean, dtype)))
+        size = (magnitudes[0] + mean) * scale
+        if layer.center:
+            size = size + self._shaped(ops.abs(read(layer.beta, dtype)))
+        return gamma(10, unit) * size + 4 * TINY * (1.0 + scale)
+
+
+def _batch_normalization(layer: Any, x: Node) -> Node:
+    return apply(BatchNorm(layer, len(x.shape)), x)
+
+
+def _normalization(layer: Any, x: Node) -> Node:
+    if layer.mean is None:
+        raise ValueError(
+            f"Layer {layer.name!r} (Normalization) has no statistics. Call its adapt(data), or give "
+            "mean and variance, before asking for bounds."
+        )
+    mean = np.reshape(ops.convert_to_numpy(layer.mean), layer.mean.shape).astype("float64")
+    variance = ops.convert_to_numpy(layer.variance).astype("float64")
+    mean, variance = mean.reshape(mean.shape[1:]), variance.reshape(variance.shape[1:])
+    spread = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    mean, spread = np.broadcast_to(mean, x.shape), np.broadcast_to(spread, x.shape)
+    if layer.invert:
+        factors, shift = spread, mean
+    else:
+        factors, shift = 1.0 / spread, -mean / spread
+
+    def both(dtype: str) -> tuple[Tensor, Tensor]:
+        return read(factors, dtype), read(shift, dtype)
+
+    def error(unit: float, magnitude: Tensor) -> Tensor:
+        parts = (magnitude + np.abs(mean)) * np.abs(factors) if not layer.invert else (
+            magnitude * np.abs(factors) + np.abs(mean)
+        )
+        return gamma(8, unit) * parts + TINY * (1.0 + float(np.max(np.abs(factors))))
+
+    return apply(Scale(both, error), x)
+
+
+def _rescaling(layer: Any, x: Node) -> Node:
+    factor = np.asarray(layer.scale, dtype="float64")
+    offset = np.asarray(layer.offset, dtype="float64")
+    if factor.ndim and keras.config.image_data_format() == "channels_first":
+        factor = factor.reshape(factor.shape + (1,) * (3 - factor.ndim))
+        offset = offset.reshape(offset.shape + (1,) * (3 - offset.ndim)) if offset.ndim else offset
+    # The layer itself rounds its factors to its own type.
+    kind = layer.compute_dtype
+    return building.scale(x, factor.astype(kind), offset.astype(kind))
+
+
+def _center(x: Node) -> Node:
+    """``x - mean(x)`` over the last axis; ``|W| r = (1 - 2/n) r + mean(r)``."""
+    size = x.shape[-1]
+    return apply(
+        Declared(
+            lambda t: t - ops.mean(t, axis=-1, keepdims=True),
+            lambda r: (1.0 - 2.0 / size) * r + ops.mean(r, axis=-1, keepdims=True),
+        ),
+        x,
+    )
+
+
+def _normalised(centered: Node, epsilon: float, limit: float) -> Node:
+    """``c / sqrt(mean(c^2) + epsilon)`` over the last axis, every entry within ``limit``."""
+    size = centered.shape[-1]
+    square = building.curve(relaxations.CURVES["square"], centered)
+    variance = building.rearrange(
+        lambda t: ops.repeat(ops.mean(t, axis=-1, keepdims=True), size, axis=-1), square
+    )
+    spread = building.curve(
+        relaxations.CURVES["rsqrt"], building.scale(variance, shift=epsilon)
+    )
+    product = building.multiply(centered, spread)
+
+    def within(x: Interval) -> Interval:
+        return Interval.from_ends(ops.full_like(x.lower, -limit), ops.full_like(x.upper, limit))
+
+    return Node(product.primitive, product.inputs, product.shape, enclosure=(within, (centered,)))
+
+
+def _affine_ends(layer: Any, x: Node, axes: list[int]) -> Node:
+    """gamma and beta of a normalising layer, over the given axes (batch axis counted)."""
+    shape = [x.shape[a - 1] if a in axes else 1 for a in range(1, len(x.shape) + 1)]
+
+    def factors(dtype: str) -> tuple[Tensor | None, Tensor | None]:
+        return tuple(
+            None if v is None else ops.reshape(read(v, dtype), shape)
+            for v in (layer.gamma, getattr(layer, "beta", None))
+        )
+
+    if layer.gamma is None and getattr(layer, "beta", None) is None:
+        return x
+    return apply(Scale(factors), x)
+
+
+def _layer_normalization(layer: Any, x: Node) -> Node:
+    if getattr(layer, "rms_scaling", False):
+        raise NotImplementedError("rms_scaling=True has no rule. Use keras.layers.RMSNormalization.")
+    axis = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    axes = [a % (len(x.shape) + 1) for a in axis]
+    moved, restore = building.to_last(x, axes)
+    size = moved.shape[-1]
+    result = _normalised(_center(moved), float(layer.epsilon), math.sqrt(max(size - 1, 0)))
+    return _affine_ends(layer, restore(result), axes)
+
+
+def _rms_normalization(layer: Any, x: Node) -> Node:
+    axis = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    axes = [a % (len(x.shape) + 1) for a in axis]
+    moved, restore = building.to_last(x, axes)
+    result = _normalised(moved, float(layer.epsilon), math.sqrt(moved.shape[-1]))
+    shape = [x.shape[a - 1] if a in axes else 1 for a in range(1, len(x.shape) + 1)]
+
+    def factors(dtype: str) -> tuple[Tensor, None]:
+        return ops.reshape(read(layer.scale, dtype), shape), None
+
+    return apply(Scale(factors), restore(result))
+
+
+register_rule(keras.layers.BatchNormalization, _batch_normalization)
+register_rule(keras.layers.Normalization, _normalization)
+register_rule(keras.layers.Rescaling, _rescaling)
+register_rule(keras.layers.LayerNormalization, _layer_normalization)
+register_rule(keras.layers.RMSNormalization, _rms_normalization)

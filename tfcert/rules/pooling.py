@@ -1,0 +1,132 @@
+"""Rules of pooling layers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert.rules import building
+from tfcert.rules.linear import Sliding
+from tfcert.rules.nonlinear import MaxReduce
+from tfcert.rules.primitives import Node
+from tfcert.rules.registry import apply, register_rule
+from tfcert.rules.rows import Frame, Rows
+from tfcert.types import Tensor
+
+__all__: list[str] = []
+
+
+def _padding(size: Sequence[int], layer: Any) -> list[tuple[int, int]]:
+    """Entries that the pool adds before and after each spatial axis."""
+    if layer.padding == "valid":
+        return [(0, 0)] * len(size)
+    pads = []
+    for n, k, s in zip(size, layer.pool_size, layer.strides, strict=True):
+        total = max((-(-n // s) - 1) * s + k - n, 0)
+        pads.append((total // 2, total - total // 2))
+    return pads
+
+
+def _windows(pool: Sequence[int], stride: Sequence[int], counts: Sequence[int], t: Tensor) -> Tensor:
+    """All entries of every pooling window on a new last axis; ``t`` is padded already."""
+    slices = []
+    for start in itertools.product(*[range(k) for k in pool]):
+        index = [slice(None)]
+        for begin, s, n in zip(start, stride, counts, strict=True):
+            index.append(slice(begin, begin + (n - 1) * s + 1, s))
+        slices.append(t[tuple(index)])
+    return ops.stack(slices, axis=-1)
+
+
+def _max_pooling(layer: Any, x: Node) -> Node:
+    first = layer.data_format == "channels_first"
+    if first:
+        x = building.rearrange(_to_last(len(x.shape)), x)
+    size = x.shape[:-1]
+    pads = _padding(size, layer)
+    pool, stride = tuple(layer.pool_size), tuple(layer.strides)
+    counts = [
+        (n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, pads, pool, stride, strict=True)
+    ]
+
+    def windows(t: Tensor) -> Tensor:
+        return _windows(pool, stride, counts, ops.pad(t, [(0, 0), *pads, (0, 0)]))
+
+    def unpadded(t: Tensor, _: Any) -> Tensor:
+        n = [(e - k) // s + 1 for e, k, s in zip(t.shape[1:-1], pool, stride, strict=True)]
+        return _windows(pool, stride, n, t)
+
+    slide = Sliding(unpadded, pool, stride, tuple(p[0] for p in pads))
+    present = np.pad(np.ones(size, dtype=bool), pads)[None, ..., None]
+    present = ops.convert_to_numpy(_windows(pool, stride, counts, present))[0]
+
+    def sliding(rows: Rows, frame: Frame, shapes: Sequence[tuple]) -> Sequence[Rows] | None:
+        result = slide.transpose(None, rows, shapes[0])
+        return None if result is None else [result]
+
+    gathered = building.rearrange(windows, x, sliding=sliding)
+    result = apply(MaxReduce(None if present.all() else present), gathered)
+
+    return building.rearrange(_to_first(len(result.shape)), result) if first else result
+
+
+def _to_last(rank: int) -> Any:
+    return lambda t: ops.transpose(t, [0, *range(2, rank + 1), 1])
+
+
+def _to_first(rank: int) -> Any:
+    return lambda t: ops.transpose(t, [0, rank, *range(1, rank)])
+
+
+def _average_pooling(layer: Any, x: Node) -> Node:
+    terms = math.prod(layer.pool_size)
+    if layer.data_format == "channels_first":
+        return building.rearrange(layer.call, x, terms=terms)
+    pads = _padding(x.shape[:-1], layer)
+    if any(map(sum, pads)):  # Windows at the edge average fewer entries: no sliding form.
+        return building.rearrange(layer.call, x, terms=terms)
+    pool, stride = tuple(layer.pool_size), tuple(layer.strides)
+    slide = Sliding(
+        lambda t, _: ops.average_pool(t, pool, stride, "valid", data_format="channels_last"),
+        pool,
+        stride,
+        (0,) * len(pool),
+    )
+
+    def sliding(rows: Rows, frame: Frame, shapes: Sequence[tuple]) -> Sequence[Rows] | None:
+        result = slide.transpose(None, rows, shapes[0])
+        return None if result is None else [result]
+
+    return building.rearrange(layer.call, x, terms=terms, sliding=sliding)
+
+
+def _global_average(layer: Any, x: Node) -> Node:
+    return building.rearrange(layer.call, x, terms=math.prod(x.shape))
+
+
+def _global_max(layer: Any, x: Node) -> Node:
+    rank = len(x.shape)
+    axes = range(1, rank) if layer.data_format == "channels_last" else range(2, rank + 1)
+    return building.reduce_max(x, list(axes), keepdims=layer.keepdims)
+
+
+register_rule(keras.layers.GlobalAveragePooling1D, _global_average)
+register_rule(keras.layers.GlobalAveragePooling2D, _global_average)
+register_rule(keras.layers.GlobalAveragePooling3D, _global_average)
+register_rule(keras.layers.GlobalMaxPooling1D, _global_max)
+register_rule(keras.layers.GlobalMaxPooling2D, _global_max)
+register_rule(keras.layers.GlobalMaxPooling3D, _global_max)
+for _kind in (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D):
+    register_rule(_kind, _max_pooling)
+for _kind in (
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+    keras.layers.AveragePooling3D,
+):
+    register_rule(_kind, _average_pooling)

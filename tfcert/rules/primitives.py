@@ -1,0 +1,165 @@
+"""The few kinds of nodes that bounds are propagated through.
+
+Rules translate every Keras layer into a graph of these. A primitive knows its own value, interval
+and backward step; it knows no method, and no layer but the one whose weights it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keras import ops
+
+from tfcert.rules.interval import Interval
+from tfcert.rules.rows import Frame, Rows
+from tfcert.types import Tensor
+
+__all__ = ["Affine", "Constant", "Input", "Node", "Nonlinear", "Primitive"]
+
+
+class Node:
+    """One value of a network: a primitive applied to the values of other nodes.
+
+    Attributes:
+        primitive: What computes the value.
+        inputs: The nodes that it reads.
+        shape: The shape of the value, without the batch axis.
+        name: The name of the Keras layer that it stems from, for messages.
+        enclosure: Optional ``(function, nodes)``: ``function(*intervals of nodes)`` encloses the
+            value too, and is intersected with the interval of the primitive.
+    """
+
+    __slots__ = ("enclosure", "inputs", "name", "primitive", "shape")
+
+    def __init__(
+        self,
+        primitive: Primitive,
+        inputs: Sequence[Node],
+        shape: Sequence[int | None],
+        name: str = "",
+        enclosure: tuple[Callable[..., Interval], tuple[Node, ...]] | None = None,
+    ):
+        if any(size is None for size in shape):
+            raise ValueError(
+                f"Layer {name!r} has the output shape {tuple(shape)}; bounds need every size but "
+                "the batch. Give keras.Input a fixed shape."
+            )
+        self.primitive = primitive
+        self.inputs = tuple(inputs)
+        self.shape = tuple(int(size) for size in shape)  # type: ignore[arg-type]
+        self.name = name
+        self.enclosure = enclosure
+
+    def __repr__(self) -> str:
+        return f"<{type(self.primitive).__name__} {self.name} {self.shape}>"
+
+
+class Primitive:
+    """What every node must answer. ``p`` is what ``parameters`` returned for this evaluation."""
+
+    def parameters(self, dtype: str) -> Any:
+        """Tensors read once per evaluation, cast to the type of the evaluation."""
+        del dtype
+        return ()
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        """The value of the node; values carry a batch axis."""
+        raise NotImplementedError
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        """An interval that encloses ``apply(p, *x)`` for all x in the given ones."""
+        raise NotImplementedError
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
+        """How far a rounded execution may be from ``apply`` (None: it is exact).
+
+        Args:
+            p: Parameters.
+            unit: Unit roundoff of the arithmetic of the execution (2^-24 for float32).
+            *magnitudes: Upper limits of ``abs`` of the inputs as executed.
+        """
+        raise NotImplementedError(
+            "has no rounding analysis: float_safe covers affine and piecewise-linear layers. "
+            "Use float_safe=False."
+        )
+
+
+class Input(Primitive):
+    """The input of the network."""
+
+
+class Constant(Primitive):
+    """A value that does not depend on the input."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def parameters(self, dtype: str) -> Tensor:
+        return ops.cast(ops.convert_to_tensor(self.value), dtype)[None]
+
+    def apply(self, p: Any, *values: Tensor) -> Tensor:
+        return p
+
+    def interval(self, p: Any, *intervals: Interval) -> Interval:
+        return Interval.from_ends(p, p)
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> None:
+        return None
+
+
+class Affine(Primitive):
+    """A primitive that is jointly affine in its inputs: ``f(x) = W x + f(0)``."""
+
+    def bias(self, p: Any) -> Tensor | None:
+        """``f(0)``, broadcastable against the output without its batch axis; None where it is 0."""
+        return None
+
+    def transpose(
+        self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Tensor]:
+        """``W^T a``, one tensor per input: ``(n, *out)`` to ``(n, *in)``.
+
+        Args:
+            p: Parameters.
+            coefficients: Tensor of shape ``(n, *output_shape)``.
+            shapes: The shapes of the inputs, without batch axis.
+        """
+        raise NotImplementedError
+
+    def transpose_window(
+        self, p: Any, rows: Rows, frame: Frame, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Rows] | None:
+        """``W^T a`` for rows that are windows of a feature map; None where that is not known.
+
+        Entries outside of the map are 0 already.
+        """
+        del p, rows, frame, shapes
+        return None
+
+
+class Nonlinear(Primitive):
+    """A primitive that is enclosed between affine functions of its inputs."""
+
+    def unstable(self, p: Any, *intervals: Interval) -> Sequence[Tensor]:
+        """Per input, where tighter bounds would tighten the relaxation (boolean)."""
+        raise NotImplementedError
+
+    def relax(self, p: Any, slope: str, *intervals: Interval) -> Any:
+        """Tensors (each with the batch axis) that describe affine bounds on the intervals."""
+        raise NotImplementedError
+
+    def backward(
+        self,
+        p: Any,
+        relaxation: Any,
+        rows: Rows,
+        frame: Frame,
+        shapes: Sequence[tuple[int, ...]],
+    ) -> tuple[Sequence[Rows], Tensor]:
+        """Replaces ``a . f(x)`` by an affine lower bound of it.
+
+        Returns:
+            Rows for each input, and the constant term, ``(groups, rows)``.
+        """
+        raise NotImplementedError

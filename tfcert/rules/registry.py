@@ -1,0 +1,202 @@
+"""Which rule belongs to which layer.
+
+The contract of a rule: it builds, from the nodes of a layer's inputs, nodes that compute what
+``layer.call`` computes at inference. Every bound then follows from the primitives.
+
+A layer is looked up by its *exact* class. A subclass may override ``call``, and the rule of its base
+class would then bound another function; so a subclass needs its own registration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcert.rules.linear import Declared
+from tfcert.rules.nonlinear import Elementwise, Opaque
+from tfcert.rules.primitives import Node, Primitive
+from tfcert.types import Bounds, Tensor
+
+__all__ = [
+    "apply",
+    "lower",
+    "register_activation",
+    "register_affine",
+    "register_monotone",
+    "register_rule",
+    "registered",
+]
+
+# rule(layer, *args, **kwargs) -> Node (or one per output), with nodes in place of tensors in args.
+Rule = Callable[..., Any]
+
+_RULES: dict[Any, Rule] = {}
+
+
+def register_rule(layer_class: Any, rule: Rule) -> None:
+    """Registers how a layer is built from nodes.
+
+    Args:
+        layer_class: The exact class of the layer (or of a ``keras.ops`` operation).
+        rule: ``rule(layer, *args, **kwargs) -> Node``, with the arguments of ``layer.call``, in
+            which ``tfcert.rules.Node`` stands for every tensor. It composes the functions of
+            ``tfcert.rules``: ``activation``, ``multiply``, ``add``, ``dense`` ...
+
+    Example:
+
+    >>> class Gate(keras.layers.Layer):
+    ...     def call(self, x):
+    ...         return x * keras.ops.sigmoid(x)
+    >>> tfcert.register_rule(
+    ...     Gate, lambda layer, x: rules.multiply(x, rules.activation("sigmoid", x)))
+    """
+    if layer_class in _RULES:
+        raise ValueError(
+            f"A rule for {_label(layer_class)} is registered already. Two rules for one class would "
+            "make bounds depend on the order of imports; subclass the layer instead."
+        )
+    _RULES[layer_class] = rule
+
+
+def register_affine(
+    layer_class: type, radius: Callable[[Any, Tensor], Tensor], *, fan_in: int | None = None
+) -> None:
+    """Registers a layer whose ``call(x)`` is affine: ``W x + b``.
+
+    Args:
+        layer_class: The exact class.
+        radius: ``radius(layer, r) = |W| r`` for ``r >= 0``. It has no default: a wrong one would
+            make bounds unsound.
+        fan_in: Number of terms that one output sums; only ``float_safe`` needs it.
+
+    Example:
+
+    >>> tfcert.register_affine(MyScale, radius=lambda layer, r: keras.ops.abs(layer.scale) * r)
+    """
+
+    def rule(layer: Any, x: Node) -> Node:
+        return apply(Declared(layer.call, lambda r: radius(layer, r), fan_in), x)
+
+    register_rule(layer_class, rule)
+
+
+def register_monotone(layer_class: type, *, decreasing: bool = False) -> None:
+    """Registers a layer of one input whose every output is monotone in every input.
+
+    Interval bounds are then ``call`` at the ends. Linear bounds start anew behind the layer.
+
+    Args:
+        layer_class: The exact class.
+        decreasing: Whether outputs fall where inputs rise.
+    """
+
+    def rule(layer: Any, x: Node) -> Node:
+        def bounds(b: Bounds) -> Bounds:
+            ends = layer.call(b.lower), layer.call(b.upper)
+            return Bounds(*(reversed(ends) if decreasing else ends))
+
+        return apply(Opaque(layer.call, bounds), x)
+
+    register_rule(layer_class, rule)
+
+
+def register_activation(function: Any, curve: Any) -> None:
+    """Registers an elementwise function or layer by its curve.
+
+    Args:
+        function: The function that users pass as ``activation=``, or the exact class of a layer.
+        curve: A ``tfcert.relaxations.Curve``: what is known of the scalar function.
+    """
+    if isinstance(function, type):
+        register_rule(function, lambda layer, x: apply(Elementwise(curve), x))
+    else:
+        register_rule(function, lambda x: apply(Elementwise(curve), x))
+
+
+def registered() -> dict[Any, Rule]:
+    """All rules: exact layer classes, operation classes and activation functions."""
+    return dict(_RULES)
+
+
+def apply(primitive: Primitive, *inputs: Node, enclosure: Any = None) -> Node:
+    """The node of a primitive; its shape is found by running it once on zeros."""
+    if isinstance(primitive, Elementwise):
+        shape: tuple = inputs[0].shape
+    else:
+        dtype = keras.config.floatx()
+        zeros = [ops.zeros((1, *node.shape), dtype) for node in inputs]
+        shape = tuple(primitive.apply(primitive.parameters(dtype), *zeros).shape)[1:]
+    return Node(primitive, inputs, shape, enclosure=enclosure)
+
+
+def lower(operation: Any, args: tuple, kwargs: dict) -> Any:
+    """Builds the nodes of one call of a layer or operation.
+
+    Raises:
+        NotImplementedError: Where no rule fits; the message names the layer and what to do.
+    """
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("training", "mask")}
+    own = _own_rule(operation)
+    rule = own if own is not None else _RULES.get(_key(operation))
+    if rule is None:
+        raise NotImplementedError(_unsupported(operation))
+    try:
+        return rule(operation, *args, **kwargs)
+    except NotImplementedError as error:
+        if repr(operation.name) in str(error):
+            raise
+        raise NotImplementedError(
+            f"Layer {operation.name!r} ({type(operation).__name__}): {error}"
+        ) from error
+
+
+def _key(operation: Any) -> Any:
+    """Layers by their class; keras.ops operations by module and name, since they are private."""
+    kind = type(operation)
+    if kind in _RULES or isinstance(operation, keras.layers.Layer):
+        return kind
+    if kind.__module__.startswith("keras.src.ops.") or kind.__module__.startswith("keras.src."):
+        return f"keras.ops.{kind.__name__}"
+    return kind
+
+
+def _own_rule(layer: Any) -> Rule | None:
+    """The rule that a layer of the user's own carries as a method."""
+    kind = type(layer)
+    if getattr(kind, "propagate_interval", None) is None:
+        return None
+    owner = {
+        name: next(c for c in kind.__mro__ if name in c.__dict__)
+        for name in ("propagate_interval", "call")
+    }
+    if not issubclass(owner["propagate_interval"], owner["call"]):
+        raise NotImplementedError(
+            f"Layer {layer.name!r} ({kind.__name__}) overrides `call` but inherits "
+            f"`propagate_interval` from {owner['propagate_interval'].__name__}, which bounds "
+            "another function. Override `propagate_interval` too."
+        )
+    return lambda own, *nodes: apply(Opaque(own.call, own.propagate_interval), *nodes)
+
+
+def _unsupported(operation: Any) -> str:
+    names = sorted(key.__name__ for key in _RULES if isinstance(key, type))
+    base = next((c.__name__ for c in type(operation).__mro__[1:] if c in _RULES), None)
+    hint = (
+        f" Its base class {base} has a rule, but a subclass may compute something else; if it does "
+        f"not, register the rule for {type(operation).__name__} too."
+        if base
+        else ""
+    )
+    return (
+        f"Layer {operation.name!r} ({type(operation).__name__}) has no bound rule.{hint} Register "
+        "one with tfcert.register_affine, register_activation, register_monotone or register_rule, "
+        "or give the layer a method propagate_interval(bounds). "
+        f"Supported layers: {', '.join(names)}; and the keras.ops functions listed in the docs."
+    )
+
+
+def _label(key: Any) -> str:
+    return getattr(key, "__name__", str(key))

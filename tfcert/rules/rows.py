@@ -1,0 +1,225 @@
+"""Coefficients of linear functions of a value, and the frame that they live in.
+
+A backward sweep carries many linear functions (*rows*) of one node at a time. In the *grid* layout
+every sample of the batch has the same number of rows. In the *flat* layout a row belongs to one
+neuron of one sample, in groups that share the sample.
+
+A neuron of a convolution depends on a small window of the feature map, whose position is affine
+in the neuron's own: ``origin = seed * stride + offset``. Rows of such neurons carry the window
+alone (*windowed* rows), until a layer mixes all positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from tfcert.types import Tensor
+
+__all__ = ["Frame", "Rows", "SampleTable", "Window"]
+
+
+class SampleTable:
+    """Per-sample values ``(batch, *shape)``, and the same as a table of positions for windows.
+
+    The table is made once, outside of the loop over rows; its last line is what windows read
+    outside of the map. (Its unused form costs nothing: compilers drop it.)
+    """
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+        self._tables: dict[int, Tensor] = {}
+        for rank in range(1, min(len(tensor.shape) - 1, 4)):
+            self._tables[rank] = _table(tensor, rank)
+
+    def table(self, rank: int) -> Tensor:
+        """``(batch * positions + 1, rest)``."""
+        return self._tables[rank]
+
+
+def _table(tensor: Tensor, rank: int) -> Tensor:
+    rest = math.prod(tensor.shape[1 + rank :])
+    table = ops.reshape(tensor, (-1, rest))
+    return ops.concatenate([table, ops.zeros((1, rest), table.dtype)], axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Where the windows of rows start: ``seed * stride + offset``, per spatial axis."""
+
+    stride: tuple[int, ...]
+    offset: tuple[int, ...]
+
+
+class Rows(NamedTuple):
+    """Linear functions of one node.
+
+    Attributes:
+        coefficients: ``(groups, rows, *shape)``, or ``(groups, rows, *window, *rest)``.
+        window: None where the coefficients cover the whole value. Entries of a window that lie
+            outside of the feature map are to be ignored.
+    """
+
+    coefficients: Tensor
+    window: Window | None = None
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Sizes of the window."""
+        assert self.window is not None
+        return tuple(self.coefficients.shape[2 : 2 + len(self.window.stride)])
+
+    def flat(self) -> Tensor:
+        """Coefficients with groups and rows in one leading axis."""
+        shape = tuple(self.coefficients.shape)
+        return ops.reshape(self.coefficients, (-1, *shape[2:]))
+
+    def like(self, coefficients: Tensor, window: Window | None = None) -> Rows:
+        """Rows of the same groups from coefficients with one leading axis."""
+        count = self.coefficients.shape[1]
+        shape = tuple(coefficients.shape)[1:]
+        return Rows(ops.reshape(coefficients, (-1, count, *shape)), window)
+
+
+class Frame:
+    """Which sample each group of rows belongs to, and where the windows of its rows start.
+
+    Args:
+        sample: ``(groups,)`` indices into the batch; None for the grid layout.
+        seed: ``(groups, rank)`` positions of the neurons that the rows started from.
+    """
+
+    def __init__(self, sample: Tensor | None = None, seed: Tensor | None = None):
+        self.sample = sample
+        self.seed = seed
+        self._indices: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    def take(self, values: SampleTable, rows: Rows) -> Tensor:
+        """Per-sample values ``(batch, *shape)`` as ``(groups, 1, ...)`` beside the coefficients.
+
+        Outside of the feature map a window reads 0.
+        """
+        if rows.window is not None:
+            return self._take_window(values, rows)
+        tensor = values.tensor
+        if self.sample is not None and tensor.shape[0] != 1:
+            tensor = ops.take(tensor, self.sample, axis=0)
+        return tensor[:, None]
+
+    def take_shared(self, tensor: Tensor, rows: Rows) -> Tensor:
+        """Like ``take`` for values without batch axis, which all samples share."""
+        return self.take(SampleTable(tensor[None]), rows)
+
+    def _positions(self, rows: Rows, spatial: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Flat positions of window entries in the map, ``(groups, *extent)``, and which exist."""
+        key = (rows.window, rows.extent, spatial)
+        if key not in self._indices:
+            window, extent = rows.window, rows.extent
+            assert window is not None and self.seed is not None
+            rank = len(extent)
+            flat, inside = None, None
+            for axis, size in enumerate(extent):
+                origin = self.seed[:, axis] * window.stride[axis] + window.offset[axis]
+                position = origin[:, None] + np.arange(size, dtype="int32")
+                shape = [-1] + [1] * rank
+                shape[1 + axis] = size
+                position = ops.reshape(position, shape)
+                ok = (position >= 0) & (position < spatial[axis])
+                step = math.prod(spatial[axis + 1 :])
+                flat = position * step if flat is None else flat + position * step
+                inside = ok if inside is None else inside & ok
+            assert flat is not None and inside is not None
+            self._indices[key] = flat, inside
+        return self._indices[key]
+
+    def _take_window(self, values: SampleTable, rows: Rows) -> Tensor:
+        rank, tensor = len(rows.extent), values.tensor
+        batch, spatial = tensor.shape[0], tuple(tensor.shape[1 : 1 + rank])
+        rest = tuple(tensor.shape[1 + rank :])
+        flat, inside = self._positions(rows, spatial)
+        count = math.prod(spatial)
+        table = values.table(rank)
+        if self.sample is not None and batch != 1:
+            flat = flat + ops.reshape(self.sample * count, [-1] + [1] * rank)
+        outside = ops.cast(ops.shape(table)[0] - 1, "int32")
+        picked = ops.take(table, ops.where(inside, flat, outside), axis=0)
+        return ops.reshape(picked, (-1, 1, *rows.extent, *rest))
+
+    def mask(self, rows: Rows, shape: tuple[int, ...]) -> Rows:
+        """The same rows with explicit zeros outside of the feature map."""
+        if rows.window is None:
+            return rows
+        rank = len(rows.extent)
+        if rows.extent == rows.window.stride == (1,) * rank and not any(rows.window.offset):
+            return rows  # The neuron itself.
+        _, inside = self._positions(rows, shape[:rank])
+        inside = ops.reshape(inside, (-1, 1, *rows.extent, *[1] * (len(shape) - rank)))
+        return Rows(
+            ops.where(inside, rows.coefficients, ops.zeros((), rows.coefficients.dtype)),
+            rows.window,
+        )
+
+    def dense(self, rows: Rows, shape: tuple[int, ...]) -> Rows:
+        """The same rows over the whole value."""
+        if rows.window is None:
+            return rows
+        window, extent, rank = rows.window, rows.extent, len(rows.extent)
+        assert self.seed is not None
+        rest = shape[rank:]
+        index, inside = None, None
+        for axis, size in enumerate(extent):
+            origin = self.seed[:, axis] * window.stride[axis] + window.offset[axis]
+            place = np.arange(shape[axis], dtype="int32") - origin[:, None]
+            view = [-1] + [1] * rank
+            view[1 + axis] = shape[axis]
+            place = ops.reshape(place, view)
+            ok = (place >= 0) & (place < size)
+            step = math.prod(extent[axis + 1 :])
+            index = place * step if index is None else index + place * step
+            inside = ok if inside is None else inside & ok
+        count = rows.coefficients.shape[1]
+        table = _table(ops.reshape(rows.coefficients, (-1, 1, math.prod(rest))), 1)
+        outside = ops.cast(ops.shape(table)[0] - 1, "int32")
+        start = ops.arange(ops.shape(table)[0] // math.prod(extent), dtype="int32")
+        start = ops.reshape(start * math.prod(extent), [-1, count] + [1] * rank)
+        index = ops.where(inside[:, None], index[:, None] + start, outside)
+        full = ops.take(table, index, axis=0)
+        return Rows(ops.reshape(full, (-1, count, *shape)))
+
+    def add(self, first: Rows, second: Rows, shape: tuple[int, ...]) -> Rows:
+        """The sum of two sets of rows of the same node."""
+        if first.window is None and second.window is None:
+            return Rows(first.coefficients + second.coefficients)
+        same = (
+            first.window is not None
+            and second.window is not None
+            and first.window.stride == second.window.stride
+        )
+        if not same:
+            return self.add(self.dense(first, shape), self.dense(second, shape), shape)
+        assert first.window is not None and second.window is not None
+        start = [min(o) for o in zip(first.window.offset, second.window.offset, strict=True)]
+        ends = [
+            max(o + e for o, e in pair)
+            for pair in zip(
+                zip(first.window.offset, first.extent, strict=True),
+                zip(second.window.offset, second.extent, strict=True),
+                strict=True,
+            )
+        ]
+        window = Window(first.window.stride, tuple(start))
+
+        def grown(rows: Rows) -> Tensor:
+            assert rows.window is not None
+            pads = [(0, 0), (0, 0)]
+            for axis, size in enumerate(rows.extent):
+                before = rows.window.offset[axis] - start[axis]
+                pads.append((before, ends[axis] - start[axis] - before - size))
+            pads += [(0, 0)] * (len(rows.coefficients.shape) - len(pads))
+            return rows.coefficients if not any(map(sum, pads)) else ops.pad(rows.coefficients, pads)
+
+        return Rows(grown(first) + grown(second), window)
