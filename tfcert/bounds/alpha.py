@@ -40,8 +40,8 @@ def optimised_lower(
 
     def objective(values: list[Tensor]) -> tuple[Tensor, Tensor]:
         slopes = {place: list(pair) for place, pair in record.values.items()}
-        for (place, side), value in zip(keys, values, strict=True):
-            slopes[place][side] = value
+        for (place, side), value, (low, width) in zip(keys, values, limits, strict=True):
+            slopes[place][side] = low + value * width
         lower = sweep(evaluation, node, rows, frame, constant, slopes=Slopes(slopes))
         # An infinite bound has no gradient; it must not spoil the others.
         finite = ops.isfinite(lower)
@@ -62,8 +62,7 @@ def optimised_lower(
             m = _FIRST * first_moments[i] + (1 - _FIRST) * gradient
             v = _SECOND * second_moments[i] + (1 - _SECOND) * ops.square(gradient)
             change = (m / (one - powers[0])) / (ops.sqrt(v / (one - powers[1])) + _TINY)
-            low, high = limits[i]
-            values[i] = ops.minimum(ops.maximum(values[i] + rate * change, low), high)
+            values[i] = ops.clip(values[i] + rate * change, 0.0, 1.0)
             first_moments[i], second_moments[i] = m, v
         return step + 1, best, rate * decay, powers, *values, *first_moments, *second_moments
 
@@ -87,7 +86,11 @@ def optimised_lower(
 
 
 def _free_slopes(evaluation: Evaluation, record: Slopes) -> tuple[list, list, list]:
-    """The slopes that can move, their limits, and whose they are."""
+    """The slopes that can move, as fractions of their range, the ranges, and whose they are.
+
+    Fractions give slopes of all functions one scale: ReLU's range is [0, 1], that of a tanh on a
+    short interval is tiny.
+    """
     variables, limits, keys = [], [], []
     for place, pair in record.values.items():
         ranges = record.ranges[place]
@@ -95,7 +98,10 @@ def _free_slopes(evaluation: Evaluation, record: Slopes) -> tuple[list, list, li
             low, high = ranges[2 * side : 2 * side + 2]
             if low is None:
                 continue
-            variables.append(pair[side])
-            limits.append((low, high))
+            width = high - low
+            moves = width > 0
+            fraction = (pair[side] - low) / ops.where(moves, width, ops.ones_like(width))
+            variables.append(ops.where(moves, ops.clip(fraction, 0.0, 1.0), 0.0))
+            limits.append((low, width))
             keys.append((place, side))
     return variables, limits, keys
