@@ -29,8 +29,9 @@ TEST_STAMP := $(VENV)/.installed-test-$(VERSION)
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
 
+# TensorFlow's notes about missing GPUs and instruction sets would bury the demo's own output.
 demo: $(RUN_STAMP)
-	$(BIN)/python trainers/demo.py --out=demo_output $(ARGS)
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python trainers/demo.py --out=demo_output $(ARGS)
 
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest $(ARGS)

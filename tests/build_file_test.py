@@ -20,7 +20,7 @@ _MAY_KNOW = {
     "rules": {"types", "backend", "regions", "relaxations"},
     "network": {"types", "backend", "relaxations", "graph", "rules"},
     "bounds": {"types", "backend", "regions", "relaxations", "graph", "rules", "network"},
-    "tfcert": {"types", "regions", "rules", "bounds", "datasets"},
+    "tfcert": {"types", "regions", "relaxations", "rules", "bounds", "datasets"},
     "cli": {"types", "regions", "bounds", "datasets", "tfcert"},
     "trainers": {"cli"},
     "benchmarks": {"tfcert", "types", "backend", "regions", "graph", "rules", "bounds", "datasets"},

@@ -1,0 +1,1 @@
+"""The logic of the programs; console entry points and ``trainers/*.py`` lead here."""

@@ -1,0 +1,11 @@
+"""Trains a small digit classifier, certifies it and leaves figures and a page to look at.
+
+python trainers/demo.py --out=demo_output --seed=0
+
+The logic is in tfcert/cli/demo.py; an installed tfcert has the same program as ``tfcert-demo``.
+"""
+
+from tfcert.cli import demo
+
+if __name__ == "__main__":
+    demo.run()
