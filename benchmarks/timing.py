@@ -83,8 +83,8 @@ def _reset_peak() -> None:
     pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
-def _serve(connection: Any, side: str, case: Any, threads: int, log: str) -> None:
-    """The process of one side: prepares the case, then calls it as often as it is told."""
+def _serve(connection: Any, threads: int, log: str) -> None:
+    """The process of one side: prepares a case, then calls it as often as it is told."""
     # The libraries' chatter, also that of their C++ parts, stays out of the table.
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
@@ -95,6 +95,7 @@ def _serve(connection: Any, side: str, case: Any, threads: int, log: str) -> Non
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     try:
+        side, case = connection.recv()
         module = importlib.import_module(side)
         if case is None:
             connection.send(module.facts())
@@ -151,11 +152,11 @@ class _Side:
         descriptor, name = tempfile.mkstemp(suffix=".log")
         os.close(descriptor)
         self._log = pathlib.Path(name)
-        self._process = _CONTEXT.Process(
-            target=_serve, args=(remote, side, case, threads, name), daemon=True
-        )
+        self._process = _CONTEXT.Process(target=_serve, args=(remote, threads, name), daemon=True)
         self._process.start()
         remote.close()
+        with contextlib.suppress(OSError):  # A broken pipe shows itself in the answer.
+            self._connection.send((side, case))
 
     def wait(self, seconds: float) -> Any:
         """The next message of the process, which may take that long and no more memory."""
