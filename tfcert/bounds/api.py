@@ -13,6 +13,7 @@ from keras import ops
 
 from tfcert import backend
 from tfcert.bounds import methods, propagation
+from tfcert.bounds.statistics import batch_moments, normalizing_nodes
 from tfcert.network import Network, network_of
 from tfcert.regions import BoundRegion, Region
 from tfcert.types import Bounds, Tensor
@@ -20,7 +21,13 @@ from tfcert.types import Bounds, Tensor
 __all__ = ["bound", "bound_margins", "trace_count"]
 
 
-def bound(model: keras.Model, x: Tensor, region: Region, method: Any = "crown") -> Any:
+def bound(
+    model: keras.Model,
+    x: Tensor,
+    region: Region,
+    method: Any = "crown",
+    statistics: str = "moving",
+) -> Any:
     """Bounds on a model's outputs over all inputs of a region.
 
     Args:
@@ -29,6 +36,8 @@ def bound(model: keras.Model, x: Tensor, region: Region, method: Any = "crown") 
         region: ``LpBall`` or ``Box``, in the units of x.
         method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", or an object of
             ``tfcert.methods``.
+        statistics: What BatchNormalization normalises with: "moving", as at inference, or "batch":
+            mean and variance of the clean batch x, as in a training step.
 
     Returns:
         ``Bounds(lower, upper)`` with ``lower <= model(x') <= upper`` for every x' in the region;
@@ -41,10 +50,10 @@ def bound(model: keras.Model, x: Tensor, region: Region, method: Any = "crown") 
     >>> b.lower.shape
     TensorShape([1, 3])
     """
-    call = _prepare(model, x, region, method)
+    call = _prepare(model, x, region, method, statistics)
 
-    def compute(bound_region: BoundRegion) -> list[Bounds]:
-        evaluation = propagation.evaluate(call.network, region, bound_region, call.method)
+    def compute(moments: list, bound_region: BoundRegion) -> list[Bounds]:
+        evaluation = call.evaluate(bound_region, moments)
         outputs = keras.tree.flatten(call.network.outputs)
         return [propagation.node_bounds(evaluation, call.method, node) for node in outputs]
 
@@ -62,6 +71,7 @@ def bound_margins(
     region: Region,
     method: Any = "crown",
     specification: Tensor | None = None,
+    statistics: str = "moving",
 ) -> Tensor:
     """Lower bounds of the margins ``f_y(x') - f_j(x')`` over a region.
 
@@ -76,6 +86,7 @@ def bound_margins(
         method: As for ``bound``.
         specification: Optional rows of other linear functions of the scores, ``(rows, classes)``
             for all samples or ``(batch, rows, classes)``; y is then not used and may be None.
+        statistics: As for ``bound``.
 
     Returns:
         ``(batch, classes)``, 0 in column y; with a specification ``(batch, rows)``. A sample is
@@ -86,7 +97,7 @@ def bound_margins(
     >>> margins = tfcert.bound_margins(model, x, y, tfcert.LpBall(0.1), method="crown")
     >>> verified = keras.ops.all(keras.ops.where(one_hot_y, 1.0, margins) > 0, axis=-1)
     """
-    call = _prepare(model, x, region, method)
+    call = _prepare(model, x, region, method, statistics)
     node = call.network.outputs
     if not hasattr(node, "shape") or len(node.shape) != 1:
         raise ValueError(
@@ -99,8 +110,8 @@ def bound_margins(
     else:
         target = _checked_specification(specification, call.batch, classes, dtype)
 
-    def compute(bound_region: BoundRegion, wanted: Tensor) -> list[Tensor]:
-        evaluation = propagation.evaluate(call.network, region, bound_region, call.method)
+    def compute(moments: list, bound_region: BoundRegion, wanted: Tensor) -> list[Tensor]:
+        evaluation = call.evaluate(bound_region, moments)
         if specification is None:
             hot = ops.one_hot(wanted, classes, dtype=dtype)
             rows = hot[:, None] - ops.eye(classes, dtype=dtype)[None]
@@ -122,33 +133,45 @@ def bound_margins(
 class _Call:
     """One checked call: the network, the bound region, and how it is run."""
 
-    def __init__(self, network: Network, model: Any, x: Tensor, region: Region, method: Any):
+    def __init__(
+        self, network: Network, model: Any, x: Tensor, region: Region, method: Any, statistics: str
+    ):
         self.network, self.model, self.x, self.region = network, model, x, region
-        self.method = method
+        self.method, self.statistics = method, statistics
         self.batch = x.shape[0]
+
+    def evaluate(self, bound_region: BoundRegion, moments: list) -> Any:
+        """Bounds of all nodes before the outputs."""
+        known = dict(zip(normalizing_nodes(self.network), moments, strict=True)) if moments else {}
+        return propagation.evaluate(self.network, self.region, bound_region, self.method, known)
 
     def run(self, kind: str, compute: Callable, *more: Tensor, rows: int) -> Any:
         """Runs in the graph under construction, or compiled and in pieces of the batch."""
         bound_region = self.region.bind(self.x)
+        moments = []
+        if self.statistics == "batch":
+            moments = batch_moments(self.network, self.x)
         if any(backend.is_symbolic(t) for t in (*bound_region, *more) if t is not None):
-            return compute(bound_region, *more)
+            return compute(moments, bound_region, *more)
         compiled = self._compiled(kind, compute)
         piece = self._piece(rows)
         if self.batch <= piece:
-            return compiled(bound_region, *more)
+            return compiled(moments, bound_region, *more)
         parts = []
         for start in range(0, self.batch, piece):
             chosen = np.minimum(np.arange(start, start + piece), self.batch - 1)
-            part = compiled(*keras.tree.map_structure(
-                lambda t: ops.take(t, chosen, axis=0), (bound_region, *more)
-            ))
+            cut = keras.tree.map_structure(
+                lambda t, chosen=chosen: None if t is None else ops.take(t, chosen, axis=0),
+                (bound_region, *more),
+            )
+            part = compiled(moments, *cut)
             keep = min(piece, self.batch - start)
             parts.append(keras.tree.map_structure(lambda t: t[:keep], part))
         return keras.tree.map_structure(lambda *ts: ops.concatenate(ts, axis=0), *parts)
 
     def _compiled(self, kind: str, compute: Callable) -> Callable:
         region = self.region
-        key = (kind, self.method, type(region), region.norm, getattr(region, "clip", None) is None)
+        key = (kind, self.statistics, self.method, type(region), region.norm, getattr(region, "clip", None) is None)
         functions = _COMPILED.setdefault(self.model, {})
         network, known = self.network, functions.get(key)
         if known is None or known[0] is not network:
@@ -189,8 +212,12 @@ def _compute_dtype(call: _Call) -> str:
     return "float64" if call.method.float_safe else call.network.dtype
 
 
-def _prepare(model: Any, x: Any, region: Any, method: Any) -> _Call:
+def _prepare(model: Any, x: Any, region: Any, method: Any, statistics: str) -> _Call:
     method = methods.get(method)
+    if statistics not in ("moving", "batch"):
+        raise ValueError(
+            f'`statistics` must be "moving" or "batch". Received: statistics={statistics!r}.'
+        )
     if not isinstance(region, Region):
         raise ValueError(
             f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
@@ -214,7 +241,7 @@ def _prepare(model: Any, x: Any, region: Any, method: Any) -> _Call:
     region.validate(x)
     if method.float_safe:
         x = ops.cast(x, "float64")
-    return _Call(network, model, x, region, method)
+    return _Call(network, model, x, region, method, statistics)
 
 
 def _checked_labels(y: Any, batch: int, classes: int) -> Tensor:
@@ -280,7 +307,7 @@ def _where_from(call: _Call) -> str:
         if not np.isnan(ends).any():
             continue
         curve = evaluation.parameters[node]
-        if hasattr(curve, "domain_text"):
+        if getattr(curve, "domain_text", ""):
             source = evaluation.intervals[node.inputs[0]].bounds
             low, high = (ops.convert_to_numpy(t) for t in source)
             return (

@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcert.bounds.evaluation import Evaluation
+from tfcert.bounds.evaluation import SLACK, Evaluation
 from tfcert.regions import BoundRegion
 from tfcert.relaxations import Lines
 from tfcert.rules.linear import Matrix
@@ -156,7 +156,12 @@ def _rounding(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> T
 
 def _minimum_on_input(evaluation: Evaluation, rows: Rows, frame: Frame) -> Tensor:
     taken = [None if t is None else frame.take(t, rows)[:, 0] for t in evaluation.input_tables]
-    return evaluation.region.minimise_bound(rows.coefficients, BoundRegion(*taken))
+    bound = BoundRegion(*taken)
+    minimum = evaluation.region.minimise_bound(rows.coefficients, bound)
+    if evaluation.unit is None:
+        return minimum
+    largest = ops.maximum(ops.abs(bound.lower), ops.abs(bound.upper))
+    return minimum - SLACK * dot(ops.abs(rows.coefficients), largest[:, None])
 
 
 def _minimum_on_interval(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tensor:

@@ -25,13 +25,15 @@ class TwoPiece(curve_lib.Curve):
     """
 
     def __init__(self, negative_slope=0.0, name="two_piece"):
-        super().__init__(name, self._evaluate, self._differentiate, breaks=(0.0,), curvature=("linear", "linear"))
+        super().__init__(
+            name, self._evaluate, self._differentiate, breaks=(0.0,), curvature=("linear", "linear")
+        )
         object.__setattr__(self, "negative_slope", negative_slope)
 
     def _evaluate(self, x):
         if isinstance(self.negative_slope, (int, float)) and self.negative_slope == 0:
             return ops.relu(x)
-        return ops.where(x >= 0, x, self._alpha(x) * ops.minimum(x, 0.0))
+        return ops.where(x >= 0, x, _times(self._alpha(x), ops.minimum(x, 0.0)))
 
     def _differentiate(self, x):
         return ops.where(x >= 0, ops.ones_like(x), self._alpha(x) * ops.ones_like(x))
@@ -61,7 +63,9 @@ class TwoPiece(curve_lib.Curve):
         nearest sound slope; ``"same"``: the slope of the chord. Stable intervals keep f itself.
         """
         if slope not in curve_lib.SLOPES:
-            raise ValueError(f"`slope` must be one of {curve_lib.SLOPES}. Received: slope={slope!r}")
+            raise ValueError(
+                f"`slope` must be one of {curve_lib.SLOPES}. Received: slope={slope!r}"
+            )
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         alpha, convex = self._alpha(lower), self._convex()
         chord, intercept = self._chord(lower, upper)
@@ -72,7 +76,9 @@ class TwoPiece(curve_lib.Curve):
             through = ops.where(upper > -lower, ops.ones_like(alpha), alpha)
         else:
             wanted = 0.0 if slope == "zero" else 1.0
-            through = ops.maximum(ops.minimum(alpha, 1.0), ops.minimum(wanted, ops.maximum(alpha, 1.0)))
+            through = ops.maximum(
+                ops.minimum(alpha, 1.0), ops.minimum(wanted, ops.maximum(alpha, 1.0))
+            )
         piece = ops.where(lower >= 0, ops.ones_like(alpha), alpha)
         through = ops.where(crossing, through, piece)
         chord = ops.where(crossing, chord, piece)
@@ -114,7 +120,9 @@ class TwoPiece(curve_lib.Curve):
         low = ops.minimum(low, kink)
         high = ops.maximum(_times(left - upper_slope, lower), _times(right - upper_slope, upper))
         high = ops.maximum(high, -kink)
-        return curve_lib.Lines(lower_slope, low - tight * ops.abs(low), upper_slope, high + tight * ops.abs(high))
+        return curve_lib.Lines(
+            lower_slope, low - tight * ops.abs(low), upper_slope, high + tight * ops.abs(high)
+        )
 
     def _convex(self):
         """Whether f is convex: True, False, or a boolean tensor."""
@@ -127,7 +135,11 @@ class TwoPiece(curve_lib.Curve):
 
         With t = upper / (upper - lower): slope = a + (1 - a) * t, intercept = (1 - a) * t * -lower.
         """
-        alpha = self.negative_slope if isinstance(self.negative_slope, (int, float)) else self._alpha(lower)
+        alpha = (
+            self.negative_slope
+            if isinstance(self.negative_slope, (int, float))
+            else self._alpha(lower)
+        )
         crossing = self.unstable(lower, upper)
         width = upper - lower
         bounded = crossing & (width < np.inf)
@@ -139,7 +151,9 @@ class TwoPiece(curve_lib.Curve):
         if not (isinstance(alpha, (int, float)) and alpha == 0):
             # The sum below is rounded too.
             rounding = (up - 1.0) * ops.where(bounded, width, 0.0) * abs(alpha)
-            intercept = intercept + ops.stop_gradient(ops.where(self._convex(), rounding, -rounding))
+            intercept = intercept + ops.stop_gradient(
+                ops.where(self._convex(), rounding, -rounding)
+            )
         slope = alpha + (1.0 - alpha) * share
         # An unbounded unstable interval has a constant line.
         bounds = self.interval(lower, upper)
@@ -172,6 +186,11 @@ class PiecewiseLinear(curve_lib.Curve):
         object.__setattr__(self, "slopes", tuple(slopes))
         object.__setattr__(self, "intercepts", tuple(intercepts))
 
+    @property
+    def continuous(self) -> bool:
+        """Whether f has no jumps."""
+        return all(left == right for _, left, right in self._ends())
+
     def interval(self, lower, upper) -> types.Bounds:
         """The range of f on ``[lower, upper]``, limits at jumps included."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
@@ -179,7 +198,10 @@ class PiecewiseLinear(curve_lib.Curve):
         low, high = ops.minimum(*values), ops.maximum(*values)
         for t, left, right in self._ends():
             # A limit counts where its piece reaches into the interval.
-            for value, inside in ((left, (lower < t) & (t <= upper)), (right, (lower <= t) & (t < upper))):
+            for value, inside in (
+                (left, (lower < t) & (t <= upper)),
+                (right, (lower <= t) & (t < upper)),
+            ):
                 low = ops.where(inside, ops.minimum(low, value), low)
                 high = ops.where(inside, ops.maximum(high, value), high)
         return types.Bounds(low, high)
@@ -189,7 +211,11 @@ class PiecewiseLinear(curve_lib.Curve):
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         result = ops.zeros_like(lower < upper)
         for t, left, right in self._ends():
-            touches = (lower < t) & (t < upper) if left == right else (lower <= t) & (t <= upper) & (lower < upper)
+            touches = (
+                (lower < t) & (t < upper)
+                if left == right
+                else (lower <= t) & (t <= upper) & (lower < upper)
+            )
             result = result | touches
         return result
 
@@ -199,7 +225,7 @@ class PiecewiseLinear(curve_lib.Curve):
         middle = 0.5 * lower + 0.5 * upper
         exact = sign * ops.cast(self._piece(middle, self.slopes), middle.dtype)
         offset = sign * ops.cast(self._piece(middle, self.intercepts), middle.dtype)
-        if any(value != np.float32(value) for value in self.slopes + self.intercepts):
+        if any(value != float(np.float32(value)) for value in self.slopes + self.intercepts):
             offset = offset - self._slack(offset, exact, lower, upper)  # As 1/6 in hard_sigmoid.
         return ops.where(stable, exact, slope), ops.where(stable, offset, intercept)
 
@@ -233,7 +259,12 @@ class PiecewiseLinear(curve_lib.Curve):
                 ends.append((right, (lower <= t) & (t < upper)))
             for value, inside in ends:
                 # Elsewhere the corner is the lower end itself.
-                corners.append((ops.where(inside, t, lower), ops.where(inside, sign * value, sign * self(lower))))
+                corners.append(
+                    (
+                        ops.where(inside, t, lower),
+                        ops.where(inside, sign * value, sign * self(lower)),
+                    )
+                )
         return corners
 
 

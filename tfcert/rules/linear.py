@@ -300,16 +300,15 @@ class Declared(Affine):
         self,
         function: Callable[[Tensor], Tensor],
         radius: Callable[[Tensor], Tensor],
-        fan_in: int | None = None,
+        shape: Sequence[int],
     ):
-        self.function, self.declared, self.fan_in = function, radius, fan_in
+        self.function, self.declared, self.shape = function, radius, tuple(shape)
 
-    def parameters(self, dtype: str) -> None:
-        if dtype != keras.backend.standardize_dtype(dtype):  # pragma: no cover
-            raise ValueError(f"Unknown dtype {dtype!r}.")
+    def parameters(self, dtype: str) -> Tensor:
+        return self.function(ops.zeros((1, *self.shape), dtype))[0]
 
-    def _origin(self, like: Tensor) -> Tensor:
-        return self.function(ops.zeros_like(like[:1]))
+    def bias(self, p: Any) -> Tensor:
+        return p
 
     def apply(self, p: Any, *values: Tensor) -> Tensor:
         return self.function(values[0])

@@ -13,7 +13,7 @@ from keras import ops
 
 from tfcert import relaxations
 from tfcert.rules.interval import Interval
-from tfcert.rules.linear import gamma
+from tfcert.rules.linear import TINY, gamma
 from tfcert.rules.primitives import Nonlinear
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Bounds, Tensor
@@ -93,10 +93,19 @@ class Elementwise(Nonlinear):
         return apply_lines(relaxations.Lines(*lines), rows)
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
-        error = getattr(p, "rounding", None)
-        if error is None:
-            return super().rounding(p, unit, *magnitudes)
-        return error(unit, magnitudes[0])
+        x = magnitudes[0]
+        if isinstance(p, relaxations.TwoPiece):
+            slope = p.negative_slope
+            if isinstance(slope, float | int) and slope in (-1, 0, 1):
+                return None  # Picking and changing a sign are exact.
+            return gamma(3, unit) * ops.abs(ops.cast(slope, x.dtype)) * x + TINY
+        if isinstance(p, relaxations.PiecewiseLinear) and p.continuous:
+            # Executions differ in how they write it, and round the constants first: allow for a
+            # few operations on numbers as large as the largest part.
+            constants = [abs(c) for c in (*p.intercepts, *p.breaks)]
+            steepest = max(1.0, *[abs(slope) for slope in p.slopes])
+            return gamma(8, unit) * steepest * (x + max(constants)) + TINY
+        return super().rounding(p, unit, *magnitudes)
 
 
 def passes_zero(curve: relaxations.Curve) -> bool:

@@ -116,6 +116,7 @@ def _center(x: Node) -> Node:
         Declared(
             lambda t: t - ops.mean(t, axis=-1, keepdims=True),
             lambda r: (1.0 - 2.0 / size) * r + ops.mean(r, axis=-1, keepdims=True),
+            x.shape,
         ),
         x,
     )

@@ -107,7 +107,8 @@ def _average_pooling(layer: Any, x: Node) -> Node:
 
 
 def _global_average(layer: Any, x: Node) -> Node:
-    return building.rearrange(layer.call, x, terms=math.prod(x.shape))
+    spatial = x.shape[:-1] if layer.data_format == "channels_last" else x.shape[1:]
+    return building.rearrange(layer.call, x, terms=math.prod(spatial))
 
 
 def _global_max(layer: Any, x: Node) -> Node:

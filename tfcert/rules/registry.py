@@ -62,7 +62,7 @@ def register_rule(layer_class: Any, rule: Rule) -> None:
 
 
 def register_affine(
-    layer_class: type, radius: Callable[[Any, Tensor], Tensor], *, fan_in: int | None = None
+    layer_class: type, radius: Callable[[Any, Tensor], Tensor]
 ) -> None:
     """Registers a layer whose ``call(x)`` is affine: ``W x + b``.
 
@@ -70,7 +70,6 @@ def register_affine(
         layer_class: The exact class.
         radius: ``radius(layer, r) = |W| r`` for ``r >= 0``. It has no default: a wrong one would
             make bounds unsound.
-        fan_in: Number of terms that one output sums; only ``float_safe`` needs it.
 
     Example:
 
@@ -78,7 +77,7 @@ def register_affine(
     """
 
     def rule(layer: Any, x: Node) -> Node:
-        return apply(Declared(layer.call, lambda r: radius(layer, r), fan_in), x)
+        return apply(Declared(layer.call, lambda r: radius(layer, r), x.shape), x)
 
     register_rule(layer_class, rule)
 
