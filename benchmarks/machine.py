@@ -32,6 +32,7 @@ def facts(threads: int) -> dict[str, str]:
         "processor": model,
         "cores": f"{cores}, {threads} used",
         "memory": f"{memory:.0f} GB",
+        "load before": f"{os.getloadavg()[0]:.1f}, of the last minute",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "numpy": np.__version__,

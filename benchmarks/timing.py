@@ -40,6 +40,7 @@ class Measurement:
 
     first: float = math.nan  # The first call in a fresh process, with tracing and compilation.
     median: float = math.nan
+    fastest: float = math.nan
     low: float = math.nan  # Quartiles.
     high: float = math.nan
     calls: int = 0
@@ -275,6 +276,7 @@ def measure(
             if side.times:
                 milliseconds = [1e3 * seconds for seconds in side.times]
                 side.measurement.median = statistics.median(milliseconds)
+                side.measurement.fastest = min(milliseconds)
                 low, high = np.percentile(milliseconds, (25, 75))
                 side.measurement.low, side.measurement.high = float(low), float(high)
         return {name: side.measurement for name, side in processes.items()}
