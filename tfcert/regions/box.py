@@ -33,8 +33,8 @@ class Box(region.Region):
     >>> coefficients = np.array([[[2.0, -3.0]]], "float32")
     >>> np.asarray(box.minimise(coefficients, x)).tolist()
     [[-3.0]]
-    >>> np.asarray(box.scaled(0.5).interval(x).lower).tolist()
-    [[0.0, -0.5]]
+    >>> np.asarray(box.scaled(0.5).interval(x).upper).tolist()
+    [[0.5, 0.5]]
     """
 
     def __init__(self, lower: Any, upper: Any):

@@ -28,9 +28,9 @@ def dual_norm(values: Tensor, p: float) -> Tensor:
     axes = tuple(range(2, len(values.shape)))
     values = ops.abs(values)
     if p == 1:
-        return ops.max(values, axis=axes)
+        return ops.max(values, axis=axes, initial=0.0)
     q = p / (p - 1)
-    largest = ops.stop_gradient(ops.max(values, axis=axes, keepdims=True))
+    largest = ops.stop_gradient(ops.max(values, axis=axes, keepdims=True, initial=0.0))
     total = ops.sum((values / nonzero(largest)) ** q, axis=axes)
     largest = ops.reshape(largest, ops.shape(total))
     # Inside the root too, or the root's infinite slope at 0 would meet a factor 0.
@@ -46,8 +46,9 @@ def soft_threshold(values: Tensor, radius: Tensor) -> Tensor:
     """
     falling = -ops.sort(-ops.abs(values), axis=-1)
     count = ops.arange(1, values.shape[-1] + 1, dtype=values.dtype)
-    theta = ops.max((ops.cumsum(falling, axis=-1) - radius) / count, axis=-1, keepdims=True)
-    return ops.sign(values) * ops.maximum(ops.abs(values) - ops.maximum(theta, 0.0), 0.0)
+    excess = ops.cumsum(falling, axis=-1) - radius
+    theta = ops.max(excess / count, axis=-1, keepdims=True, initial=0.0)
+    return ops.sign(values) * ops.maximum(ops.abs(values) - theta, 0.0)
 
 
 def pairwise_sum(values: Tensor) -> Tensor:

@@ -196,15 +196,15 @@ class LpBall(region.Region):
             return super().minimiser(coefficients, x)
         self.validate(x)
         x = arguments.as_input(x)
-        coefficients = ops.convert_to_tensor(coefficients)
+        coefficients = ops.cast(ops.convert_to_tensor(coefficients), x.dtype)
         size = ops.expand_dims(self._size(x, outward=False), 1)
         weights = geometry.flatten(ops.abs(coefficients) * size)
         if self.norm == 1:
             unit = geometry.vertex(weights)
         else:
             # Hoelder's inequality holds with equality for |A eps|^(q-1), q - 1 = 1 / (p-1).
-            weights = weights / geometry.nonzero(ops.max(weights, axis=-1, keepdims=True))
-            unit = weights ** (1 / (self.norm - 1))
+            largest = ops.max(weights, axis=-1, keepdims=True, initial=0.0)
+            unit = (weights / geometry.nonzero(largest)) ** (1 / (self.norm - 1))
             unit = unit / geometry.nonzero(self._norm(unit))
         moves = -ops.sign(coefficients) * ops.reshape(unit, ops.shape(coefficients)) * size
         return self._move(moves, x)
@@ -288,7 +288,7 @@ class LpBall(region.Region):
         factor = ops.where(ops.isfinite(length), (1 - 2 * margin) / geometry.nonzero(length), 0.0)
         factor = ops.where(length <= 1 - margin, 1.0, factor)
         moves = moves * ops.reshape(factor, (*ops.shape(moves)[:2],) + (1,) * (len(x.shape) - 1))
-        side = ops.where(moves < 0, -1.0, 1.0)
+        side = ops.where(moves < 0, -ops.ones_like(moves), ops.ones_like(moves))
         moved = rounding.add_down(side * x_several, ops.abs(moves))
         moved = side * ops.maximum(moved, side * x_several)
         return self._clipped(ops.where(moves == 0, x_several, moved), x)
@@ -304,7 +304,7 @@ class LpBall(region.Region):
     def _norm(self, values: Tensor) -> Tensor:
         """The p-norm over the last axis, which stays; accurate within `_margin`."""
         values = ops.abs(values)
-        largest = ops.max(values, axis=-1, keepdims=True)
+        largest = ops.max(values, axis=-1, keepdims=True, initial=0.0)
         powers = (values / geometry.nonzero(largest)) ** self.norm
         return largest * geometry.pairwise_sum(powers) ** (1 / self.norm)
 
@@ -312,7 +312,7 @@ class LpBall(region.Region):
         """More than the relative error of `_norm`: the depth of its sum, and powers."""
         unit = float(np.finfo(keras.backend.standardize_dtype(x.dtype)).eps)
         depth = math.ceil(math.log2(max(geometry.input_size(x.shape[1:]), 1)))
-        return (depth + (16 if self.norm in (1, 2) else 64)) * unit
+        return (depth + (16 if self.norm in (1, 2) else 32)) * unit
 
     def _contains(self, points: np.ndarray, x: np.ndarray) -> np.ndarray:
         x = x[:, None]

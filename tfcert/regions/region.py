@@ -108,8 +108,10 @@ class Region:
             ``(batch, rows)``.
         """
         self.validate(x)
-        minimum = self.minimise_bound(coefficients, self.bind(x))
-        return minimum if offset is None else minimum + offset
+        bound = self.bind(x)
+        coefficients = ops.cast(ops.convert_to_tensor(coefficients), bound.lower.dtype)
+        minimum = self.minimise_bound(coefficients, bound)
+        return minimum if offset is None else minimum + ops.cast(offset, minimum.dtype)
 
     def minimise_bound(self, coefficients: Tensor, bound: BoundRegion) -> Tensor:
         """The minimum of ``sum(coefficients * x')`` over a region that was bound to its inputs.
@@ -152,6 +154,7 @@ class Region:
         """
         self.validate(x)
         x = arguments.as_input(x)
+        coefficients = ops.cast(ops.convert_to_tensor(coefficients), x.dtype)
         lower, upper = (ops.expand_dims(limit, 1) for limit in self._limits(x, outward=False))
         still = ops.where(coefficients < 0, upper, ops.expand_dims(x, 1))
         return ops.where(coefficients > 0, lower, still)
