@@ -83,7 +83,9 @@ def interpret(model: Any, inputs: list, visit: Visit) -> Any:
             kwargs = keras.tree.map_structure(value_of, node.arguments.kwargs)
             _check_call(node.operation, kwargs)
             if wants_walk(node.operation):
-                result = interpret(node.operation, [values[id(t)] for t in node.input_tensors], visit)
+                result = interpret(
+                    node.operation, [values[id(t)] for t in node.input_tensors], visit
+                )
             else:
                 result = visit(node.operation, args, kwargs, node.outputs)
             for tensor, value in zip(node.outputs, keras.tree.flatten(result), strict=True):

@@ -10,9 +10,11 @@ import keras
 
 from tfcert import graph
 from tfcert.rules import registry
-from tfcert.rules.linear import Kernel, Rearrange, Scale, Sum
+from tfcert.rules.linear import Rearrange, Scale
 from tfcert.rules.nonlinear import Elementwise
-from tfcert.rules.primitives import Affine, Constant, Input, Node, Nonlinear
+from tfcert.rules.primitives import Constant, Input, Node, Nonlinear
+from tfcert.rules.rows import Window, covers, union
+from tfcert.rules.windows import Sliding
 
 __all__ = ["Network", "network_of"]
 
@@ -45,8 +47,8 @@ class Network:
                 expected = tuple(spec.shape)[1:]
                 if node.shape != expected:
                     raise AssertionError(
-                        f"The rule for layer {operation.name!r} gives shape {node.shape}, the layer "
-                        f"{expected}. Report this as a bug of the rule."
+                        f"The rule for layer {operation.name!r} gives shape {node.shape}, the "
+                        f"layer {expected}. Report this as a bug of the rule."
                     )
             return result
 
@@ -82,14 +84,42 @@ class Network:
     def _spatial_rank(self, node: Node) -> int:
         """Number of leading axes along which the node is a map of windows; 0: none."""
         primitive, inputs = node.primitive, [self.spatial[source] for source in node.inputs]
-        if isinstance(primitive, Kernel) and primitive.sliding is not None:
-            return len(primitive.sliding.stride)
-        if isinstance(primitive, Rearrange):
-            known = primitive.sliding is not None
-            return max(inputs[0], len(node.inputs[0].shape) - 1) if known and inputs else 0
-        if isinstance(primitive, Scale | Sum | Elementwise) and inputs:
-            return inputs[0] if len(set(inputs)) == 1 else 0
-        return 0
+        windowed = getattr(primitive, "windowed", None)
+        if isinstance(windowed, Sliding):
+            return len(windowed.stride)
+        if windowed is None and not isinstance(primitive, Elementwise):
+            return 0
+        return inputs[0] if inputs and len(set(inputs)) == 1 else 0
+
+    def windows(self, node: Node) -> dict[Node, tuple[Window, tuple[int, ...]] | None]:
+        """What a sweep from one neuron of a node carries at each ancestor, before it is run.
+
+        Returns:
+            The window and its extent, or None where the rows cover the whole value.
+        """
+        rank = self.spatial[node]
+        start = (Window((1,) * rank, (0,) * rank), (1,) * rank) if rank else None
+        result: dict[Node, tuple[Window, tuple[int, ...]] | None] = {node: start}
+        for current in self.ancestors(node):
+            here = result[current]
+            if here is not None and covers(here[1], current.shape):
+                here = result[current] = None
+            primitive = current.primitive
+            if here is not None and not isinstance(primitive, Elementwise):
+                windowed = getattr(primitive, "windowed", None)
+                here = None if windowed is None else windowed.moved(*here)
+            for source in current.inputs:
+                known = result.get(source, here)
+                result[source] = None if known is None or here is None else union(known, here)
+        return result
+
+    def widest(self, node: Node) -> int:
+        """Entries of the largest tensor that a sweep from one neuron of a node meets."""
+        sizes = []
+        for current, here in self.windows(node).items():
+            extent = current.shape if here is None else here[1]
+            sizes.append(math.prod(extent) * math.prod(current.shape[len(extent) :]))
+        return max(sizes)
 
     def needing_bounds(self) -> list[Node]:
         """Nodes that a nonlinear node reads: those whose bounds shape its relaxation."""
@@ -140,8 +170,7 @@ def network_of(model: Any) -> Network:
     """The network of a model, built once as long as the model keeps its layers."""
     if not isinstance(model, keras.Model):
         raise ValueError(
-            "`model` must be a keras.Model. "
-            f"Received: {model!r} (of type {type(model).__name__})."
+            f"`model` must be a keras.Model. Received: {model!r} (of type {type(model).__name__})."
         )
     if isinstance(model, keras.Sequential):
         if not model.built or not model.layers:

@@ -60,7 +60,10 @@ def bound(
     rows = 2 * max(math.prod(node.shape) for node in keras.tree.flatten(call.network.outputs))
     results = call.run("bound", compute, rows=min(rows, 512))
     _check_numbers(call, results)
-    pack = [keras.tree.pack_sequence_as(call.network.outputs, ends) for ends in zip(*results)]
+    pack = [
+        keras.tree.pack_sequence_as(call.network.outputs, ends)
+        for ends in zip(*results, strict=True)
+    ]
     return Bounds(*pack)
 
 
@@ -166,12 +169,19 @@ class _Call:
             )
             part = compiled(moments, *cut)
             keep = min(piece, self.batch - start)
-            parts.append(keras.tree.map_structure(lambda t: t[:keep], part))
+            parts.append(keras.tree.map_structure(lambda t, keep=keep: t[:keep], part))
         return keras.tree.map_structure(lambda *ts: ops.concatenate(ts, axis=0), *parts)
 
     def _compiled(self, kind: str, compute: Callable) -> Callable:
         region = self.region
-        key = (kind, self.statistics, self.method, type(region), region.norm, getattr(region, "clip", None) is None)
+        key = (
+            kind,
+            self.statistics,
+            self.method,
+            type(region),
+            region.norm,
+            getattr(region, "clip", None) is None,
+        )
         functions = _COMPILED.setdefault(self.model, {})
         network, known = self.network, functions.get(key)
         if known is None or known[0] is not network:
@@ -312,8 +322,8 @@ def _where_from(call: _Call) -> str:
             low, high = (ops.convert_to_numpy(t) for t in source)
             return (
                 f"Layer {node.name!r}: {curve.domain_text}, but its inputs may lie in "
-                f"[{low.min():g}, {high.max():g}] over this region. Use a smaller region, a tighter "
-                "method, or clip the inputs inside the model."
+                f"[{low.min():g}, {high.max():g}] over this region. Use a smaller region, a "
+                "tighter method, or clip the inputs inside the model."
             )
         return (
             f"The bounds of layer {node.name!r} are not numbers: values became too large for "

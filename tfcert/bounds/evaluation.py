@@ -60,6 +60,7 @@ class Evaluation:
             self.parameters[node] = p
         self.intervals: dict[Node, Interval] = {}
         self.errors: dict[Node, Tensor] = {}
+        self.prepared: dict[tuple[Node, tuple[int, ...]], Any] = {}
         self._relaxations: dict[Node, Any] = {}
         self._tables: dict[tuple[str, Node], Any] = {}
         self.input_tables = [None if t is None else SampleTable(t) for t in bound]
@@ -144,13 +145,24 @@ class Evaluation:
 
     def prepare(self, node: Node, optimise: bool) -> None:
         """Makes all that sweeps from a node read, so that loops around them do not make it anew."""
+        windows = self.network.windows(node)
         for above in self.network.ancestors(node):
+            here = windows[above]
+            windowed = getattr(above.primitive, "windowed", None)
+            if here is not None and windowed is not None:
+                self._prepare_windows(above, windowed, here[1])
             if above in self.errors:
                 self.error_table(above)
             if self.is_cut(above):
                 self.center_tables(above)
             elif isinstance(above.primitive, Nonlinear):
                 self._prepare_relaxation(above, optimise)
+
+    def _prepare_windows(self, node: Node, windowed: Any, extent: tuple[int, ...]) -> None:
+        key = (node, extent)
+        p = self.parameters[node]
+        if key not in self.prepared and isinstance(p, dict):
+            self.prepared[key] = windowed.prepare(p["kernel"], extent, node.inputs[0].shape)
 
     def _prepare_relaxation(self, node: Node, optimise: bool) -> None:
         self.relaxation(node)

@@ -134,7 +134,8 @@ class AlphaCrown(Crown):
         super().__post_init__()
         if self.iterations < 1 or not self.learning_rate > 0 or not 0 < self.decay <= 1:
             raise ValueError(
-                "`iterations` must be positive, `learning_rate` > 0 and `decay` in (0, 1]. Received: "
+                "`iterations` must be positive, `learning_rate` > 0 and `decay` in (0, 1]. "
+                "Received: "
                 f"iterations={self.iterations}, learning_rate={self.learning_rate}, "
                 f"decay={self.decay}."
             )

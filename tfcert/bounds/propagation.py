@@ -27,7 +27,7 @@ __all__ = ["evaluate", "lower_rows", "node_bounds"]
 # Outputs up to this size are bounded row by row for all samples at once.
 _GRID = 256
 # Entries of the widest tensor of one turn of a chunked sweep: small enough for a cache.
-_CHUNK_ENTRIES = 1 << 20
+_CHUNK_ENTRIES = 1 << 18
 # Tensors of the size of the coefficients that a sweep holds at a time, about.
 _COPIES = 6
 
@@ -116,11 +116,14 @@ def _chunk(evaluation: Evaluation, method: methods.Method, node: Node) -> int:
     """Neurons per turn, so that a turn stays in a cache and within ``max_memory``."""
     if isinstance(method, methods.Crown) and method.chunk is not None:
         return method.chunk
-    widest = max(math.prod(n.shape) for n in evaluation.network.ancestors(node))
+    widest = evaluation.network.widest(node)
     itemsize = np.dtype(evaluation.dtype).itemsize
     copies = _COPIES * (8 if isinstance(method, methods.AlphaCrown) else 1)
     most = method.max_memory // (2 * widest * itemsize * copies)
-    return int(max(1, min(most, max(16, _CHUNK_ENTRIES // (2 * widest)))))
+    best = max(8, _CHUNK_ENTRIES // (2 * widest))
+    if isinstance(evaluation.batch, int):
+        best = min(best, evaluation.batch * math.prod(node.shape))
+    return int(max(1, min(most, best)))
 
 
 def node_bounds(evaluation: Evaluation, method: methods.Method, node: Node) -> Bounds:
@@ -191,6 +194,4 @@ def _near(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tenso
     if isinstance(node.primitive, Nonlinear):
         center, radius = (frame.take(t, rows) for t in evaluation.center_tables(node))
         return dot(rows.coefficients, center) - dot(ops.abs(rows.coefficients), radius)
-    return sweep(
-        evaluation, node, rows, frame, stop=lambda n: isinstance(n.primitive, Nonlinear)
-    )
+    return sweep(evaluation, node, rows, frame, stop=lambda n: isinstance(n.primitive, Nonlinear))

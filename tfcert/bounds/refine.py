@@ -58,9 +58,7 @@ def refine(
     def body(turn: Tensor, lows: Tensor, highs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         picked = ops.slice(order, [turn * chunk], [chunk])
         picked = ops.minimum(picked, total - 1)  # Fillers repeat a neuron and are dropped later.
-        begin, rows, frame, constant = neuron_rows(
-            evaluation, node, picked // size, picked % size
-        )
+        begin, rows, frame, constant = neuron_rows(evaluation, node, picked // size, picked % size)
         ends = lower(begin, rows, frame, constant)
         lows = ops.slice_update(lows, [turn * chunk], ends[:, 0])
         highs = ops.slice_update(highs, [turn * chunk], ends[:, 1])

@@ -1,7 +1,7 @@
 """The backward sweep: lower bounds of linear functions of a node, by way of the input.
 
-Everything that the CROWN family computes is a *lower* bound of rows ``a . value``: an upper bound is
-minus the lower bound of the negated row. One sweep carries both.
+Everything that the CROWN family computes is a *lower* bound of rows ``a . value``: an upper bound
+is minus the lower bound of the negated row. One sweep carries both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from tfcert.relaxations import Lines
 from tfcert.rules.linear import Matrix
 from tfcert.rules.nonlinear import Elementwise, apply_lines, dot
 from tfcert.rules.primitives import Affine, Constant, Input, Node
-from tfcert.rules.rows import Frame, Rows, Window
+from tfcert.rules.rows import Frame, Rows, Window, covers
+from tfcert.rules.windows import Sliding
 from tfcert.types import Tensor
 
 __all__ = ["Slopes", "neuron_rows", "sweep"]
@@ -67,9 +68,7 @@ def sweep(
         if current not in pending:
             continue
         here = pending.pop(current)
-        if here.window is not None and math.prod(here.extent) >= math.prod(
-            current.shape[: len(here.extent)]
-        ):
+        if here.window is not None and covers(here.extent, current.shape):
             here = frame.dense(here, current.shape)
         primitive = current.primitive
         if isinstance(primitive, Input):
@@ -80,7 +79,9 @@ def sweep(
             value = ops.broadcast_to(evaluation.parameters[current], (1, *current.shape))
             total = total + dot(here.coefficients, value[:, None])
             continue
-        if evaluation.is_cut(current) or (stop is not None and current is not node and stop(current)):
+        if evaluation.is_cut(current) or (
+            stop is not None and current is not node and stop(current)
+        ):
             total = total + _minimum_on_interval(evaluation, current, here, frame)
             continue
         if current in evaluation.errors:
@@ -108,8 +109,9 @@ def _through_affine(
         bias = ops.broadcast_to(bias, node.shape)
     if rows.window is not None:
         rows = frame.mask(rows, node.shape)
-        sources = primitive.transpose_window(p, rows, frame, shapes)
-        if sources is not None:
+        if primitive.windowed is not None:
+            prepared = evaluation.prepared.get((node, rows.extent))
+            sources = primitive.transpose_window(p, rows, frame, shapes, prepared)
             if bias is not None:
                 change = dot(rows.coefficients, frame.take_shared(bias, rows))
             return sources, change
@@ -129,9 +131,7 @@ def _through_nonlinear(
     if slopes is None or not isinstance(primitive, Elementwise):
         return primitive.backward(p, relaxation, rows, frame, shapes)  # type: ignore[attr-defined]
     if slopes.recording:
-        ranges = [
-            None if t is None else frame.take(t, rows) for t in evaluation.slope_tables(node)
-        ]
+        ranges = [None if t is None else frame.take(t, rows) for t in evaluation.slope_tables(node)]
         slopes.ranges[node] = ranges
         slopes.values[node] = [
             None
@@ -175,8 +175,8 @@ def neuron_rows(
     """Rows ``+e_j`` and ``-e_j`` of given neurons j of given samples, in one group per neuron.
 
     Returns:
-        The node to start at (a dense layer is stepped over by picking columns of its kernel), the
-        rows, their frame, and the constant that goes with them.
+        The node to start at (a kernel is stepped over by picking its columns), the rows, their
+        frame, and the constant that goes with them.
     """
     rank = evaluation.network.spatial[node]
     sign = ops.reshape(ops.convert_to_tensor([1.0, -1.0], dtype=evaluation.dtype), (1, 2))
@@ -191,12 +191,23 @@ def neuron_rows(
         rows = Rows(ops.reshape(hot[:, None] * sign[..., None], (-1, 2, *node.shape)))
         return node, rows, Frame(sample), 0.0
     rest = node.shape[rank:]
-    hot = ops.one_hot(neuron % math.prod(rest), math.prod(rest), dtype=evaluation.dtype)
-    shape = (-1, 2, *[1] * rank, *rest)
     position, seed = neuron // math.prod(rest), []
     for size in reversed(node.shape[:rank]):
         seed.append(position % size)
         position = position // size
     frame = Frame(sample, ops.stack(seed[::-1], axis=-1))
-    window = Window((1,) * rank, (0,) * rank)
-    return node, Rows(ops.reshape(hot[:, None] * sign[..., None], shape), window), frame, 0.0
+    window, extent = Window((1,) * rank, (0,) * rank), (1,) * rank
+    channel = neuron % math.prod(rest)
+    windowed = getattr(primitive, "windowed", None)
+    if isinstance(windowed, Sliding) and node not in evaluation.errors and isinstance(p, dict):
+        picked = windowed.pick(p["kernel"], channel, node.inputs[0].shape)
+        if picked is not None:
+            rows = Rows(
+                picked[:, None] * ops.reshape(sign, (1, 2, *[1] * (rank + 1))),
+                windowed.moved(window, extent)[0],
+            )
+            bias = 0.0 if p["bias"] is None else ops.take(p["bias"], channel)[:, None] * sign
+            return node.inputs[0], rows, frame, bias
+    hot = ops.one_hot(channel, math.prod(rest), dtype=evaluation.dtype)
+    coefficients = ops.reshape(hot[:, None] * sign[..., None], (-1, 2, *extent, *rest))
+    return node, Rows(coefficients, window), frame, 0.0

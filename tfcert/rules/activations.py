@@ -67,9 +67,11 @@ register_rule(keras.activations.log_softmax, building.log_softmax)
 register_rule(keras.layers.Activation, _activation)
 register_rule(
     keras.layers.ReLU,
-    _by_curve(lambda layer: relaxations.relu(
-        float(layer.negative_slope or 0.0), layer.max_value, float(layer.threshold or 0.0)
-    )),
+    _by_curve(
+        lambda layer: relaxations.relu(
+            float(layer.negative_slope or 0.0), layer.max_value, float(layer.threshold or 0.0)
+        )
+    ),
 )
 register_rule(
     keras.layers.LeakyReLU,

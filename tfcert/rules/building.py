@@ -64,9 +64,9 @@ def activation(function: Any, x: Node) -> Node:
     return rule(x)
 
 
-def rearrange(function: Any, *inputs: Node, terms: int = 1, sliding: Any = None) -> Node:
+def rearrange(function: Any, *inputs: Node, terms: int = 1, windowed: Any = None) -> Node:
     """A linear map with weights >= 0 (see ``Rearrange``)."""
-    return registry.apply(Rearrange(function, terms=terms, sliding=sliding), *inputs)
+    return registry.apply(Rearrange(function, terms=terms, windowed=windowed), *inputs)
 
 
 def scale(x: Node, factor: Any = None, shift: Any = None) -> Node:
@@ -170,9 +170,7 @@ def to_last(x: Node, axis: int | Sequence[int]) -> tuple[Node, Any]:
     order = [0, *keep, *axes]
     kept = [x.shape[a - 1] for a in keep]
     size = math.prod(x.shape[a - 1] for a in axes)
-    forward = rearrange(
-        lambda t: ops.reshape(ops.transpose(t, order), (-1, *kept, size)), x
-    )
+    forward = rearrange(lambda t: ops.reshape(ops.transpose(t, order), (-1, *kept, size)), x)
     full = [x.shape[a - 1] for a in keep + axes]
     back = np.argsort(order).tolist()
 

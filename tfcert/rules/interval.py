@@ -12,14 +12,18 @@ __all__ = ["Interval"]
 class Interval:
     """Ends and centre-radius form of one enclosure, each computed once, when first asked for.
 
-    Affine layers want ``centre -/+ radius``, monotone functions want the ends; keeping what is there
-    saves the conversions between two layers of the same kind.
+    Affine layers want ``centre -/+ radius``, monotone functions want the ends; keeping what is
+    there saves the conversions between two layers of the same kind.
     """
 
     __slots__ = ("_center", "_lower", "_radius", "_upper")
 
     def __init__(
-        self, lower: Tensor = None, upper: Tensor = None, center: Tensor = None, radius: Tensor = None
+        self,
+        lower: Tensor = None,
+        upper: Tensor = None,
+        center: Tensor = None,
+        radius: Tensor = None,
     ):
         self._lower, self._upper, self._center, self._radius = lower, upper, center, radius
 

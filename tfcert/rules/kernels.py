@@ -6,12 +6,14 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfcert.rules import building
-from tfcert.rules.linear import Kernel, Matrix, Sliding
+from tfcert.rules.linear import Kernel, Matrix
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_rule
+from tfcert.rules.windows import Sliding
 from tfcert.types import Tensor
 
 __all__: list[str] = []
@@ -49,11 +51,11 @@ class _LayerMatrix(Matrix):
         return super().parameters(dtype)
 
 
-class _LayerEinsum(Kernel):
-    def __init__(self, layer: Any, fan_in: int):
-        super().__init__(
-            lambda x, kernel: ops.einsum(layer.equation, x, kernel), None, layer.bias, fan_in=fan_in
-        )
+class _LayerKernel(Kernel):
+    """A kernel that is read from its layer at every evaluation."""
+
+    def __init__(self, layer: Any, linear: Any, *, fan_in: int, windowed: Any = None):
+        super().__init__(linear, None, layer.bias, fan_in=fan_in, windowed=windowed)
         self.layer = layer
 
     def parameters(self, dtype: str) -> dict[str, Tensor]:
@@ -67,7 +69,11 @@ def _einsum_dense(layer: Any, x: Node) -> Node:
     _, weights = left.split(",")
     shape = dict(zip(weights, layer.kernel.shape, strict=True)) if "..." not in weights else {}
     fan_in = math.prod(int(shape[c]) for c in weights if c not in output and c in shape)
-    return _finish(layer, apply(_LayerEinsum(layer, fan_in), x))
+
+    def linear(value: Tensor, kernel: Tensor) -> Tensor:
+        return ops.einsum(layer.equation, value, kernel)
+
+    return _finish(layer, apply(_LayerKernel(layer, linear, fan_in=fan_in), x))
 
 
 def _before(
@@ -89,7 +95,9 @@ def _conv(layer: Any, x: Node) -> Node:
     _plain_kernel(layer)
     if layer.data_format == "channels_first":
         return _channels_first(layer, x, _conv)
-    dilated = tuple((k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True))
+    dilated = tuple(
+        (k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)
+    )
 
     def linear(value: Tensor, kernel: Tensor, padding: str = layer.padding) -> Tensor:
         if padding == "causal":
@@ -97,7 +105,7 @@ def _conv(layer: Any, x: Node) -> Node:
             padding = "valid"
         return ops.conv(
             value,
-            kernel,
+            _ungrouped(kernel, int(value.shape[-1])),
             strides=list(layer.strides),
             padding=padding,
             dilation_rate=layer.dilation_rate,
@@ -109,10 +117,26 @@ def _conv(layer: Any, x: Node) -> Node:
         dilated,
         layer.strides,
         _before(x.shape[:-1], dilated, layer.strides, layer.padding),
+        full=int(layer.kernel.shape[-2]) == x.shape[-1],  # Else: several groups of channels.
+        taps=math.prod(layer.kernel_size),
     )
     fan_in = math.prod(int(s) for s in layer.kernel.shape[:-1])
-    primitive = Kernel(linear, layer.kernel, layer.bias, fan_in=fan_in, sliding=sliding)
+    primitive = _LayerKernel(layer, linear, fan_in=fan_in, windowed=sliding)
     return _finish(layer, apply(primitive, x))
+
+
+def _ungrouped(kernel: Tensor, channels: int) -> Tensor:
+    """The kernel of a convolution in groups as that of a plain one, with zeros between groups.
+
+    TensorFlow has no gradients of grouped convolutions on a CPU.
+    """
+    size, filters = int(kernel.shape[-2]), int(kernel.shape[-1])
+    groups = channels // size
+    if groups == 1:
+        return kernel
+    same = np.arange(channels)[:, None] // size == np.arange(filters) // (filters // groups)
+    wide = ops.concatenate([kernel] * groups, axis=-2)
+    return wide * ops.cast(same, kernel.dtype)
 
 
 def _depthwise_node(layer: Any, x: Node, kernel: Any, bias: Any) -> Node:
@@ -124,7 +148,7 @@ def _depthwise_node(layer: Any, x: Node, kernel: Any, bias: Any) -> Node:
         return ops.depthwise_conv(
             value,
             weights,
-            strides=list(layer.strides),
+            strides=tuple(layer.strides),
             padding=padding,
             dilation_rate=layer.dilation_rate,
             data_format="channels_last",
@@ -137,7 +161,7 @@ def _depthwise_node(layer: Any, x: Node, kernel: Any, bias: Any) -> Node:
         _before(x.shape[:-1], dilated, layer.strides, layer.padding),
     )
     fan_in = math.prod(layer.kernel_size)
-    return apply(Kernel(linear, kernel, bias, fan_in=fan_in, sliding=sliding), x)
+    return apply(Kernel(linear, kernel, bias, fan_in=fan_in, windowed=sliding), x)
 
 
 def _depthwise(layer: Any, x: Node) -> Node:
@@ -156,9 +180,9 @@ def _separable(layer: Any, x: Node) -> Node:
         return ops.conv(value, weights, strides=1, padding="valid", data_format="channels_last")
 
     ones = (1,) * rank
-    sliding = Sliding(linear, ones, ones, (0,) * rank)
+    sliding = Sliding(linear, ones, ones, (0,) * rank, full=True, taps=1)
     fan_in = int(layer.pointwise_kernel.shape[-2])
-    primitive = Kernel(linear, layer.pointwise_kernel, layer.bias, fan_in=fan_in, sliding=sliding)
+    primitive = Kernel(linear, layer.pointwise_kernel, layer.bias, fan_in=fan_in, windowed=sliding)
     return _finish(layer, apply(primitive, middle))
 
 

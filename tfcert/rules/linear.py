@@ -6,21 +6,19 @@ each primitive *declares* ``|W| r``; there is no default, since a wrong one woul
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
-import numpy as np
 from keras import ops
 
 from tfcert import backend
 from tfcert.rules.interval import Interval
 from tfcert.rules.primitives import Affine
-from tfcert.rules.rows import Frame, Rows, Window
+from tfcert.rules.rows import Frame, Rows
+from tfcert.rules.windows import Same, Windowed
 from tfcert.types import Tensor
 
-__all__ = ["Declared", "Kernel", "Rearrange", "Scale", "Sliding", "Sum", "gamma", "read"]
+__all__ = ["Declared", "Kernel", "Matrix", "Rearrange", "Scale", "Sum", "gamma", "read"]
 
 
 def read(variable: Any, dtype: str) -> Tensor:
@@ -41,45 +39,6 @@ def gamma(terms: int, unit: float) -> float:
 TINY = 2.0**-126
 
 
-@dataclasses.dataclass(frozen=True)
-class Sliding:
-    """A map whose outputs read a window of the input that slides with them.
-
-    Attributes:
-        linear: ``linear(x, kernel)`` on an input without any padding, channels last.
-        kernel: Extents of the window that one output reads, dilation included.
-        stride: Its steps.
-        before: Zeros that padding puts before the first entry, per spatial axis.
-    """
-
-    linear: Callable[[Tensor, Tensor], Tensor]
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    before: tuple[int, ...]
-
-    def transpose(
-        self, kernel: Tensor, rows: Rows, shape_in: tuple[int, ...]
-    ) -> Rows | None:
-        """Rows of the input from windowed rows of the output."""
-        window = rows.window
-        if window is None or len(window.stride) != len(self.stride):
-            return None
-        extent = tuple(
-            (e - 1) * s + k for e, s, k in zip(rows.extent, self.stride, self.kernel, strict=True)
-        )
-        flat = rows.flat()
-        zeros = ops.zeros((ops.shape(flat)[0], *extent, *shape_in[len(extent) :]), flat.dtype)
-        (result,) = backend.vector_jacobian(lambda z: self.linear(z, kernel), [zeros], flat)
-        moved = Window(
-            tuple(a * s for a, s in zip(window.stride, self.stride, strict=True)),
-            tuple(
-                o * s - b
-                for o, s, b in zip(window.offset, self.stride, self.before, strict=True)
-            ),
-        )
-        return rows.like(result, moved)
-
-
 class Kernel(Affine):
     """``linear(x, kernel) + bias``, with ``linear`` linear in both arguments.
 
@@ -88,7 +47,7 @@ class Kernel(Affine):
         kernel: Variable or array.
         bias: Variable or array broadcastable against the output without batch axis, or None.
         fan_in: Number of terms that one output sums, for the rounding analysis.
-        sliding: The same map on windows, where it has that form.
+        windowed: The same map on windows, where it has that form.
     """
 
     def __init__(
@@ -98,10 +57,10 @@ class Kernel(Affine):
         bias: Any = None,
         *,
         fan_in: int,
-        sliding: Sliding | None = None,
+        windowed: Windowed | None = None,
     ):
         self.linear, self.kernel, self.offset = linear, kernel, bias
-        self.fan_in, self.sliding = fan_in, sliding
+        self.fan_in, self.windowed = fan_in, windowed
 
     def parameters(self, dtype: str) -> dict[str, Tensor]:
         kernel = read(self.kernel, dtype)
@@ -123,17 +82,7 @@ class Kernel(Affine):
         self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
     ) -> Sequence[Tensor]:
         zeros = ops.zeros((ops.shape(coefficients)[0], *shapes[0]), coefficients.dtype)
-        return backend.vector_jacobian(
-            lambda z: self.linear(z, p["kernel"]), [zeros], coefficients
-        )
-
-    def transpose_window(
-        self, p: Any, rows: Rows, frame: Frame, shapes: Sequence[tuple[int, ...]]
-    ) -> Sequence[Rows] | None:
-        if self.sliding is None:
-            return None
-        result = self.sliding.transpose(p["kernel"], rows, shapes[0])
-        return None if result is None else [result]
+        return backend.vector_jacobian(lambda z: self.linear(z, p["kernel"]), [zeros], coefficients)
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         size = self.linear(magnitudes[0], p["magnitude"])
@@ -169,6 +118,7 @@ class Scale(Affine):
         error: Callable[[float, Tensor], Tensor] | None = None,
     ):
         self.factors, self.error = factors, error
+        self.windowed = Same()
 
     def parameters(self, dtype: str) -> tuple[Tensor | None, Tensor | None]:
         return self.factors(dtype)
@@ -193,8 +143,13 @@ class Scale(Affine):
         return [coefficients if p[0] is None else coefficients * p[0]]
 
     def transpose_window(
-        self, p: Any, rows: Rows, frame: Frame, shapes: Sequence[tuple[int, ...]]
-    ) -> Sequence[Rows] | None:
+        self,
+        p: Any,
+        rows: Rows,
+        frame: Frame,
+        shapes: Sequence[tuple[int, ...]],
+        prepared: Any = None,
+    ) -> Sequence[Rows]:
         if p[0] is None:
             return [rows]
         assert rows.window is not None
@@ -220,6 +175,8 @@ def _padded_shape(tensor: Tensor, rank: int) -> tuple[int, ...]:
 class Sum(Affine):
     """``x_1 + ... + x_n`` of values of one shape."""
 
+    windowed = Same()
+
     def apply(self, p: Any, *values: Tensor) -> Tensor:
         result = values[0]
         for value in values[1:]:
@@ -237,11 +194,6 @@ class Sum(Affine):
     ) -> Sequence[Tensor]:
         return [coefficients] * (len(shapes) - 1)
 
-    def transpose_window(
-        self, p: Any, rows: Rows, frame: Frame, shapes: Sequence[tuple[int, ...]]
-    ) -> Sequence[Rows] | None:
-        return [rows] * (len(shapes) - 1)
-
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         return gamma(len(magnitudes) + 1, unit) * self.apply(p, *magnitudes) + TINY
 
@@ -254,7 +206,7 @@ class Rearrange(Affine):
     Args:
         function: The map, on tensors with a batch axis.
         terms: Number of terms that one output sums (1: values are only moved, which is exact).
-        sliding: ``(rows, frame, shape_out) -> Rows`` for windowed rows, or None.
+        windowed: The same map on windows, where it has that form.
     """
 
     def __init__(
@@ -262,9 +214,9 @@ class Rearrange(Affine):
         function: Callable[..., Tensor],
         *,
         terms: int = 1,
-        sliding: Callable[[Rows, Frame, Sequence[tuple]], Sequence[Rows] | None] | None = None,
+        windowed: Windowed | None = None,
     ):
-        self.function, self.terms, self.sliding = function, terms, sliding
+        self.function, self.terms, self.windowed = function, terms, windowed
 
     def apply(self, p: Any, *values: Tensor) -> Tensor:
         return self.function(*values)
@@ -281,11 +233,6 @@ class Rearrange(Affine):
         count = ops.shape(coefficients)[0]
         zeros = [ops.zeros((count, *shape), coefficients.dtype) for shape in shapes[:-1]]
         return backend.vector_jacobian(self.function, zeros, coefficients)
-
-    def transpose_window(
-        self, p: Any, rows: Rows, frame: Frame, shapes: Sequence[tuple[int, ...]]
-    ) -> Sequence[Rows] | None:
-        return None if self.sliding is None else self.sliding(rows, frame, shapes)
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
         if self.terms == 1:

@@ -12,7 +12,7 @@ from keras import ops
 from tfcert.rules import building
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import register_rule
-from tfcert.rules.rows import Frame, Rows
+from tfcert.rules.windows import Split
 
 __all__: list[str] = []
 
@@ -54,17 +54,9 @@ def concatenate(inputs: Sequence[Any], axis: int) -> Node:
         raise NotImplementedError("concatenation along the batch axis mixes samples.")
     sizes = [node.shape[axis - 1] for node in nodes]
 
-    def sliding(rows: Rows, frame: Frame, shapes: Sequence[tuple]) -> Sequence[Rows] | None:
-        if axis <= len(rows.extent):
-            return None
-        place, parts, start = axis + 1, [], 0
-        for size in sizes:
-            index = [slice(None)] * place + [slice(start, start + size)]
-            parts.append(Rows(rows.coefficients[tuple(index)], rows.window))
-            start += size
-        return parts
-
-    return building.rearrange(lambda *xs: ops.concatenate(xs, axis=axis), *nodes, sliding=sliding)
+    # Along channels, windows are split; along other axes their places would differ.
+    windowed = Split(tuple(sizes)) if axis == rank and rank > 1 else None
+    return building.rearrange(lambda *xs: ops.concatenate(xs, axis=axis), *nodes, windowed=windowed)
 
 
 def _concatenate(layer: Any, inputs: list[Node]) -> Node:

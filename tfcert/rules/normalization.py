@@ -73,8 +73,8 @@ def _batch_normalization(layer: Any, x: Node) -> Node:
 def _normalization(layer: Any, x: Node) -> Node:
     if layer.mean is None:
         raise ValueError(
-            f"Layer {layer.name!r} (Normalization) has no statistics. Call its adapt(data), or give "
-            "mean and variance, before asking for bounds."
+            f"Layer {layer.name!r} (Normalization) has no statistics. Call its adapt(data), or "
+            "give mean and variance, before asking for bounds."
         )
     mean = np.reshape(ops.convert_to_numpy(layer.mean), layer.mean.shape).astype("float64")
     variance = ops.convert_to_numpy(layer.variance).astype("float64")
@@ -90,8 +90,10 @@ def _normalization(layer: Any, x: Node) -> Node:
         return read(factors, dtype), read(shift, dtype)
 
     def error(unit: float, magnitude: Tensor) -> Tensor:
-        parts = (magnitude + np.abs(mean)) * np.abs(factors) if not layer.invert else (
-            magnitude * np.abs(factors) + np.abs(mean)
+        parts = (
+            (magnitude + np.abs(mean)) * np.abs(factors)
+            if not layer.invert
+            else (magnitude * np.abs(factors) + np.abs(mean))
         )
         return gamma(8, unit) * parts + TINY * (1.0 + float(np.max(np.abs(factors))))
 
@@ -129,9 +131,7 @@ def _normalised(centered: Node, epsilon: float, limit: float) -> Node:
     variance = building.rearrange(
         lambda t: ops.repeat(ops.mean(t, axis=-1, keepdims=True), size, axis=-1), square
     )
-    spread = building.curve(
-        relaxations.CURVES["rsqrt"], building.scale(variance, shift=epsilon)
-    )
+    spread = building.curve(relaxations.CURVES["rsqrt"], building.scale(variance, shift=epsilon))
     product = building.multiply(centered, spread)
 
     def within(x: Interval) -> Interval:
@@ -157,7 +157,9 @@ def _affine_ends(layer: Any, x: Node, axes: list[int]) -> Node:
 
 def _layer_normalization(layer: Any, x: Node) -> Node:
     if getattr(layer, "rms_scaling", False):
-        raise NotImplementedError("rms_scaling=True has no rule. Use keras.layers.RMSNormalization.")
+        raise NotImplementedError(
+            "rms_scaling=True has no rule. Use keras.layers.RMSNormalization."
+        )
     axis = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     axes = [a % (len(x.shape) + 1) for a in axis]
     moved, restore = building.to_last(x, axes)

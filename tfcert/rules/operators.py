@@ -233,9 +233,7 @@ register_rule(
     "keras.ops.ExpandDims", _moved(lambda op, t: ops.expand_dims(t, _past_batch(op.axis)))
 )
 register_rule("keras.ops.Flip", _moved(lambda op, t: ops.flip(t, _past_batch(op.axis))))
-register_rule(
-    "keras.ops.Roll", _moved(lambda op, t: ops.roll(t, op.shift, _past_batch(op.axis)))
-)
+register_rule("keras.ops.Roll", _moved(lambda op, t: ops.roll(t, op.shift, _past_batch(op.axis))))
 register_rule(
     "keras.ops.Repeat", _moved(lambda op, t: ops.repeat(t, op.repeats, _past_batch(op.axis)))
 )
@@ -291,5 +289,3 @@ def _cast(op: Any, x: Node) -> Node:
     raise NotImplementedError(
         f"cast to {op.dtype} changes the arithmetic inside the model. Build the model in one dtype."
     )
-
-

@@ -12,11 +12,10 @@ import numpy as np
 from keras import ops
 
 from tfcert.rules import building
-from tfcert.rules.linear import Sliding
 from tfcert.rules.nonlinear import MaxReduce
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_rule
-from tfcert.rules.rows import Frame, Rows
+from tfcert.rules.windows import Sliding
 from tfcert.types import Tensor
 
 __all__: list[str] = []
@@ -33,7 +32,9 @@ def _padding(size: Sequence[int], layer: Any) -> list[tuple[int, int]]:
     return pads
 
 
-def _windows(pool: Sequence[int], stride: Sequence[int], counts: Sequence[int], t: Tensor) -> Tensor:
+def _windows(
+    pool: Sequence[int], stride: Sequence[int], counts: Sequence[int], t: Tensor
+) -> Tensor:
     """All entries of every pooling window on a new last axis; ``t`` is padded already."""
     slices = []
     for start in itertools.product(*[range(k) for k in pool]):
@@ -66,11 +67,7 @@ def _max_pooling(layer: Any, x: Node) -> Node:
     present = np.pad(np.ones(size, dtype=bool), pads)[None, ..., None]
     present = ops.convert_to_numpy(_windows(pool, stride, counts, present))[0]
 
-    def sliding(rows: Rows, frame: Frame, shapes: Sequence[tuple]) -> Sequence[Rows] | None:
-        result = slide.transpose(None, rows, shapes[0])
-        return None if result is None else [result]
-
-    gathered = building.rearrange(windows, x, sliding=sliding)
+    gathered = building.rearrange(windows, x, windowed=slide)
     result = apply(MaxReduce(None if present.all() else present), gathered)
 
     return building.rearrange(_to_first(len(result.shape)), result) if first else result
@@ -98,12 +95,7 @@ def _average_pooling(layer: Any, x: Node) -> Node:
         stride,
         (0,) * len(pool),
     )
-
-    def sliding(rows: Rows, frame: Frame, shapes: Sequence[tuple]) -> Sequence[Rows] | None:
-        result = slide.transpose(None, rows, shapes[0])
-        return None if result is None else [result]
-
-    return building.rearrange(layer.call, x, terms=terms, sliding=sliding)
+    return building.rearrange(layer.call, x, terms=terms, windowed=slide)
 
 
 def _global_average(layer: Any, x: Node) -> Node:

@@ -13,6 +13,7 @@ from keras import ops
 
 from tfcert.rules.interval import Interval
 from tfcert.rules.rows import Frame, Rows
+from tfcert.rules.windows import Windowed
 from tfcert.types import Tensor
 
 __all__ = ["Affine", "Constant", "Input", "Node", "Nonlinear", "Primitive"]
@@ -127,15 +128,22 @@ class Affine(Primitive):
         """
         raise NotImplementedError
 
-    def transpose_window(
-        self, p: Any, rows: Rows, frame: Frame, shapes: Sequence[tuple[int, ...]]
-    ) -> Sequence[Rows] | None:
-        """``W^T a`` for rows that are windows of a feature map; None where that is not known.
+    # How the primitive acts on rows that are windows of a feature map; None where not known.
+    windowed: Windowed | None = None
 
-        Entries outside of the map are 0 already.
-        """
-        del p, rows, frame, shapes
-        return None
+    def transpose_window(
+        self,
+        p: Any,
+        rows: Rows,
+        frame: Frame,
+        shapes: Sequence[tuple[int, ...]],
+        prepared: Any = None,
+    ) -> Sequence[Rows]:
+        """``W^T a`` for windowed rows, whose entries outside of the map are 0 already."""
+        del frame
+        assert self.windowed is not None
+        kernel = p["kernel"] if isinstance(p, dict) else None
+        return self.windowed.transpose(kernel, rows, shapes, prepared)
 
 
 class Nonlinear(Primitive):

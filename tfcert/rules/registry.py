@@ -3,8 +3,8 @@
 The contract of a rule: it builds, from the nodes of a layer's inputs, nodes that compute what
 ``layer.call`` computes at inference. Every bound then follows from the primitives.
 
-A layer is looked up by its *exact* class. A subclass may override ``call``, and the rule of its base
-class would then bound another function; so a subclass needs its own registration.
+A layer is looked up by its *exact* class. A subclass may override ``call``, and the rule of its
+base class would then bound another function; so a subclass needs its own registration.
 """
 
 from __future__ import annotations
@@ -51,19 +51,18 @@ def register_rule(layer_class: Any, rule: Rule) -> None:
     ...     def call(self, x):
     ...         return x * keras.ops.sigmoid(x)
     >>> tfcert.register_rule(
-    ...     Gate, lambda layer, x: rules.multiply(x, rules.activation("sigmoid", x)))
+    ...     Gate, lambda layer, x: rules.multiply(x, rules.activation("sigmoid", x))
+    ... )
     """
     if layer_class in _RULES:
         raise ValueError(
-            f"A rule for {_label(layer_class)} is registered already. Two rules for one class would "
-            "make bounds depend on the order of imports; subclass the layer instead."
+            f"A rule for {_label(layer_class)} is registered already. Two rules for one class "
+            "would make bounds depend on the order of imports; subclass the layer instead."
         )
     _RULES[layer_class] = rule
 
 
-def register_affine(
-    layer_class: type, radius: Callable[[Any, Tensor], Tensor]
-) -> None:
+def register_affine(layer_class: type, radius: Callable[[Any, Tensor], Tensor]) -> None:
     """Registers a layer whose ``call(x)`` is affine: ``W x + b``.
 
     Args:

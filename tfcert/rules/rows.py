@@ -20,7 +20,7 @@ from keras import ops
 
 from tfcert.types import Tensor
 
-__all__ = ["Frame", "Rows", "SampleTable", "Window"]
+__all__ = ["Frame", "Rows", "SampleTable", "Window", "covers", "union"]
 
 
 class SampleTable:
@@ -53,6 +53,24 @@ class Window:
 
     stride: tuple[int, ...]
     offset: tuple[int, ...]
+
+
+def covers(extent: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a window is no smaller than the map: then rows over the whole map are cheaper."""
+    return math.prod(extent) >= math.prod(shape[: len(extent)])
+
+
+def union(
+    first: tuple[Window, tuple[int, ...]], second: tuple[Window, tuple[int, ...]]
+) -> tuple[Window, tuple[int, ...]] | None:
+    """The smallest window that holds two; None where they move at different strides."""
+    if first[0].stride != second[0].stride:
+        return None
+    offset, extent = [], []
+    for o1, e1, o2, e2 in zip(first[0].offset, first[1], second[0].offset, second[1], strict=True):
+        offset.append(min(o1, o2))
+        extent.append(max(o1 + e1, o2 + e2) - offset[-1])
+    return Window(first[0].stride, tuple(offset)), tuple(extent)
 
 
 class Rows(NamedTuple):
@@ -194,32 +212,20 @@ class Frame:
         """The sum of two sets of rows of the same node."""
         if first.window is None and second.window is None:
             return Rows(first.coefficients + second.coefficients)
-        same = (
-            first.window is not None
-            and second.window is not None
-            and first.window.stride == second.window.stride
-        )
-        if not same:
+        both = None
+        if first.window is not None and second.window is not None:
+            both = union((first.window, first.extent), (second.window, second.extent))
+        if both is None:
             return self.add(self.dense(first, shape), self.dense(second, shape), shape)
-        assert first.window is not None and second.window is not None
-        start = [min(o) for o in zip(first.window.offset, second.window.offset, strict=True)]
-        ends = [
-            max(o + e for o, e in pair)
-            for pair in zip(
-                zip(first.window.offset, first.extent, strict=True),
-                zip(second.window.offset, second.extent, strict=True),
-                strict=True,
-            )
-        ]
-        window = Window(first.window.stride, tuple(start))
+        window, extent = both
 
         def grown(rows: Rows) -> Tensor:
             assert rows.window is not None
             pads = [(0, 0), (0, 0)]
             for axis, size in enumerate(rows.extent):
-                before = rows.window.offset[axis] - start[axis]
-                pads.append((before, ends[axis] - start[axis] - before - size))
+                before = rows.window.offset[axis] - window.offset[axis]
+                pads.append((before, extent[axis] - before - size))
             pads += [(0, 0)] * (len(rows.coefficients.shape) - len(pads))
-            return rows.coefficients if not any(map(sum, pads)) else ops.pad(rows.coefficients, pads)
+            return ops.pad(rows.coefficients, pads) if any(map(sum, pads)) else rows.coefficients
 
         return Rows(grown(first) + grown(second), window)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,7 +9,7 @@ import keras
 from tfcert.rules import building
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import register_rule
-from tfcert.rules.rows import Frame, Rows, Window
+from tfcert.rules.windows import Shift
 
 __all__: list[str] = []
 
@@ -24,19 +23,6 @@ def _identity(layer: Any, x: Node) -> Node:
     return x
 
 
-def _shifted(amounts: Sequence[int]) -> Any:
-    """Windows of a padded or cropped map are windows of the map, at another offset."""
-
-    def sliding(rows: Rows, frame: Frame, shapes: Sequence[tuple]) -> Sequence[Rows] | None:
-        window = rows.window
-        if window is None or len(window.stride) != len(amounts):
-            return None
-        offset = tuple(o + a for o, a in zip(window.offset, amounts, strict=True))
-        return [Rows(rows.coefficients, Window(window.stride, offset))]
-
-    return sliding
-
-
 def _pairs(amount: Any) -> list[tuple[int, int]]:
     """Padding or cropping as one pair per axis; the 1-D layers keep a bare pair."""
     return [tuple(amount)] if isinstance(amount[0], int) else [tuple(p) for p in amount]
@@ -45,13 +31,13 @@ def _pairs(amount: Any) -> list[tuple[int, int]]:
 def _zero_padding(layer: Any, x: Node) -> Node:
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
     amounts = [-before for before, _ in _pairs(layer.padding)]
-    return building.rearrange(layer.call, x, sliding=_shifted(amounts) if last else None)
+    return building.rearrange(layer.call, x, windowed=Shift(tuple(amounts)) if last else None)
 
 
 def _cropping(layer: Any, x: Node) -> Node:
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
     amounts = [before for before, _ in _pairs(layer.cropping)]
-    return building.rearrange(layer.call, x, sliding=_shifted(amounts) if last else None)
+    return building.rearrange(layer.call, x, windowed=Shift(tuple(amounts)) if last else None)
 
 
 def _up_sampling(layer: Any, x: Node) -> Node:
