@@ -84,11 +84,11 @@ def test_public_names_are_given_once():
         assert len(set(module.__all__)) == len(module.__all__), name
 
 
-@pytest.mark.parametrize(("name", "member"), _members(), ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("name", "member"), _members(), ids=[name for name, _ in _members()])
 def test_lists_the_signature(name, member):
     module, _, short = name.rpartition(".")
     expected = _signature(member) if callable(member) else None
-    assert _listed()[module][short] == expected
+    assert _listed()[module][short] == expected, f"docs/api.md: write `{short}{expected or ''}`"
 
 
 @pytest.mark.parametrize("name", [name for name, _ in _members()])
