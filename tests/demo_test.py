@@ -15,9 +15,9 @@ from tests import support
 from tfcert.cli import demo_page, demo_run
 
 
-def _start(*flags: str, cwd: pathlib.Path) -> subprocess.CompletedProcess:
+def _python(*arguments: str | pathlib.Path, cwd: pathlib.Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, support.ROOT / "trainers/demo.py", *flags],
+        [sys.executable, *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(support.ROOT)},
         capture_output=True,
@@ -28,7 +28,8 @@ def _start(*flags: str, cwd: pathlib.Path) -> subprocess.CompletedProcess:
 
 def test_program_leaves_its_results(tmp_path):
     sizes = [0.002, 0.01, 0.03]
-    done = _start(
+    done = _python(
+        support.ROOT / "trainers/demo.py",
         "--epochs=8",
         "--examples=24",
         "--eps=" + ",".join(map(str, sizes)),
@@ -59,8 +60,24 @@ def test_program_leaves_its_results(tmp_path):
             assert min(image.size) > 400
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        [support.ROOT / "trainers/demo.py"],
+        ["-c", "from tfcert.cli import demo; demo.run()"],
+    ],
+    ids=["trainers", "console_entry_point"],
+)
+def test_help_shows_the_program_s_own_flags(command, tmp_path):
+    done = _python(*command, "--help", cwd=tmp_path)
+    assert "--out=demo_output --seed=0" in done.stdout
+    for flag in ("out", "eps", "seed", "epochs", "examples"):
+        assert f"--{flag}:" in done.stdout
+    assert "0.0625" in done.stdout
+
+
 def test_program_refuses_bad_flags(tmp_path):
-    done = _start("--eps=0.01,-0.5", cwd=tmp_path)
+    done = _python(support.ROOT / "trainers/demo.py", "--eps=0.01,-0.5", cwd=tmp_path)
     assert done.returncode != 0
     assert "`eps` must be numbers in (0, 1]. Received: eps=(0.01, -0.5)." in done.stderr
     assert list(tmp_path.iterdir()) == []

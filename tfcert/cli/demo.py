@@ -1,4 +1,7 @@
-"""The demo: how much of a digit classifier's accuracy each method of bounding can verify."""
+"""The demo: how much of a digit classifier's accuracy each method of bounding can verify.
+
+tfcert-demo --out=demo_output --seed=0
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,12 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from tfcert.cli import demo_page, demo_run
+from tfcert.cli import demo_page, demo_run, program
 
 __all__ = ["main", "run"]
 
 
 def _define_flags() -> None:
-    # In a function, so that two programs with a flag of the same name can be imported together.
     flags.DEFINE_string("out", "demo_output", "Folder for the figures, index.html, results.json.")
     flags.DEFINE_integer("seed", 0, "Decides the initial weights and the order of training.")
     flags.DEFINE_list(
@@ -56,5 +58,4 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
     """The console entry point ``tfcert-demo``."""
-    _define_flags()
-    app.run(main)
+    program.start(main, _define_flags, __doc__)
