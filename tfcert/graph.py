@@ -6,12 +6,13 @@ changes it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-__all__ = ["Visit", "check_dtypes", "interpret", "wants_walk"]
+__all__ = ["Visit", "check_dtypes", "interpret", "same_settings", "settings", "wants_walk"]
 
 # visit(operation, args, kwargs, output_specs) -> a value, or a list with one value per output.
 Visit = Callable[[Any, tuple, dict, list], Any]
@@ -83,9 +84,8 @@ def interpret(model: Any, inputs: list, visit: Visit) -> Any:
             kwargs = keras.tree.map_structure(value_of, node.arguments.kwargs)
             _check_call(node.operation, kwargs)
             if wants_walk(node.operation):
-                result = interpret(
-                    node.operation, [values[id(t)] for t in node.input_tensors], visit
-                )
+                given = _given(node.operation, node.arguments)
+                result = interpret(node.operation, [values[id(t)] for t in given], visit)
             else:
                 result = visit(node.operation, args, kwargs, node.outputs)
             for tensor, value in zip(node.outputs, keras.tree.flatten(result), strict=True):
@@ -93,27 +93,55 @@ def interpret(model: Any, inputs: list, visit: Visit) -> Any:
     return keras.tree.map_structure(lambda tensor: values[id(tensor)], function._outputs_struct)
 
 
+def _given(model: Any, arguments: Any) -> list:
+    """The tensors that a nested model is called on, in the order of its own inputs."""
+    function = _function_of(model)
+    given = arguments.args[0] if arguments.args else arguments.kwargs["inputs"]
+    structure = getattr(function, "_inputs_struct", None)
+    if isinstance(given, dict) and not isinstance(structure, dict):
+        given = [given[tensor.name] for tensor in function.inputs]
+    tensors = keras.tree.flatten(given)
+    for tensor, own in zip(tensors, function.inputs, strict=True):
+        if len(tensor.shape) != len(own.shape) or tensor.dtype != own.dtype:
+            raise NotImplementedError(
+                f"Model {model.name!r} is called on a value of shape {tensor.shape} and type "
+                f"{tensor.dtype}, and takes {own.shape} and {own.dtype}. Keras converts such values "
+                "on the way; give it what it takes."
+            )
+    return tensors
+
+
 def _check_call(operation: Any, kwargs: dict) -> None:
-    if kwargs.get("training"):
+    name = f"Layer {operation.name!r} ({type(operation).__name__})"
+    if kwargs.get("training") and not _trains_by_default(operation):
         raise NotImplementedError(
-            f"Layer {operation.name!r} ({type(operation).__name__}) is called with training=True "
-            "inside the model, so it does not compute a fixed function. Remove that argument."
+            f"{name} is called with training=True inside the model, so it does not compute a fixed "
+            "function. Remove that argument."
         )
-    if kwargs.get("mask") is not None:
+    if any(mask is not None for mask in keras.tree.flatten(kwargs.get("mask"))):
         raise NotImplementedError(
-            f"Layer {operation.name!r} ({type(operation).__name__}) is called with a mask, which "
-            "has no bound rule. Remove the masking."
+            f"{name} is called with a mask, which has no bound rule. Remove the masking."
         )
+
+
+def _trains_by_default(operation: Any) -> bool:
+    """Whether Keras notes training=True for a call that says nothing, as for augmentations.
+
+    Prediction and evaluation override what is noted.
+    """
+    argument = inspect.signature(operation.call).parameters.get("training")
+    return argument is not None and argument.default is True
 
 
 def check_dtypes(model: keras.Model) -> str:
     """The one float type that a model computes in; mixed precision is refused."""
-    kinds: dict[str, str] = {}
+    (entry,) = _function_of(model).inputs
+    kinds: dict[str, str] = {entry.dtype: f"input {entry.name!r}"}
 
     def visit(operation: Any, args: tuple, kwargs: dict, outputs: list) -> list:
         del args, kwargs
-        if isinstance(operation, keras.layers.Layer):
-            kinds.setdefault(operation.compute_dtype, operation.name)
+        if isinstance(operation, keras.layers.Layer) and operation.compute_dtype is not None:
+            kinds.setdefault(operation.compute_dtype, f"layer {operation.name!r}")
             if operation.variable_dtype != operation.compute_dtype:
                 raise ValueError(
                     f"Layer {operation.name!r} stores {operation.variable_dtype} and computes in "
@@ -123,16 +151,41 @@ def check_dtypes(model: keras.Model) -> str:
                 )
         return [None] * len(outputs)
 
-    interpret(model, [None] * len(model.inputs), visit)
-    kinds = {kind: name for kind, name in kinds.items() if kind is not None}
+    interpret(model, [None], visit)
     for kind, name in kinds.items():
         if kind not in ("float32", "float64"):
             raise ValueError(
-                f"Layer {name!r} computes in {kind}. Supported types: float32, float64."
+                f"{name.capitalize()} of model {model.name!r} has the type {kind}. Supported types: "
+                "float32, float64."
             )
     if len(kinds) > 1:
+        uses = ", ".join(f"{kind} ({name})" for kind, name in kinds.items())
         raise ValueError(
-            f"The layers of model {model.name!r} compute in different types: {kinds}. "
-            "Rebuild the model with one dtype policy, 'float32' or 'float64'."
+            f"Model {model.name!r} computes in several types: {uses}. "
+            "Rebuild it with one dtype policy, 'float32' or 'float64'."
         )
-    return next(iter(kinds), keras.config.floatx())
+    return entry.dtype
+
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def settings(model: keras.Model) -> list:
+    """What decides, besides the variables, what a model computes: its layers and their attributes.
+
+    Attributes can be replaced at any time: ``layer.activation = None``, ``layer.adapt(data)``,
+    ``layer.enable_lora(4)``.
+    """
+    found: list = []
+    for layer in model._flatten_layers(include_self=False):
+        found += [layer, layer.dtype_policy]
+        found += [value for name, value in vars(layer).items() if not name.startswith("_")]
+    return found
+
+
+def same_settings(first: list, second: list) -> bool:
+    """Whether nothing was replaced. Objects are compared by identity: tensors have no equality."""
+    return len(first) == len(second) and all(
+        a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b)
+        for a, b in zip(first, second, strict=True)
+    )

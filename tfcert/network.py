@@ -45,7 +45,10 @@ class Network:
             for node, spec in zip(keras.tree.flatten(result), specs, strict=True):
                 _claim(node, operation)
                 expected = tuple(spec.shape)[1:]
-                if node.shape != expected:
+                # A nested model may leave sizes open that are known here.
+                if len(node.shape) != len(expected) or any(
+                    size not in (None, own) for size, own in zip(expected, node.shape, strict=True)
+                ):
                     raise AssertionError(
                         f"The rule for layer {operation.name!r} gives shape {node.shape}, the "
                         f"layer {expected}. Report this as a bug of the rule."
@@ -167,22 +170,19 @@ _NETWORKS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def network_of(model: Any) -> Network:
-    """The network of a model, built once as long as the model keeps its layers."""
+    """The network of a model, built anew only where the model was changed."""
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"`model` must be a keras.Model. Received: {model!r} (of type {type(model).__name__})."
         )
-    if isinstance(model, keras.Sequential):
-        if not model.built or not model.layers:
-            raise ValueError(
-                f"Model {model.name!r} is not built, so its shapes are unknown. Start it with "
-                "keras.Input(shape), or call model.build((None, ...)) or the model on data first."
-            )
-        signature: tuple = tuple(id(layer) for layer in model.layers)
-    else:
-        signature = ()
+    if isinstance(model, keras.Sequential) and not (model.built and model.layers):
+        raise ValueError(
+            f"Model {model.name!r} is not built, so its shapes are unknown. Start it with "
+            "keras.Input(shape), or call model.build((None, ...)) or the model on data first."
+        )
+    settings = graph.settings(model)
     known = _NETWORKS.get(model)
-    if known is None or known[0] != signature:
-        known = (signature, Network(model))
+    if known is None or not graph.same_settings(known[0], settings):
+        known = (settings, Network(model))
         _NETWORKS[model] = known
     return known[1]
