@@ -446,6 +446,17 @@ class MinimiseTest(parameterized.TestCase):
             array(box.minimise(coefficients.astype("float32"), x)), expected, rtol=1e-5, atol=1e-6
         )
 
+    @settings
+    @hp.given(seed=seeds, scale=scales)
+    def test_one_coordinate_alone_reaches_both_ends(self, seed, scale):
+        # Nothing is summed: not even the last bit may be missing.
+        region, x = regions.LpBall(0.1 * scale), make_x(seed, scale, shape=(1,), batch=500)
+        signs = np.ones((500, 1, 1), "float32") * np.array([[[1.0], [-1.0]]], "float32")
+        minimum = array(region.minimise(signs, x))
+        lower, upper = (array(end) for end in region.interval(x))
+        self.assertTrue((minimum[:, :1] <= lower).all() and (minimum[:, 1:] <= -upper).all())
+        np.testing.assert_allclose(minimum, np.concatenate([lower, -upper], 1), atol=1e-6 * scale)
+
     @parameterized.parameters(("inf", 1.0), (2, 2.0), (1, math.inf), (3, 1.5), (1.5, 3.0))
     def test_ball_is_the_dual_norm(self, norm, q):
         q = {"inf": 1.0}.get(norm, q)
