@@ -33,8 +33,10 @@ help:
 demo: $(RUN_STAMP)
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python trainers/demo.py --out=demo_output $(ARGS)
 
+# The tests keep one core busy nearly all of the time, hence a process per core; each takes about
+# 1 GB, hence not more than 4. `make test ARGS="-n 0"` runs them in one process.
 test: $(TEST_STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal $(ARGS)
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff format --check .

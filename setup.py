@@ -45,7 +45,14 @@ setuptools.setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "jax": ["jax>=0.10"],
-        "test": ["hypothesis>=6.100", "jax>=0.10", "mpmath>=1.3", "pytest>=8.2", "scipy>=1.13"],
+        "test": [
+            "hypothesis>=6.100",
+            "jax>=0.10",
+            "mpmath>=1.3",
+            "pytest>=8.2",
+            "pytest-xdist>=3.6",
+            "scipy>=1.13",
+        ],
         # The formatter's output differs between minor versions, hence the upper limit.
         "dev": ["mypy>=2.4,<3", "ruff>=0.17,<0.18"],
     },
