@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
 from tfcert import relaxations
 from tfcert.rules import building
@@ -13,12 +14,28 @@ from tfcert.rules.nonlinear import Elementwise
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_activation, register_rule
 
-__all__: list[str] = []
+__all__ = ["leaky_relu", "relu"]
+
+
+def leaky_relu(negative_slope: float) -> relaxations.Curve:
+    """LeakyReLU as the backend executes it: TensorFlow rounds the slope to float32."""
+    below = ops.leaky_relu(ops.convert_to_tensor([-1.0], dtype="float64"), negative_slope)
+    return relaxations.leaky_relu(-float(ops.convert_to_numpy(below)[0]))
+
+
+def relu(
+    negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
+) -> relaxations.Curve:
+    """``keras.activations.relu``."""
+    if negative_slope and max_value is None and not threshold:
+        return leaky_relu(float(negative_slope))
+    return relaxations.relu(float(negative_slope or 0.0), max_value, float(threshold or 0.0))
+
 
 _CURVES = relaxations.CURVES
 _FUNCTIONS = {
     keras.activations.relu: _CURVES["relu"],
-    keras.activations.leaky_relu: _CURVES["leaky_relu"],
+    keras.activations.leaky_relu: leaky_relu(0.2),
     keras.activations.relu6: _CURVES["relu6"],
     keras.activations.elu: _CURVES["elu"],
     keras.activations.celu: _CURVES["celu"],
@@ -67,15 +84,11 @@ register_rule(keras.activations.log_softmax, building.log_softmax)
 register_rule(keras.layers.Activation, _activation)
 register_rule(
     keras.layers.ReLU,
-    _by_curve(
-        lambda layer: relaxations.relu(
-            float(layer.negative_slope or 0.0), layer.max_value, float(layer.threshold or 0.0)
-        )
-    ),
+    _by_curve(lambda layer: relu(layer.negative_slope, layer.max_value, layer.threshold)),
 )
 register_rule(
     keras.layers.LeakyReLU,
-    _by_curve(lambda layer: relaxations.leaky_relu(float(layer.negative_slope))),
+    _by_curve(lambda layer: leaky_relu(float(layer.negative_slope))),
 )
 register_rule(keras.layers.PReLU, _prelu)
 register_rule(keras.layers.ELU, _by_curve(lambda layer: relaxations.elu(float(layer.alpha))))

@@ -101,14 +101,15 @@ def _normalization(layer: Any, x: Node) -> Node:
 
 
 def _rescaling(layer: Any, x: Node) -> Node:
-    factor = np.asarray(layer.scale, dtype="float64")
-    offset = np.asarray(layer.offset, dtype="float64")
+    # As the layer rounds them: TensorFlow turns Python numbers to float32 on their way to float64.
+    factor, offset = (
+        ops.convert_to_numpy(ops.cast(value, layer.compute_dtype))
+        for value in (layer.scale, layer.offset)
+    )
+    # The layer lines up its scale, and not its offset, with channels that come first.
     if factor.ndim and keras.config.image_data_format() == "channels_first":
         factor = factor.reshape(factor.shape + (1,) * (3 - factor.ndim))
-        offset = offset.reshape(offset.shape + (1,) * (3 - offset.ndim)) if offset.ndim else offset
-    # The layer itself rounds its factors to its own type.
-    kind = layer.compute_dtype
-    return building.scale(x, factor.astype(kind), offset.astype(kind))
+    return building.scale(x, factor, offset)
 
 
 def _center(x: Node) -> Node:

@@ -202,7 +202,7 @@ class Frame:
         count = rows.coefficients.shape[1]
         table = _table(ops.reshape(rows.coefficients, (-1, 1, math.prod(rest))), 1)
         outside = ops.cast(ops.shape(table)[0] - 1, "int32")
-        start = ops.arange(ops.shape(table)[0] // math.prod(extent), dtype="int32")
+        start = ops.arange((ops.shape(table)[0] - 1) // math.prod(extent), dtype="int32")
         start = ops.reshape(start * math.prod(extent), [-1, count] + [1] * rank)
         index = ops.where(inside[:, None], index[:, None] + start, outside)
         full = ops.take(table, index, axis=0)
