@@ -14,7 +14,14 @@ from keras import ops
 
 from tfcert.types import Tensor
 
-__all__ = ["compile_function", "is_symbolic", "loop", "value_and_gradients", "vector_jacobian"]
+__all__ = [
+    "compile_function",
+    "is_symbolic",
+    "loop",
+    "misplaces_sum",
+    "value_and_gradients",
+    "vector_jacobian",
+]
 
 _NAME = keras.backend.backend()
 
@@ -76,6 +83,20 @@ if _NAME == "tensorflow":
         """Whether a value has no numbers yet, because a graph is being built from it."""
         return isinstance(value, keras.KerasTensor) or tf.is_symbolic_tensor(value)
 
+    def misplaces_sum(shape: tuple[int, ...], constant: tuple[int, ...]) -> bool:
+        """Whether ``ops.add`` puts a constant elsewhere than broadcasting would.
+
+        Keras takes a constant that varies along one axis for a bias: of the last axis where that
+        has its size, else of the first one behind the batch (Keras 3.15).
+        """
+        varying = [(i - len(constant), size) for i, size in enumerate(constant) if size > 1]
+        if len(varying) != 1 or not shape:
+            return False
+        ((axis, size),) = varying
+        if size == shape[-1]:
+            return axis != -1
+        return size == shape[0] and axis != -len(shape)
+
 elif _NAME == "jax":
     import jax
 
@@ -121,6 +142,11 @@ elif _NAME == "jax":
     def is_symbolic(value: Any) -> bool:
         """Whether a value has no numbers yet, because a graph is being built from it."""
         return isinstance(value, keras.KerasTensor | jax.core.Tracer)
+
+    def misplaces_sum(shape: tuple[int, ...], constant: tuple[int, ...]) -> bool:
+        """Whether ``ops.add`` puts a constant elsewhere than broadcasting would."""
+        del shape, constant
+        return False
 
 else:
     raise ImportError(

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import relaxations
+from tfcert import backend, relaxations
 from tfcert.rules import registry
 from tfcert.rules.interval import Interval
 from tfcert.rules.linear import Matrix, Rearrange, Scale, Sum, read
@@ -21,6 +21,8 @@ __all__ = [
     "activation",
     "add",
     "as_node",
+    "check_sum",
+    "constant",
     "curve",
     "dense",
     "log_softmax",
@@ -34,11 +36,21 @@ __all__ = [
 ]
 
 
+def constant(value: Any) -> np.ndarray:
+    """A number or array that stands in the place of a tensor."""
+    if isinstance(value, keras.Variable):
+        raise NotImplementedError(
+            f"it uses the variable {value.name!r} outside of any layer, and would not see it "
+            "change. Put it into a layer."
+        )
+    return np.asarray(ops.convert_to_numpy(value), dtype="float64")
+
+
 def as_node(value: Any) -> Node:
-    """A node for a value that may be a plain number or array (with a batch axis of 1 or none)."""
+    """A node for a value that may be a plain number or an array without batch axis."""
     if isinstance(value, Node):
         return value
-    array = np.asarray(ops.convert_to_numpy(value), dtype="float64")
+    array = constant(value)
     return Node(Constant(array), (), array.shape)
 
 
@@ -83,7 +95,7 @@ def scale(x: Node, factor: Any = None, shift: Any = None) -> Node:
 
 def _constant(value: Any, x: Node) -> np.ndarray:
     """A constant operand without batch axis: numpy's broadcasting counts axes from the end."""
-    array = np.asarray(ops.convert_to_numpy(value), dtype="float64")
+    array = constant(value)
     if array.ndim == len(x.shape) + 1:
         if array.shape[0] != 1:
             raise NotImplementedError(
@@ -124,7 +136,7 @@ def add(*inputs: Any) -> Node:
 def subtract(first: Any, second: Any) -> Node:
     """``first - second``."""
     if not isinstance(second, Node):
-        return add(first, -np.asarray(ops.convert_to_numpy(second), dtype="float64"))
+        return add(first, -constant(second))
     return add(first, scale(second, -1.0))
 
 
@@ -140,9 +152,20 @@ def multiply(first: Any, second: Any) -> Node:
     return registry.apply(Product(), _broadcast(first, shape), _broadcast(second, shape))
 
 
+def check_sum(shape: Sequence[int], other: Sequence[int]) -> None:
+    """Refuses a sum of a value and a constant that Keras does not compute as it says."""
+    if backend.misplaces_sum(tuple(shape), tuple(other)):
+        raise NotImplementedError(
+            f"it adds a constant of shape {tuple(other)} to values of shape {tuple(shape)}, which "
+            "Keras's TensorFlow backend takes for a bias and adds along another axis than "
+            "broadcasting does. Let these sizes differ, or add a constant of full shape."
+        )
+
+
 def maximum(inputs: Sequence[Any]) -> Node:
     """The elementwise maximum of nodes and constants."""
-    nodes = [as_node(x) for x in inputs]
+    like = max((x for x in inputs if isinstance(x, Node)), key=lambda x: len(x.shape))
+    nodes = [x if isinstance(x, Node) else as_node(_constant(x, like)) for x in inputs]
     shape = np.broadcast_shapes(*[node.shape for node in nodes])
     nodes = [_broadcast(node, shape) for node in nodes]
     stacked = rearrange(lambda *xs: ops.stack(xs, axis=-1), *nodes)
@@ -151,11 +174,12 @@ def maximum(inputs: Sequence[Any]) -> Node:
 
 def minimum(inputs: Sequence[Any]) -> Node:
     """The elementwise minimum of nodes and constants."""
-    return scale(maximum([scale(as_node(x), -1.0) for x in inputs]), -1.0)
+    negative = [scale(x, -1.0) if isinstance(x, Node) else -constant(x) for x in inputs]
+    return scale(maximum(negative), -1.0)
 
 
 def dense(x: Node, kernel: Any, bias: Any = None) -> Node:
-    """``x @ kernel + bias`` over the last axis."""
+    """``x @ kernel + bias`` over the last axis; both may be variables of a layer."""
     return registry.apply(Matrix(kernel, bias, fan_in=int(kernel.shape[0])), x)
 
 

@@ -65,15 +65,20 @@ class _LayerKernel(Kernel):
 
 def _einsum_dense(layer: Any, x: Node) -> Node:
     _plain_kernel(layer)
-    left, output = layer.equation.split("->")
-    _, weights = left.split(",")
+    left, output = layer.equation.replace(" ", "").split("->")
+    inputs, weights = left.split(",")
+    if inputs[0] != output[0] or inputs[0] in weights.replace(".", ""):
+        raise NotImplementedError(f"its equation {layer.equation!r} moves or sums the batch axis.")
     shape = dict(zip(weights, layer.kernel.shape, strict=True)) if "..." not in weights else {}
     fan_in = math.prod(int(shape[c]) for c in weights if c not in output and c in shape)
 
     def linear(value: Tensor, kernel: Tensor) -> Tensor:
         return ops.einsum(layer.equation, value, kernel)
 
-    return _finish(layer, apply(_LayerKernel(layer, linear, fan_in=fan_in), x))
+    result = apply(_LayerKernel(layer, linear, fan_in=fan_in), x)
+    if layer.bias is not None:
+        building.check_sum(result.shape, layer.bias.shape)
+    return _finish(layer, result)
 
 
 def _before(
@@ -223,6 +228,8 @@ def _channels_first(layer: Any, x: Node, rule: Any) -> Node:
 
     result = rule(_AsLast(), moved)
     back = building.rearrange(lambda t: ops.transpose(t, first), result)
+    if layer.use_bias:
+        building.check_sum(back.shape, (back.shape[0],) + (1,) * rank)
     return building.activation(activation, back)
 
 

@@ -47,7 +47,9 @@ def _average(inputs: list[Node]) -> Node:
 
 def concatenate(inputs: Sequence[Any], axis: int) -> Node:
     """Values side by side along an axis (counted with the batch axis)."""
-    nodes = [building.as_node(x) for x in inputs]
+    nodes = list(inputs)
+    if not all(isinstance(node, Node) for node in nodes):
+        raise NotImplementedError("concatenation has a rule for bounded values only.")
     rank = len(nodes[0].shape)
     axis = axis % (rank + 1)
     if axis == 0:

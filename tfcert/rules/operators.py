@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from tfcert import relaxations
-from tfcert.rules import building, merging
+from tfcert.rules import activations, building, merging
 from tfcert.rules.linear import Kernel
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_rule
@@ -32,12 +32,38 @@ def _operator(name: str) -> Callable[[Callable], Callable]:
 
 # Arithmetic.
 
-register_rule("keras.ops.Add", lambda op, x1, x2: building.add(x1, x2))
-register_rule("keras.ops.Subtract", lambda op, x1, x2: building.subtract(x1, x2))
-register_rule("keras.ops.Multiply", lambda op, x1, x2: building.multiply(x1, x2))
+
+def _two(rule: Callable[[Any, Any], Node]) -> Callable[[Any, Any, Any], Node]:
+    """Operators line up axes from the last one: samples meet samples where ranks are equal."""
+
+    def checked(op: Any, x1: Any, x2: Any) -> Node:
+        if isinstance(x1, Node) and isinstance(x2, Node) and len(x1.shape) != len(x2.shape):
+            raise NotImplementedError(
+                f"it combines values of the shapes (batch, {_text(x1)}) and (batch, {_text(x2)}), "
+                "whose axes are lined up from the last one, so that samples of the batch are "
+                "mixed. Insert axes with keras.ops.reshape first."
+            )
+        return rule(x1, x2)
+
+    return checked
+
+
+def _text(x: Node) -> str:
+    return ", ".join(map(str, x.shape))
+
+
+def _add(x1: Any, x2: Any) -> Node:
+    if isinstance(x1, Node) and not isinstance(x2, Node):
+        building.check_sum(x1.shape, np.shape(x2))
+    return building.add(x1, x2)
+
+
+register_rule("keras.ops.Add", _two(_add))
+register_rule("keras.ops.Subtract", _two(building.subtract))
+register_rule("keras.ops.Multiply", _two(building.multiply))
 register_rule("keras.ops.Negative", lambda op, x: building.scale(x, -1.0))
-register_rule("keras.ops.Maximum", lambda op, x1, x2: _limit(x1, x2, building.maximum))
-register_rule("keras.ops.Minimum", lambda op, x1, x2: _limit(x1, x2, building.minimum))
+register_rule("keras.ops.Maximum", _two(lambda x1, x2: _limit(x1, x2, building.maximum)))
+register_rule("keras.ops.Minimum", _two(lambda x1, x2: _limit(x1, x2, building.minimum)))
 
 
 def _limit(x1: Any, x2: Any, general: Callable) -> Node:
@@ -53,15 +79,15 @@ def _limit(x1: Any, x2: Any, general: Callable) -> Node:
     return building.scale(building.curve(relaxations.CURVES["relu"], moved), sign, number)
 
 
-def _divide(op: Any, x1: Any, x2: Any) -> Node:
+def _divide(x1: Any, x2: Any) -> Node:
     if not isinstance(x2, Node):
-        return building.scale(x1, 1.0 / np.asarray(ops.convert_to_numpy(x2), dtype="float64"))
+        return building.scale(x1, 1.0 / building.constant(x2))
     inverse = building.curve(relaxations.CURVES["reciprocal"], x2)
     return building.multiply(x1, inverse)
 
 
-register_rule("keras.ops.Divide", _divide)
-register_rule("keras.ops.TrueDivide", _divide)
+register_rule("keras.ops.Divide", _two(_divide))
+register_rule("keras.ops.TrueDivide", _two(_divide))
 
 
 @_operator("Power")
@@ -85,7 +111,7 @@ def _power(op: Any, x1: Any, x2: Any) -> Node:
 @_operator("Matmul")
 def _matmul(op: Any, x1: Any, x2: Any) -> Node:
     if isinstance(x1, Node) and not isinstance(x2, Node) and len(np.shape(x2)) == 2:
-        return building.dense(x1, x2)
+        return building.dense(x1, building.constant(x2))
     raise NotImplementedError(
         "matmul has a rule for a bounded value times a constant matrix. For a product of two "
         "bounded values use multiply and sum."
@@ -98,7 +124,12 @@ def _einsum(op: Any, *operands: Any) -> Node:
     if len(nodes) != 1 or len(operands) != 2:
         raise NotImplementedError("einsum has a rule for one bounded value and one constant.")
     place = nodes[0]
-    kernel = np.asarray(ops.convert_to_numpy(operands[1 - place]))
+    kernel = building.constant(operands[1 - place])
+    inputs, output = op.subscripts.replace(" ", "").split("->")
+    terms = inputs.split(",")
+    batch = terms[place][0]
+    if output[:1] != batch or batch in terms[1 - place]:
+        raise NotImplementedError(f"einsum {op.subscripts!r} moves or sums the batch axis.")
 
     def linear(x: Any, weights: Any) -> Any:
         return ops.einsum(op.subscripts, *((x, weights) if place == 0 else (weights, x)))
@@ -116,7 +147,6 @@ _UNARY = {
     "Silu": "silu", "HardSilu": "hard_silu", "HardSigmoid": "hard_sigmoid",
     "LogSigmoid": "log_sigmoid", "Selu": "selu", "HardTanh": "hard_tanh",
     "TanhShrink": "tanh_shrink", "SparsePlus": "sparse_plus", "SparseSigmoid": "sparse_sigmoid",
-    "Mish": "mish",
 }  # fmt: skip
 for _name, _curve in _UNARY.items():
     register_rule(
@@ -125,7 +155,7 @@ for _name, _curve in _UNARY.items():
     )
 
 _FACTORIES: dict[str, tuple[Callable[..., relaxations.Curve], tuple[str, ...]]] = {
-    "LeakyRelu": (relaxations.leaky_relu, ("negative_slope",)),
+    "LeakyRelu": (activations.leaky_relu, ("negative_slope",)),
     "Elu": (relaxations.elu, ("alpha",)),
     "Celu": (relaxations.celu, ("alpha",)),
     "Gelu": (relaxations.gelu, ("approximate",)),
@@ -133,7 +163,7 @@ _FACTORIES: dict[str, tuple[Callable[..., relaxations.Curve], tuple[str, ...]]] 
     "HardShrink": (relaxations.hard_shrink, ("threshold",)),
     "Threshold": (relaxations.threshold, ("threshold", "default_value")),
     "Squareplus": (relaxations.squareplus, ("b",)),
-    "ReLU": (relaxations.relu, ("negative_slope", "max_value", "threshold")),
+    "ReLU": (activations.relu, ("negative_slope", "max_value", "threshold")),
 }
 for _name, (_factory, _fields) in _FACTORIES.items():
     register_rule(
@@ -151,27 +181,27 @@ def _clip(op: Any, x: Node) -> Node:
     return building.curve(relaxations.clip(float(op.x_min), float(op.x_max)), x)
 
 
-register_rule("keras.ops.Softmax", lambda op, x: building.softmax(x, op.axis))
-register_rule("keras.ops.LogSoftmax", lambda op, x: building.log_softmax(x, op.axis))
+register_rule("keras.ops.Softmax", lambda op, x: building.softmax(x, _axes(op.axis, x)))
+register_rule("keras.ops.LogSoftmax", lambda op, x: building.log_softmax(x, _axes(op.axis, x)))
 
 
 # Sums and extrema over axes.
 
 
-def _axes(op: Any, x: Node) -> list[int]:
-    rank = len(x.shape) + 1
-    axis = op.axis
+def _axes(axis: Any, x: Node, more: int = 0) -> list[int]:
+    """Axes counted from the first one, in a value with ``more`` axes than x."""
+    rank = len(x.shape) + 1 + more
     if axis is None:
-        raise NotImplementedError("a reduction without axis mixes the samples of a batch.")
+        raise NotImplementedError("without an axis it mixes the samples of a batch.")
     axes = [a % rank for a in ([axis] if isinstance(axis, int) else axis)]
     if 0 in axes:
-        raise NotImplementedError("a reduction over axis 0 mixes the samples of a batch.")
+        raise NotImplementedError(f"axis={axis} is the batch axis here: it mixes samples.")
     return axes
 
 
 def _reduction(function: Callable) -> Callable[[Any, Node], Node]:
     def rule(op: Any, x: Node) -> Node:
-        axes = _axes(op, x)
+        axes = _axes(op.axis, x)
         terms = math.prod(x.shape[a - 1] for a in axes)
         keepdims = bool(op.keepdims)
         return building.rearrange(
@@ -187,13 +217,15 @@ register_rule("keras.ops.Mean", _reduction(ops.mean))
 
 @_operator("Max")
 def _max(op: Any, x: Node) -> Node:
-    return building.reduce_max(x, _axes(op, x), keepdims=bool(op.keepdims))
+    result = building.reduce_max(x, _axes(op.axis, x), keepdims=bool(op.keepdims))
+    return result if op.initial is None else _limit(result, op.initial, building.maximum)
 
 
 @_operator("Min")
 def _min(op: Any, x: Node) -> Node:
-    negative = building.reduce_max(building.scale(x, -1.0), _axes(op, x), bool(op.keepdims))
-    return building.scale(negative, -1.0)
+    negative = building.reduce_max(building.scale(x, -1.0), _axes(op.axis, x), bool(op.keepdims))
+    result = building.scale(negative, -1.0)
+    return result if op.initial is None else _limit(result, op.initial, building.minimum)
 
 
 # Moving values about.
@@ -201,50 +233,54 @@ def _min(op: Any, x: Node) -> Node:
 
 @_operator("GetItem")
 def _get_item(op: Any, x: Node, key: Any) -> Node:
-    first = key[0] if isinstance(key, tuple) else key
-    whole = first is Ellipsis or (isinstance(first, slice) and first == slice(None))
-    if not whole:
+    parts = tuple(key) if isinstance(key, tuple | list) else (key,)
+    axes = sum(part is not None and part is not Ellipsis for part in parts)
+    first = parts[0]
+    # The ellipsis may stand for no axis at all.
+    whole = first == slice(None) if isinstance(first, slice) else first is Ellipsis
+    if not whole or (first is Ellipsis and axes > len(x.shape)):
         raise NotImplementedError(
-            f"indexing [{key}] picks samples of the batch. Start the index with ':'."
+            f"indexing {key} picks samples of the batch. Start the index with ':'."
         )
-    return building.rearrange(lambda t: t[key], x)
+    return building.rearrange(lambda t: t[parts], x)
 
 
 @_operator("Reshape")
 def _reshape(op: Any, x: Node) -> Node:
-    shape = tuple(op.newshape)[1:]
-    return building.rearrange(lambda t: ops.reshape(t, (ops.shape(t)[0], *shape)), x)
+    first, *rest = op.newshape
+    size, known = math.prod(x.shape), math.prod(n for n in rest if n != -1)
+    fits = size == known if -1 not in rest else known > 0 and size % known == 0
+    if first not in (-1, None) or not fits:
+        raise NotImplementedError(
+            f"reshape of (batch, {_text(x)}) to {tuple(op.newshape)} moves entries between "
+            "samples. The first size must be -1, and the others hold one sample."
+        )
+    return building.rearrange(lambda t: ops.reshape(t, (ops.shape(t)[0], *rest)), x)
 
 
-def _moved(function: Callable[[Any, Any], Any]) -> Callable[..., Node]:
-    return lambda op, x, *more: building.rearrange(lambda t: function(op, t), x)
+@_operator("Transpose")
+def _transpose(op: Any, x: Node) -> Node:
+    if op.axes is None or op.axes[0] != 0:
+        raise NotImplementedError(f"transpose with axes={op.axes} moves the batch axis.")
+    return building.rearrange(lambda t: ops.transpose(t, op.axes), x)
 
 
-def _transpose(op: Any, t: Any) -> Any:
-    axes = op.axes
-    if axes is None or axes[0] != 0:
-        raise NotImplementedError(f"transpose with axes={axes} moves the batch axis.")
-    return ops.transpose(t, axes)
+def _along(name: str, function: Callable[[Any, Any, Any], Any], more: int = 0) -> None:
+    """Registers an operation that moves values along ``op.axis``."""
+
+    def rule(op: Any, x: Node) -> Node:
+        axes = _axes(op.axis, x, more)
+        axis = axes[0] if isinstance(op.axis, int) else tuple(axes)
+        return building.rearrange(lambda t: function(op, t, axis), x)
+
+    register_rule(f"keras.ops.{name}", rule)
 
 
-register_rule("keras.ops.Transpose", _moved(_transpose))
-register_rule("keras.ops.Squeeze", _moved(lambda op, t: ops.squeeze(t, _past_batch(op.axis))))
-register_rule(
-    "keras.ops.ExpandDims", _moved(lambda op, t: ops.expand_dims(t, _past_batch(op.axis)))
-)
-register_rule("keras.ops.Flip", _moved(lambda op, t: ops.flip(t, _past_batch(op.axis))))
-register_rule("keras.ops.Roll", _moved(lambda op, t: ops.roll(t, op.shift, _past_batch(op.axis))))
-register_rule(
-    "keras.ops.Repeat", _moved(lambda op, t: ops.repeat(t, op.repeats, _past_batch(op.axis)))
-)
-register_rule("keras.ops.Flatten", _moved(lambda op, t: ops.reshape(t, (ops.shape(t)[0], -1))))
-
-
-def _past_batch(axis: Any) -> Any:
-    axes = [axis] if isinstance(axis, int) or axis is None else list(axis)
-    if any(a is None or a == 0 for a in axes):
-        raise NotImplementedError(f"axis={axis} touches the batch axis.")
-    return axis
+_along("Squeeze", lambda op, t, axis: ops.squeeze(t, axis))
+_along("ExpandDims", lambda op, t, axis: ops.expand_dims(t, axis), more=1)
+_along("Flip", lambda op, t, axis: ops.flip(t, axis))
+_along("Roll", lambda op, t, axis: ops.roll(t, op.shift, axis))
+_along("Repeat", lambda op, t, axis: ops.repeat(t, op.repeats, axis))
 
 
 @_operator("Pad")
@@ -264,15 +300,15 @@ def _concatenate(op: Any, xs: Sequence[Any]) -> Node:
 
 @_operator("Stack")
 def _stack(op: Any, xs: Sequence[Any]) -> Node:
-    nodes = [building.as_node(x) for x in xs]
-    if op.axis == 0:
-        raise NotImplementedError("stack along axis 0 moves the batch axis.")
-    return building.rearrange(lambda *ts: ops.stack(ts, axis=op.axis), *nodes)
+    if not all(isinstance(x, Node) for x in xs):
+        raise NotImplementedError("stack has a rule for bounded values only.")
+    (axis,) = _axes(op.axis, xs[0], more=1)
+    return building.rearrange(lambda *ts: ops.stack(ts, axis=axis), *xs)
 
 
 @_operator("Split")
 def _split(op: Any, x: Node) -> list[Node]:
-    axis = _past_batch(op.axis)
+    (axis,) = _axes(op.axis, x)
     parts = ops.split(np.zeros((1, *x.shape)), op.indices_or_sections, axis=axis)
     return [
         building.rearrange(lambda t, i=i: ops.split(t, op.indices_or_sections, axis=axis)[i], x)
@@ -281,7 +317,6 @@ def _split(op: Any, x: Node) -> list[Node]:
 
 
 register_rule("keras.ops.StopGradient", lambda op, x: x)
-register_rule("keras.ops.Identity", lambda op, x: x)
 
 
 @_operator("Cast")
