@@ -54,6 +54,11 @@ def register_rule(layer_class: Any, rule: Rule) -> None:
     ...     Gate, lambda layer, x: rules.multiply(x, rules.activation("sigmoid", x))
     ... )
     """
+    if isinstance(layer_class, keras.layers.Layer):
+        raise ValueError(
+            "Rules are registered for a class of layers, not for one layer. "
+            f"Received: {layer_class!r}."
+        )
     if layer_class in _RULES:
         raise ValueError(
             f"A rule for {_label(layer_class)} is registered already. Two rules for one class "
@@ -176,7 +181,24 @@ def _own_rule(layer: Any) -> Rule | None:
             f"`propagate_interval` from {owner['propagate_interval'].__name__}, which bounds "
             "another function. Override `propagate_interval` too."
         )
-    return lambda own, *nodes: apply(Opaque(own.call, own.propagate_interval), *nodes)
+    return _opaque_rule
+
+
+def _opaque_rule(layer: Any, *args: Any, **kwargs: Any) -> Node:
+    """The node of a layer with ``propagate_interval``, which takes what ``call`` takes."""
+    given = keras.tree.flatten((args, kwargs))
+    nodes = [value for value in given if isinstance(value, Node)]
+
+    def spread(function: Callable) -> Callable:
+        def call(*values: Any) -> Any:
+            rest = iter(values)
+            filled = [next(rest) if isinstance(value, Node) else value for value in given]
+            args_, kwargs_ = keras.tree.pack_sequence_as((args, kwargs), filled)
+            return function(*args_, **kwargs_)
+
+        return call
+
+    return apply(Opaque(spread(layer.call), spread(layer.propagate_interval)), *nodes)
 
 
 def _unsupported(operation: Any) -> str:
