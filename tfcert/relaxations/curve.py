@@ -54,9 +54,17 @@ class Curve:
 
     Example:
 
-    >>> cube = Curve("cube", lambda x: x * x * x, lambda x: 3.0 * x * x, breaks=(0.0,), curvature=("concave", "convex"))
-    >>> cube.interval(-1.0, 2.0)   # Bounds(lower=-1.0, upper=8.0)
-    >>> quartic = Curve("quartic", lambda x: x**4, lambda x: 4.0 * x**3, curvature=("convex",), turning=(0.0,))
+    >>> cube = Curve(
+    ...     "cube",
+    ...     lambda x: x * x * x,
+    ...     lambda x: 3.0 * x * x,
+    ...     breaks=(0.0,),
+    ...     curvature=("concave", "convex"),
+    ... )
+    >>> cube.interval(-1.0, 2.0)  # Bounds(lower=-1.0, upper=8.0)
+    >>> quartic = Curve(
+    ...     "quartic", lambda x: x**4, lambda x: 4.0 * x**3, curvature=("convex",), turning=(0.0,)
+    ... )
     >>> lines = quartic.lines(-1.0, 2.0)
 
     Args:
@@ -94,6 +102,9 @@ class Curve:
     noise: float = 0.0
 
     def __post_init__(self):
+        # NumPy's scalars would turn float32 results into float64.
+        for field in ("breaks", "turning", "poles", "domain"):
+            object.__setattr__(self, field, tuple(map(float, getattr(self, field))))
         known = {"convex", "concave", "linear", "monotone"}
         if len(self.curvature) != len(self.breaks) + 1 or not set(self.curvature) <= known:
             raise ValueError(
@@ -116,6 +127,9 @@ class Curve:
         low, high = values[0], values[0]
         for value in values[1:]:
             low, high = ops.minimum(low, value), ops.maximum(high, value)
+        # An infinite lower bound would prove anything; f has only overflowed there.
+        largest = float(np.finfo(keras.backend.standardize_dtype(low.dtype)).max)
+        low, high = ops.minimum(low, largest), ops.maximum(high, -largest)
         return types.Bounds(ops.where(inside, low, np.nan), ops.where(inside, high, np.nan))
 
     def lines(self, lower, upper, slope="adaptive") -> Lines:
@@ -134,7 +148,11 @@ class Curve:
         low = self._tightest(1.0, lower, upper)
         high = self._tightest(-1.0, lower, upper)
         if slope != "adaptive":
-            other = {"same": -high[0], "zero": ops.zeros_like(low[0]), "one": ops.ones_like(low[0])}[slope]
+            other = {
+                "same": -high[0],
+                "zero": ops.zeros_like(low[0]),
+                "one": ops.ones_like(low[0]),
+            }[slope]
             low = (
                 ops.where(unstable, other, low[0]),
                 ops.where(unstable, self._offset(1.0, other, lower, upper), low[1]),
@@ -208,7 +226,7 @@ class Curve:
             slope = ops.where(better, chord, slope)
             value = ops.where(better, height, value)
         least, most = self._derivatives(sign, lower, upper)
-        return ops.maximum(least, ops.minimum(slope, most))
+        return ops.maximum(ops.minimum(slope, most), least)
 
     def _envelope_slopes(self, sign, lower, upper):
         """Slopes of the convex envelope of g at both ends."""
@@ -231,7 +249,9 @@ class Curve:
         """Pairs of points of g, left one first, between which the convex envelope may be straight."""
         first, last = (lower, sign * self(lower)), (upper, sign * self(upper))
         corners = self._corners(sign, lower, upper)
-        chords = [(first, last)]  # First, so that it wins ties: it alone carries the gradient of both ends.
+        chords = [
+            (first, last)
+        ]  # First, so that it wins ties: it alone carries the gradient of both ends.
         chords += [(first, corner) for corner in corners] + [(corner, last) for corner in corners]
         chords += [pair for pair in itertools.combinations(corners, 2)]
         for low, high in self._segments(_convex(sign)):
@@ -255,7 +275,10 @@ class Curve:
 
         left, right = _between(low, lower, upper), _between(high, lower, upper)
         left, right = _bisect(go_right, ops.stack([left, left]), ops.stack([right, right]))
-        left, right = ops.where(low <= lower, lower, right[0]), ops.where(upper <= high, upper, left[1])
+        left, right = (
+            ops.where(low <= lower, lower, right[0]),
+            ops.where(upper <= high, upper, left[1]),
+        )
         return ops.stop_gradient(left), ops.stop_gradient(right)
 
     def _derivatives(self, sign, lower, upper):
@@ -270,7 +293,7 @@ class Curve:
         for point in points[1:]:
             slope = sign * self.derivative(point)
             least, most = ops.minimum(least, slope), ops.maximum(most, slope)
-        return least, most
+        return ops.stop_gradient(least), ops.stop_gradient(most)
 
     def _offset(self, sign, slope, lower, upper):
         """The greatest intercept known to be sound: a lower bound of ``g(x) - slope * x`` on the interval."""
@@ -301,17 +324,24 @@ class Curve:
         # An infinite derivative (sqrt at 0) gives the bound -inf, and the other end decides.
         drop_start = ops.where(width > 0, -fall * width, 0.0)
         drop_end = ops.where(width > 0, rise * width, 0.0)
-        by_start = sign * self(start) - fixed * start - drop_start >= sign * self(end) - fixed * end - drop_end
+        by_start = (
+            sign * self(start) - fixed * start - drop_start
+            >= sign * self(end) - fixed * end - drop_end
+        )
         touch = ops.stop_gradient(ops.where(by_start, start, end))
         touch = ops.where(touch <= lower, lower, ops.where(touch >= upper, upper, touch))
-        return sign * self(touch) - slope * touch - ops.stop_gradient(ops.where(by_start, drop_start, drop_end))
+        return (
+            sign * self(touch)
+            - slope * touch
+            - ops.stop_gradient(ops.where(by_start, drop_start, drop_end))
+        )
 
     def _slack(self, intercept, slope, lower, upper):
         size = ops.maximum(ops.abs(lower), ops.abs(upper))
         scale = ops.abs(intercept) + ops.abs(slope) * size + ops.minimum(size, self.noise)
-        # The smallest normal number: anything below it may be flushed to 0.
+        # Products with anything below the smallest normal number may be flushed to 0.
         tiny = float(np.finfo(keras.backend.standardize_dtype(lower.dtype)).tiny)
-        return ops.stop_gradient(SLACK * (epsilon(lower) * scale + tiny))
+        return ops.stop_gradient(SLACK * (epsilon(lower) * scale + tiny * (1.0 + size)))
 
     def _corners(self, sign, lower, upper):
         """Kinks of g, moved into the interval, as points and values; ends of convex segments need none."""
@@ -323,7 +353,11 @@ class Curve:
 
     def _segments(self, kind):
         ends = (-_INF, *self.breaks, _INF)
-        return [(ends[i], ends[i + 1]) for i, curvature in enumerate(self.curvature) if curvature == kind]
+        return [
+            (ends[i], ends[i + 1])
+            for i, curvature in enumerate(self.curvature)
+            if curvature == kind
+        ]
 
     def _value(self, x):
         """f, and its limit at an infinite end."""
@@ -350,7 +384,9 @@ class Curve:
     def _finite(self, lower, upper):
         """The interval where f can be computed on all of it, and where that is; a harmless point elsewhere."""
         lower, upper, inside = self._inside(lower, upper)
-        finite = inside & ops.isfinite(upper - lower) & ops.isfinite(self(lower)) & ops.isfinite(self(upper))
+        middle = 0.5 * lower + 0.5 * upper
+        finite = inside & ops.isfinite(upper - lower) & ops.isfinite(self.derivative(middle))
+        finite = finite & ops.isfinite(self(lower)) & ops.isfinite(self(upper))
         safe = self._safe_point()
         return ops.where(finite, lower, safe), ops.where(finite, upper, safe), finite
 
@@ -414,6 +450,7 @@ def _neighbours(t, like):
 
 def _checked(low, high, bounds, finite):
     """Lines from both (slope, intercept); constants from `bounds` where a line is unusable."""
+    bounds = types.Bounds(ops.stop_gradient(bounds.lower), ops.stop_gradient(bounds.upper))
     low_ok = finite & ops.isfinite(low[0]) & ops.isfinite(low[1])
     high_ok = finite & ops.isfinite(high[0]) & ops.isfinite(high[1])
     return Lines(

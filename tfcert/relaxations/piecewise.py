@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -31,7 +32,7 @@ class TwoPiece(curve_lib.Curve):
         object.__setattr__(self, "negative_slope", negative_slope)
 
     def _evaluate(self, x):
-        if isinstance(self.negative_slope, (int, float)) and self.negative_slope == 0:
+        if self._fixed() == 0:
             return ops.relu(x)
         return ops.where(x >= 0, x, _times(self._alpha(x), ops.minimum(x, 0.0)))
 
@@ -39,13 +40,15 @@ class TwoPiece(curve_lib.Curve):
         return ops.where(x >= 0, ops.ones_like(x), self._alpha(x) * ops.ones_like(x))
 
     def _alpha(self, x):
-        return ops.cast(self.negative_slope, x.dtype)
+        return ops.convert_to_tensor(self.negative_slope, dtype=x.dtype)
 
     def interval(self, lower, upper) -> types.Bounds:
         """The range of f on ``[lower, upper]``."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
-        low, high = self(lower), self(upper)
-        if isinstance(self.negative_slope, (int, float)) and self.negative_slope >= 0:
+        # Some kernels turn NaN into 0 here, which would hide it.
+        low = ops.where(ops.isnan(lower), lower, self(lower))
+        high = ops.where(ops.isnan(upper), upper, self(upper))
+        if self._fixed() is not None and self._fixed() >= 0:
             return types.Bounds(low, high)
         crossing = self.unstable(lower, upper)
         least, most = ops.minimum(low, high), ops.maximum(low, high)
@@ -67,22 +70,21 @@ class TwoPiece(curve_lib.Curve):
                 f"`slope` must be one of {curve_lib.SLOPES}. Received: slope={slope!r}"
             )
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
-        alpha, convex = self._alpha(lower), self._convex()
-        chord, intercept = self._chord(lower, upper)
-        crossing = self.unstable(lower, upper)
-        if slope == "same":
-            through = chord
-        elif slope == "adaptive":
-            through = ops.where(upper > -lower, ops.ones_like(alpha), alpha)
+        alpha, convex, crossing = self._alpha(lower), self._convex(), self.unstable(lower, upper)
+        chord, intercept = self._chord(lower, upper, crossing)
+        if slope == "adaptive":
+            through = ops.where(upper > -lower, 1.0, alpha)
         else:
-            wanted = 0.0 if slope == "zero" else 1.0
+            through = {"same": chord, "zero": 0.0, "one": 1.0}[slope]
+            # Rounding, or infinite ends, may have put the chord's slope outside.
             through = ops.maximum(
-                ops.minimum(alpha, 1.0), ops.minimum(wanted, ops.maximum(alpha, 1.0))
+                ops.minimum(through, ops.maximum(alpha, 1.0)), ops.minimum(alpha, 1.0)
             )
-        piece = ops.where(lower >= 0, ops.ones_like(alpha), alpha)
+        piece = ops.where(lower >= 0, 1.0, alpha)
         through = ops.where(crossing, through, piece)
         chord = ops.where(crossing, chord, piece)
-        zero = ops.zeros_like(intercept)
+        zero = _zero_or_nan(lower, upper)
+        intercept = intercept + zero
         if convex is True:
             return curve_lib.Lines(through, zero, chord, intercept)
         if convex is False:
@@ -112,54 +114,58 @@ class TwoPiece(curve_lib.Curve):
         """Sound intercepts for any slopes: f - slope * x is extreme at an end or at the kink."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         alpha, crossing = self._alpha(lower), self.unstable(lower, upper)
-        left = ops.where(lower >= 0, ops.ones_like(alpha), alpha)
-        right = ops.where(crossing | (lower >= 0), ops.ones_like(alpha), alpha)
-        tight = curve_lib.SLACK * curve_lib.epsilon(lower)
-        kink = ops.where(crossing, ops.zeros_like(lower), np.inf)
+        left = ops.where(lower >= 0, 1.0, alpha)
+        right = ops.where(crossing, 1.0, left)
+        # Not inf where there is no kink: an infinite lower intercept would prove anything.
+        largest = float(np.finfo(keras.backend.standardize_dtype(lower.dtype)).max)
+        kink = ops.where(crossing, ops.zeros_like(lower), largest)
         low = ops.minimum(_times(left - lower_slope, lower), _times(right - lower_slope, upper))
-        low = ops.minimum(low, kink)
         high = ops.maximum(_times(left - upper_slope, lower), _times(right - upper_slope, upper))
-        high = ops.maximum(high, -kink)
+        low, high = ops.minimum(low, kink), ops.maximum(high, -kink)
+        slack = curve_lib.SLACK * curve_lib.epsilon(lower) + _zero_or_nan(lower, upper)
         return curve_lib.Lines(
-            lower_slope, low - tight * ops.abs(low), upper_slope, high + tight * ops.abs(high)
+            lower_slope,
+            low * (1.0 - slack * ops.sign(low)),
+            upper_slope,
+            high * (1.0 + slack * ops.sign(high)),
         )
+
+    def _fixed(self):
+        """The negative slope where it is a number, else None."""
+        return self.negative_slope if isinstance(self.negative_slope, int | float) else None
 
     def _convex(self):
         """Whether f is convex: True, False, or a boolean tensor."""
-        if isinstance(self.negative_slope, (int, float)):
-            return self.negative_slope <= 1
+        if self._fixed() is not None:
+            return self._fixed() <= 1
         return ops.convert_to_tensor(self.negative_slope) <= 1
 
-    def _chord(self, lower, upper):
-        """The line through both ends of an unstable interval, rounded to the sound side; intercept 0 elsewhere.
+    def _chord(self, lower, upper, crossing):
+        """The line through both ends of an unstable interval, rounded to the sound side.
 
         With t = upper / (upper - lower): slope = a + (1 - a) * t, intercept = (1 - a) * t * -lower.
+        The intercept is 0 on stable intervals.
         """
-        alpha = (
-            self.negative_slope
-            if isinstance(self.negative_slope, (int, float))
-            else self._alpha(lower)
-        )
-        crossing = self.unstable(lower, upper)
+        alpha = self._alpha(lower) if self._fixed() is None else self._fixed()
         width = upper - lower
         bounded = crossing & (width < np.inf)
-        # Rounding t and the product up keeps both ends below (concave: above) the chord.
+        # t and the product are rounded up, also where they would be flushed to 0: that lifts the
+        # chord at both ends (lowers it, where f is concave).
         up = 1.0 + curve_lib.SLACK * curve_lib.epsilon(lower)
-        share = ops.where(bounded, upper, 0.0) / ops.where(bounded, width, 1.0) * up
-        reach = ops.where(bounded, -lower, 0.0)
-        intercept = (1.0 - alpha) * (share * up) * reach
-        if not (isinstance(alpha, (int, float)) and alpha == 0):
-            # The sum below is rounded too.
-            rounding = (up - 1.0) * ops.where(bounded, width, 0.0) * abs(alpha)
-            intercept = intercept + ops.stop_gradient(
-                ops.where(self._convex(), rounding, -rounding)
-            )
+        tiny = float(np.finfo(keras.backend.standardize_dtype(lower.dtype)).tiny)
+        share = ops.where(bounded, upper, 0.0) / ops.where(bounded, width, 1.0) * up + tiny
+        intercept = (1.0 - alpha) * (share * up * ops.where(bounded, -lower, 0.0) + tiny)
         slope = alpha + (1.0 - alpha) * share
-        # An unbounded unstable interval has a constant line.
+        if self._fixed() != 0:
+            # This sum is rounded too.
+            rounding = (up - 1.0) * ops.where(bounded, width, 0.0) * abs(alpha)
+            rounding = ops.where(self._convex(), rounding, -rounding)
+            intercept = intercept + ops.stop_gradient(rounding)
+        # An unbounded interval has a constant line.
         bounds = self.interval(lower, upper)
-        constant = ops.where(self._convex(), bounds.upper, bounds.lower)
-        unbounded = crossing & ops.logical_not(bounded)
-        return ops.where(unbounded, 0.0, slope), ops.where(unbounded, constant, intercept)
+        constant = ops.stop_gradient(ops.where(self._convex(), bounds.upper, bounds.lower))
+        slope = ops.where(bounded, slope, 0.0)
+        return slope, ops.where(bounded, intercept, ops.where(crossing, constant, 0.0))
 
 
 class PiecewiseLinear(curve_lib.Curve):
@@ -204,7 +210,8 @@ class PiecewiseLinear(curve_lib.Curve):
             ):
                 low = ops.where(inside, ops.minimum(low, value), low)
                 high = ops.where(inside, ops.maximum(high, value), high)
-        return types.Bounds(low, high)
+        zero = _zero_or_nan(lower, upper)
+        return types.Bounds(low + zero, high + zero)
 
     def unstable(self, lower, upper):
         """Where a break lies inside the interval; at a jump also where it lies on its border."""
@@ -223,8 +230,8 @@ class PiecewiseLinear(curve_lib.Curve):
         slope, intercept = super()._tightest(sign, lower, upper)
         stable = ops.logical_not(self.unstable(lower, upper)) & (lower < upper)
         middle = 0.5 * lower + 0.5 * upper
-        exact = sign * ops.cast(self._piece(middle, self.slopes), middle.dtype)
-        offset = sign * ops.cast(self._piece(middle, self.intercepts), middle.dtype)
+        exact = sign * self._piece(middle, self.slopes)
+        offset = sign * self._piece(middle, self.intercepts)
         if any(value != float(np.float32(value)) for value in self.slopes + self.intercepts):
             offset = offset - self._slack(offset, exact, lower, upper)  # As 1/6 in hard_sigmoid.
         return ops.where(stable, exact, slope), ops.where(stable, offset, intercept)
@@ -266,6 +273,11 @@ class PiecewiseLinear(curve_lib.Curve):
                     )
                 )
         return corners
+
+
+def _zero_or_nan(lower, upper):
+    """0, but NaN where an end is: comparisons with NaN would hide it."""
+    return ops.where(ops.isnan(lower) | ops.isnan(upper), np.nan, ops.zeros_like(lower))
 
 
 def _times(slope, x):

@@ -54,7 +54,9 @@ def relu(negative_slope=0.0, max_value=None, threshold=0.0) -> curve_lib.Curve:
     starts, slopes, intercepts = zip(*pieces)
     return piecewise.PiecewiseLinear(
         "relu",
-        lambda x: activations.relu(x, negative_slope=slope, max_value=max_value, threshold=threshold),
+        lambda x: activations.relu(
+            x, negative_slope=slope, max_value=max_value, threshold=threshold
+        ),
         starts[1:],
         slopes,
         intercepts,
@@ -75,14 +77,16 @@ def prelu(alpha) -> curve_lib.Curve:
 def clip(low, high) -> curve_lib.Curve:
     """``min(max(x, low), high)``."""
     low, high = float(low), float(high)
-    return piecewise.PiecewiseLinear("clip", lambda x: ops.clip(x, low, high), (low, high), (0, 1, 0), (low, 0, high))
+    return piecewise.PiecewiseLinear(
+        "clip", lambda x: ops.clip(x, low, high), (low, high), (0, 1, 0), (low, 0, high)
+    )
 
 
 def threshold(threshold, default_value) -> curve_lib.Curve:
     """``keras.activations.threshold``: x above `threshold`, `default_value` elsewhere."""
     return piecewise.PiecewiseLinear(
         "threshold",
-        lambda x: ops.where(x > threshold, x, ops.cast(default_value, x.dtype)),
+        lambda x: ops.where(x > threshold, x, ops.full_like(x, default_value)),
         (float(threshold),),
         (0.0, 1.0),
         (float(default_value), 0.0),
@@ -93,7 +97,11 @@ def soft_shrink(threshold=0.5) -> curve_lib.Curve:
     """``keras.activations.soft_shrink``: x moved towards 0 by `threshold`."""
     t = float(threshold)
     return piecewise.PiecewiseLinear(
-        "soft_shrink", lambda x: ops.soft_shrink(x, threshold=t), (-t, t), (1.0, 0.0, 1.0), (t, 0.0, -t)
+        "soft_shrink",
+        lambda x: ops.soft_shrink(x, threshold=t),
+        (-t, t),
+        (1.0, 0.0, 1.0),
+        (t, 0.0, -t),
     )
 
 
@@ -101,7 +109,11 @@ def hard_shrink(threshold=0.5) -> curve_lib.Curve:
     """``keras.activations.hard_shrink``: 0 on ``[-threshold, threshold]``, x elsewhere."""
     t = float(threshold)
     return piecewise.PiecewiseLinear(
-        "hard_shrink", lambda x: ops.hard_shrink(x, threshold=t), (-t, t), (1.0, 0.0, 1.0), (0.0, 0.0, 0.0)
+        "hard_shrink",
+        lambda x: ops.hard_shrink(x, threshold=t),
+        (-t, t),
+        (1.0, 0.0, 1.0),
+        (0.0, 0.0, 0.0),
     )
 
 
@@ -124,8 +136,12 @@ def _exponential_unit(name, left, width, right) -> curve_lib.Curve:
     return curve_lib.Curve(
         name,
         # expm1 instead of the backend's own functions: TensorFlow's elu loses all digits near 0 in float32.
-        lambda x: right * ops.maximum(x, 0.0) + left * width * ops.expm1(ops.minimum(x, 0.0) / width),
-        lambda x: ops.where(x >= 0, ops.full_like(x, right), left * ops.exp(ops.minimum(x, 0.0) / width)),
+        lambda x: (
+            right * ops.maximum(x, 0.0) + left * width * ops.expm1(ops.minimum(x, 0.0) / width)
+        ),
+        lambda x: ops.where(
+            x >= 0, ops.full_like(x, right), left * ops.exp(ops.minimum(x, 0.0) / width)
+        ),
         breaks=(0.0,),
         curvature=("convex", "linear"),
         shape="convex" if left <= right else None,
@@ -134,60 +150,95 @@ def _exponential_unit(name, left, width, right) -> curve_lib.Curve:
 
 def gelu(approximate=False) -> curve_lib.Curve:
     """``keras.activations.gelu``: x times the normal distribution function, or its approximation by tanh."""
-    bend, turn = (1.4185040087908283, -0.7524614220710163) if approximate else (math.sqrt(2.0), -0.7517915246935644)
+    bend, turn = (
+        (1.4185040087908283, -0.7524614220710163)
+        if approximate
+        else (math.sqrt(2.0), -0.7517915246935644)
+    )
     return curve_lib.Curve(
         "gelu",
-        lambda x: ops.gelu(x, approximate=approximate),
+        _gelu_tanh if approximate else _gelu,
         _gelu_tanh_derivative if approximate else _gelu_derivative,
         breaks=(-bend, bend),
         curvature=("concave", "convex", "concave"),
         turning=(turn,),
         limits=(0.0, _INF),
-        noise=6.0,
+        noise=1.0 if approximate else 6.0,
     )
+
+
+# In float64, TensorFlow's own gelu has constants that went through float32.
+def _gelu(x):
+    return 0.5 * x * (1.0 + ops.erf(_near(x) / math.sqrt(2.0)))
 
 
 def _gelu_derivative(x):
     density = ops.exp(-0.5 * ops.square(_near(x))) / math.sqrt(2.0 * math.pi)
-    return 0.5 * (1.0 + ops.erf(x / math.sqrt(2.0))) + x * density
+    return 0.5 * (1.0 + ops.erf(_near(x) / math.sqrt(2.0))) + x * density
+
+
+def _gelu_tanh(x):
+    return x * ops.sigmoid(_gelu_inner(_near(x)))  # (1 + tanh(z)) / 2 = sigmoid(2 * z)
 
 
 def _gelu_tanh_derivative(x):
     near = _near(x)
-    scale = math.sqrt(2.0 / math.pi)
-    inner = scale * (near + 0.044715 * near * near * near)
-    step = ops.sigmoid(2.0 * inner)
-    return step + 2.0 * near * step * ops.sigmoid(-2.0 * inner) * scale * (1.0 + 3.0 * 0.044715 * near * near)
+    inner = _gelu_inner(near)
+    slope = 2.0 * math.sqrt(2.0 / math.pi) * (1.0 + 3.0 * 0.044715 * ops.square(near))
+    return ops.sigmoid(inner) * (1.0 + near * ops.sigmoid(-inner) * slope)
+
+
+def _gelu_inner(x):
+    return 2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
 
 
 def _near(x):
-    """x, where exp(-x**2 / 2) is not 0 anyway; squares of anything larger might overflow."""
-    return ops.clip(x, -50.0, 50.0)
+    """x, where it matters; powers of anything larger might overflow."""
+    return ops.clip(x, -1000.0, 1000.0)
 
 
 def squareplus(b=4) -> curve_lib.Curve:
-    """``keras.activations.squareplus``: ``(x + sqrt(x**2 + b)) / 2``, for ``b >= 0``."""
+    """``keras.activations.squareplus``: ``(x + sqrt(x**2 + b)) / 2``, for ``b > 0``."""
 
-    def derivative(x):
+    def root(x):
+        # The square must not overflow; the larger of both is exact to rounding from 1e15 on.
         size = ops.abs(x)
-        root = ops.sqrt(ops.square(x) + b)
-        tail = 0.5 * b / (root * (root + size))  # (1 - |x| / root) / 2 without its cancellation.
-        return ops.where(x < 0, tail, 1.0 - tail)
+        return ops.maximum(ops.sqrt(ops.square(ops.minimum(size, 1e15)) + b), size)
+
+    def tail(x):
+        return 0.5 * b / (root(x) + ops.abs(x))  # (root - |x|) / 2 without its cancellation.
 
     return curve_lib.Curve(
-        "squareplus", lambda x: ops.squareplus(x, b=b), derivative, limits=(0.0, _INF), noise=_INF
+        "squareplus",
+        lambda x: ops.maximum(x, 0.0) + tail(x),
+        lambda x: ops.where(x < 0, tail(x) / root(x), 1.0 - tail(x) / root(x)),
     )
 
 
 def power(exponent) -> curve_lib.Curve:
     """``x ** exponent`` for an integer exponent of at least 2."""
     if int(exponent) != exponent or exponent < 2:
-        raise ValueError(f"`exponent` must be an integer of at least 2. Received: exponent={exponent}")
+        raise ValueError(
+            f"`exponent` must be an integer of at least 2. Received: exponent={exponent}"
+        )
     n = int(exponent)
-    facts = {"turning": (0.0,)} if n % 2 == 0 else {"breaks": (0.0,), "curvature": ("concave", "convex")}
-    return curve_lib.Curve(
-        f"power({n})", lambda x: ops.power(x, float(n)), lambda x: n * ops.power(x, n - 1.0), **facts
+    facts = (
+        {"turning": (0.0,)}
+        if n % 2 == 0
+        else {"breaks": (0.0,), "curvature": ("concave", "convex")}
     )
+    return curve_lib.Curve(
+        f"power({n})",
+        lambda x: ops.power(x, float(n)),
+        lambda x: n * ops.power(x, n - 1.0),
+        **facts,
+    )
+
+
+def _sqrt(x):
+    """sqrt with gradient 0 instead of infinity at 0, which would turn into NaN further on."""
+    zero = x == 0
+    return ops.where(zero, 0.0, ops.sqrt(ops.where(zero, 1.0, x)))
 
 
 def _tanh(x):
@@ -196,9 +247,15 @@ def _tanh(x):
     return -step / (2.0 + step)
 
 
+def _tanh_derivative(x):
+    x = 2.0 * _near(x)
+    return 4.0 * ops.sigmoid(x) * ops.sigmoid(-x)
+
+
 def _mish_derivative(x):
-    soft = ops.softplus(x)
-    return _tanh(soft) + 4.0 * x * ops.sigmoid(2.0 * soft) * ops.sigmoid(-2.0 * soft) * ops.sigmoid(x)
+    near = _near(x)
+    soft = ops.softplus(near)
+    return _tanh(soft) + near * _tanh_derivative(soft) * ops.sigmoid(near)
 
 
 def _sigmoid_like(name, function, derivative, **facts):
@@ -226,8 +283,8 @@ CURVES: dict[str, curve_lib.Curve] = {
     "gelu": gelu(),
     "silu": curve_lib.Curve(
         "silu",
-        ops.silu,
-        lambda x: ops.sigmoid(x) * (1.0 + x * ops.sigmoid(-x)),
+        lambda x: x * ops.sigmoid(_near(x)),
+        lambda x: ops.sigmoid(x) * (1.0 + _near(x) * ops.sigmoid(-x)),
         breaks=(-2.3993572805154675, 2.3993572805154675),
         curvature=("concave", "convex", "concave"),
         turning=(-1.278464542761074,),
@@ -253,8 +310,13 @@ CURVES: dict[str, curve_lib.Curve] = {
         limits=(0.0, _INF),
     ),
     "sigmoid": _sigmoid_like("sigmoid", ops.sigmoid, lambda x: ops.sigmoid(x) * ops.sigmoid(-x)),
-    "tanh": _sigmoid_like("tanh", _tanh, lambda x: 4.0 * ops.sigmoid(2.0 * x) * ops.sigmoid(-2.0 * x)),
-    "erf": _sigmoid_like("erf", ops.erf, lambda x: 2.0 / math.sqrt(math.pi) * ops.exp(-ops.square(_near(x)))),
+    "tanh": _sigmoid_like("tanh", _tanh, _tanh_derivative),
+    "erf": _sigmoid_like(
+        "erf",
+        lambda x: ops.erf(_near(x)),
+        lambda x: 2.0 / math.sqrt(math.pi) * ops.exp(-ops.square(_near(x))),
+    ),
+    "arctan": _sigmoid_like("arctan", ops.arctan, lambda x: 1.0 / (1.0 + ops.square(x))),
     "softsign": _sigmoid_like(
         "softsign", ops.softsign, lambda x: 1.0 / ops.square(1.0 + ops.abs(x)), limits=(-1.0, 1.0)
     ),
@@ -268,7 +330,11 @@ CURVES: dict[str, curve_lib.Curve] = {
     ),
     "softplus": curve_lib.Curve("softplus", ops.softplus, ops.sigmoid, limits=(0.0, _INF)),
     "log_sigmoid": curve_lib.Curve(
-        "log_sigmoid", ops.log_sigmoid, lambda x: ops.sigmoid(-x), curvature=("concave",), limits=(-_INF, 0.0)
+        "log_sigmoid",
+        ops.log_sigmoid,
+        lambda x: ops.sigmoid(-x),
+        curvature=("concave",),
+        limits=(-_INF, 0.0),
     ),
     "sparse_plus": curve_lib.Curve(
         "sparse_plus",
@@ -301,7 +367,7 @@ CURVES: dict[str, curve_lib.Curve] = {
     ),
     "sqrt": curve_lib.Curve(
         "sqrt",
-        ops.sqrt,
+        _sqrt,
         lambda x: 0.5 / ops.sqrt(x),
         curvature=("concave",),
         domain=(0.0, _INF),
