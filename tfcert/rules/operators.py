@@ -140,7 +140,7 @@ def _einsum(op: Any, *operands: Any) -> Node:
 # Scalar functions.
 
 _UNARY = {
-    "Abs": "abs", "Absolute": "abs", "Exp": "exponential", "Expm1": "expm1", "Log": "log",
+    "Absolute": "abs", "Exp": "exponential", "Expm1": "expm1", "Log": "log",
     "Log1p": "log1p", "Sqrt": "sqrt", "Rsqrt": "rsqrt", "Reciprocal": "reciprocal",
     "Square": "square", "Tanh": "tanh", "Arctan": "arctan", "Erf": "erf", "Sigmoid": "sigmoid",
     "Relu": "relu", "Relu6": "relu6", "Softplus": "softplus", "Softsign": "softsign",
