@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from typing import Any
 
 import keras
@@ -16,7 +15,7 @@ from tfcert.rules.primitives import Constant, Input, Node, Nonlinear
 from tfcert.rules.rows import Window, covers, union
 from tfcert.rules.windows import Sliding
 
-__all__ = ["Network", "network_of"]
+__all__ = ["Network", "cache_of", "network_of"]
 
 
 class Network:
@@ -166,7 +165,15 @@ def _sorted(outputs: list[Node]) -> list[Node]:
     return order
 
 
-_NETWORKS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+def cache_of(model: keras.Model) -> dict[str, Any]:
+    """What was derived from a model, kept on the model itself and gone with it.
+
+    (A dictionary that is keyed weakly by the model would hold its keys: compiled programs refer to
+    the model.)
+    """
+    if "_tfcert_cache" not in model.__dict__:
+        object.__setattr__(model, "_tfcert_cache", {})  # Past Keras's tracking of attributes.
+    return model.__dict__["_tfcert_cache"]
 
 
 def network_of(model: Any) -> Network:
@@ -181,8 +188,8 @@ def network_of(model: Any) -> Network:
             "keras.Input(shape), or call model.build((None, ...)) or the model on data first."
         )
     settings = graph.settings(model)
-    known = _NETWORKS.get(model)
+    known = cache_of(model).get("network")
     if known is None or not graph.same_settings(known[0], settings):
         known = (settings, Network(model))
-        _NETWORKS[model] = known
+        cache_of(model)["network"] = known
     return known[1]

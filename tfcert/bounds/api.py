@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from keras import ops
 from tfcert import backend
 from tfcert.bounds import methods, propagation
 from tfcert.bounds.statistics import batch_moments, normalizing_nodes
-from tfcert.network import Network, network_of
+from tfcert.network import Network, cache_of, network_of
 from tfcert.regions import BoundRegion, Region
 from tfcert.types import Bounds, Tensor
 
@@ -150,14 +149,19 @@ class _Call:
 
     def run(self, kind: str, compute: Callable, *more: Tensor, rows: int) -> Any:
         """Runs in the graph under construction, or compiled and in pieces of the batch."""
-        bound_region = self.region.bind(self.x)
         moments = []
         if self.statistics == "batch":
             moments = batch_moments(self.network, self.x)
+        piece = self._piece(rows)
+        numbers = self.region.pack(_compute_dtype(self))
+        if numbers is not None and self.batch is not None and self.batch <= piece:
+            if not any(backend.is_symbolic(t) for t in (self.x, *more)):
+                # One compiled call, the binding of the region included.
+                return self._compiled(kind, compute, packed=True)(moments, self.x, numbers, *more)
+        bound_region = self.region.bind(self.x)
         if any(backend.is_symbolic(t) for t in (*bound_region, *more) if t is not None):
             return compute(moments, bound_region, *more)
-        compiled = self._compiled(kind, compute)
-        piece = self._piece(rows)
+        compiled = self._compiled(kind, compute, packed=False)
         if self.batch <= piece:
             return compiled(moments, bound_region, *more)
         parts = []
@@ -172,7 +176,7 @@ class _Call:
             parts.append(keras.tree.map_structure(lambda t, keep=keep: t[:keep], part))
         return keras.tree.map_structure(lambda *ts: ops.concatenate(ts, axis=0), *parts)
 
-    def _compiled(self, kind: str, compute: Callable) -> Callable:
+    def _compiled(self, kind: str, compute: Callable, packed: bool) -> Callable:
         region = self.region
         key = (
             kind,
@@ -181,14 +185,19 @@ class _Call:
             type(region),
             region.norm,
             getattr(region, "clip", None) is None,
+            len(self.region.pack("float32") or ()) if packed else -1,
         )
-        functions = _COMPILED.setdefault(self.model, {})
+        functions = cache_of(self.model).setdefault("compiled", {})
         network, known = self.network, functions.get(key)
         if known is None or known[0] is not network:
 
-            def counted(*arguments: Any) -> Any:
-                _TRACES[self.model] = _TRACES.get(self.model, 0) + 1
-                return compute(*arguments)
+            def counted(moments: list, *arguments: Any) -> Any:
+                traces = cache_of(self.model)
+                traces["count"] = traces.get("count", 0) + 1
+                if packed:
+                    x, numbers, *more = arguments
+                    arguments = (region.unpack(numbers).bind(x), *more)
+                return compute(moments, *arguments)
 
             function = backend.compile_function(
                 counted, self.model, self.method.jit_compile or None
@@ -209,13 +218,9 @@ class _Call:
         return max(1, int(self.method.max_memory // (per_sample * itemsize)))
 
 
-_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-_TRACES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
 def trace_count(model: keras.Model) -> int:
     """How many bound programs of a model were traced so far; for tests of recompilation."""
-    return _TRACES.get(model, 0)
+    return cache_of(model).get("count", 0)
 
 
 def _compute_dtype(call: _Call) -> str:

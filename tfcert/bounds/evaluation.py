@@ -12,6 +12,7 @@ from tfcert.regions import BoundRegion, Region
 from tfcert.rules.interval import Interval
 from tfcert.rules.nonlinear import Elementwise, Opaque, passes_zero
 from tfcert.rules.primitives import Constant, Input, Node, Nonlinear
+from tfcert.rules.rounding import TINY
 from tfcert.rules.rows import SampleTable
 from tfcert.types import Tensor
 
@@ -60,6 +61,8 @@ class Evaluation:
             self.parameters[node] = p
         self.intervals: dict[Node, Interval] = {}
         self.errors: dict[Node, Tensor] = {}
+        # Samples for which an execution in float32 may overflow somewhere.
+        self.overflow = ops.zeros((self.batch,), dtype="bool")
         self.prepared: dict[tuple[Node, tuple[int, ...]], Any] = {}
         self._relaxations: dict[Node, Any] = {}
         self._tables: dict[tuple[str, Node], Any] = {}
@@ -68,14 +71,14 @@ class Evaluation:
     def interval_step(self, node: Node) -> Interval:
         """The interval of one node from those of its inputs, which are there already."""
         primitive, p = node.primitive, self.parameters[node]
-        if isinstance(primitive, Input):
-            return Interval.from_ends(self.bound.lower, self.bound.upper)
-        if isinstance(primitive, Constant):
-            shape = (self.batch, *node.shape)
-            value = ops.broadcast_to(p, shape)
-            return Interval.from_ends(value, value)
         inputs = [self.intervals[source] for source in node.inputs]
-        result = primitive.interval(p, *inputs)
+        if isinstance(primitive, Input):
+            result = Interval.from_ends(self.bound.lower, self.bound.upper)
+        elif isinstance(primitive, Constant):
+            value = ops.broadcast_to(p, (self.batch, *node.shape))
+            result = Interval.from_ends(value, value)
+        else:
+            result = primitive.interval(p, *inputs)
         if self.unit is not None:
             result = self._with_rounding(node, inputs, result)
         if node.enclosure is not None:
@@ -85,19 +88,40 @@ class Evaluation:
         return result
 
     def _with_rounding(self, node: Node, inputs: list[Interval], result: Interval) -> Interval:
+        magnitudes = [x.magnitude for x in inputs or [result]]
         try:
-            error = node.primitive.rounding(
-                self.parameters[node], self.unit, *[x.magnitude for x in inputs]
-            )
+            error = node.primitive.rounding(self.parameters[node], self.unit, *magnitudes)
         except NotImplementedError as reason:
             raise NotImplementedError(f"Layer {node.name!r}: {reason}") from reason
-        # The bounds themselves are computed in float64. Their own rounding, here and in backward
-        # sweeps, is a few times n 2^-53 of the same magnitudes that the execution's error is at
-        # least n 2^-24 of; the thousandth of that on top covers sums of up to 2^19 n terms.
-        error = 0.0 if error is None else error * (1.0 + 2.0**-10)
-        error = error + SLACK * result.magnitude + 2.0**-1000
+        if error is None:
+            error = 0.0
+        else:
+            error = ops.broadcast_to(error, ops.shape(result.magnitude))
+            unknown = ops.isinf(error)
+            self.overflow = ops.logical_or(
+                self.overflow, ops.any(ops.reshape(unknown, (self.batch, -1)), axis=-1)
+            )
+            # The bounds themselves are computed in float64. Their own rounding, here and in
+            # backward sweeps, is a few times n 2^-53 of the same magnitudes that the execution's
+            # error is at least n 2^-24 of; the thousandth of that on top covers sums of up to
+            # 2^19 n terms.
+            error = ops.where(unknown, 0.0, error) * (1.0 + 2.0**-10)
+        # Even where an execution only picks values, it may flush them to zero.
+        error = error + SLACK * result.magnitude + TINY
         self.errors[node] = error
         return result.widen(error)
+
+    def executed(self, bounds: Any, side: float) -> Any:
+        """Bounds of the execution: infinite for samples where a value may overflow.
+
+        Args:
+            bounds: ``(batch, ...)``.
+            side: -1.0 for lower bounds, 1.0 for upper ones.
+        """
+        if self.unit is None:
+            return bounds
+        shape = (self.batch, *[1] * (len(bounds.shape) - 1))
+        return ops.where(ops.reshape(self.overflow, shape), side * math.inf, bounds)
 
     def relaxation(self, node: Node) -> Any:
         """Affine bounds of a nonlinear node on the intervals of its inputs, as sample tables."""

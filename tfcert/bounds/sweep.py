@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcert.bounds.evaluation import SLACK, Evaluation
+from tfcert.bounds.evaluation import Evaluation
 from tfcert.regions import BoundRegion
 from tfcert.relaxations import Lines
 from tfcert.rules.linear import Matrix
@@ -71,6 +71,11 @@ def sweep(
         if here.window is not None and covers(here.extent, current.shape):
             here = frame.dense(here, current.shape)
         primitive = current.primitive
+        end = evaluation.is_cut(current) or (
+            stop is not None and current is not node and stop(current)
+        )
+        if current in evaluation.errors and not end:
+            total = total - _rounding(evaluation, current, here, frame)
         if isinstance(primitive, Input):
             total = total + _minimum_on_input(evaluation, here, frame)
             continue
@@ -79,13 +84,9 @@ def sweep(
             value = ops.broadcast_to(evaluation.parameters[current], (1, *current.shape))
             total = total + dot(here.coefficients, value[:, None])
             continue
-        if evaluation.is_cut(current) or (
-            stop is not None and current is not node and stop(current)
-        ):
+        if end:
             total = total + _minimum_on_interval(evaluation, current, here, frame)
             continue
-        if current in evaluation.errors:
-            total = total - _rounding(evaluation, current, here, frame)
         if isinstance(primitive, Affine):
             sources, change = _through_affine(evaluation, current, here, frame)
         else:
@@ -156,12 +157,7 @@ def _rounding(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> T
 
 def _minimum_on_input(evaluation: Evaluation, rows: Rows, frame: Frame) -> Tensor:
     taken = [None if t is None else frame.take(t, rows)[:, 0] for t in evaluation.input_tables]
-    bound = BoundRegion(*taken)
-    minimum = evaluation.region.minimise_bound(rows.coefficients, bound)
-    if evaluation.unit is None:
-        return minimum
-    largest = ops.maximum(ops.abs(bound.lower), ops.abs(bound.upper))
-    return minimum - SLACK * dot(ops.abs(rows.coefficients), largest[:, None])
+    return evaluation.region.minimise_bound(rows.coefficients, BoundRegion(*taken))
 
 
 def _minimum_on_interval(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tensor:
@@ -210,4 +206,4 @@ def neuron_rows(
             return node.inputs[0], rows, frame, bias
     hot = ops.one_hot(channel, math.prod(rest), dtype=evaluation.dtype)
     coefficients = ops.reshape(hot[:, None] * sign[..., None], (-1, 2, *extent, *rest))
-    return node, Rows(coefficients, window), frame, 0.0
+    return node, Rows(coefficients, window, clean=True), frame, 0.0

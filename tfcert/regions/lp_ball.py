@@ -148,6 +148,25 @@ class LpBall(region.Region):
         x = arguments.as_input(x)
         return bound._replace(center=x, radius=self._size(x, outward=True))
 
+    def pack(self, dtype: str) -> list[Any] | None:
+        if ops.is_tensor(self._factor):
+            return None
+        factor = [] if isinstance(self._factor, float) else [self._factor]
+        low, high = self.clip if self.clip is not None else (None, None)
+        numbers = [rounding.round_up(value, dtype) for value in (self._eps, *factor)]
+        if low is not None:
+            numbers += [-rounding.round_up(-low, dtype), rounding.round_up(high, dtype)]
+        return numbers
+
+    def unpack(self, numbers: list[Tensor]) -> LpBall:
+        known, rest = copy.copy(self), list(numbers)
+        if self.clip is not None:
+            known.clip = (rest[-2], rest[-1])
+        known._eps = rest[0]
+        if not isinstance(self._factor, float):
+            known._factor = rest[1]
+        return known
+
     def minimise_bound(self, coefficients: Tensor, bound: region.BoundRegion) -> Tensor:
         """The minimum of ``sum(coefficients * x')`` over a ball that was bound to its inputs.
 
@@ -278,10 +297,12 @@ class LpBall(region.Region):
         return uniform * (scale * cube) ** (1 / self.norm)
 
     def _move(self, moves: Tensor, x: Tensor) -> Tensor:
-        """``x + moves``, inside: shortened where moves are too long, and rounded towards x."""
+        """``x + moves``, inside: shortened where moves are too long, and rounded towards x.
+
+        Moves are 0 where eps is.
+        """
         size = ops.expand_dims(self._size(x, outward=False), 1)
         x_several = ops.broadcast_to(ops.expand_dims(x, 1), ops.shape(moves))
-        moves = ops.where(size > 0, moves, 0.0)
         length = self._norm(geometry.flatten(moves / geometry.nonzero(size)))
         margin = self._margin(x)
         # Shortened by twice the margin, so that a point that was moved inside is found inside.

@@ -96,6 +96,17 @@ class Region:
         self._check_shapes(tuple(x.shape))
         return BoundRegion(*self._limits(x, outward=True))
 
+    def pack(self, dtype: str) -> list[Any] | None:
+        """The region's numbers as arrays, rounded outward, so that compiled code takes any size.
+
+        None where some of them are tensors that are being computed.
+        """
+        return None
+
+    def unpack(self, numbers: list[Tensor]) -> Region:
+        """The same region with numbers from ``pack``, which may be tensors by now."""
+        raise NotImplementedError
+
     def minimise(self, coefficients: Tensor, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """The minimum of ``sum(coefficients * x') + offset`` over all x' of the region.
 

@@ -67,7 +67,7 @@ def _product_step(x: Tensor, y: Tensor, product: Tensor) -> Tensor:
 def cast_up(value: Any, dtype: str) -> Tensor:
     """The smallest number of ``dtype`` that is at least ``value``: a tensor, or float64."""
     if not ops.is_tensor(value):
-        return ops.convert_to_tensor(_round_up(np.asarray(value, "float64"), dtype), dtype)
+        return ops.convert_to_tensor(round_up(np.asarray(value, "float64"), dtype), dtype)
     source = keras.backend.standardize_dtype(value.dtype)
     rounded = ops.cast(value, dtype)
     if source == dtype or source != "float64":
@@ -80,7 +80,8 @@ def cast_down(value: Any, dtype: str) -> Tensor:
     return -cast_up(-value, dtype)
 
 
-def _round_up(value: np.ndarray, dtype: str) -> np.ndarray:
+def round_up(value: np.ndarray, dtype: str) -> np.ndarray:
+    """The smallest numbers of ``dtype`` that are at least the values."""
     with np.errstate(over="ignore"):
         rounded = value.astype(dtype)
     rounded = np.where(rounded < value, np.nextafter(rounded, np.array(np.inf, dtype)), rounded)

@@ -70,6 +70,8 @@ class TwoPiece(curve_lib.Curve):
                 f"`slope` must be one of {curve_lib.SLOPES}. Received: slope={slope!r}"
             )
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
+        if self._fixed() == 0:
+            return _relu_lines(lower, upper, slope)
         alpha, convex, crossing = self._alpha(lower), self._convex(), self.unstable(lower, upper)
         chord, intercept = self._chord(lower, upper, crossing)
         if slope == "adaptive":
@@ -273,6 +275,32 @@ class PiecewiseLinear(curve_lib.Curve):
                     )
                 )
         return corners
+
+
+def _relu_lines(lower, upper, slope):
+    """What ``TwoPiece.lines`` says, for ReLU, in a third of the operations: it is on every hot path.
+
+    With l' = min(l, 0) and u' = max(u, 0) the chord u' / (u' - l') is right on stable intervals too.
+    """
+    low, high = ops.minimum(lower, 0.0), ops.maximum(upper, 0.0)
+    numbers = np.finfo(keras.backend.standardize_dtype(lower.dtype))
+    up = 1.0 + curve_lib.SLACK * curve_lib.epsilon(lower)
+    width = high - low
+    bounded = width < np.inf  # False for NaN, which `high` then hands on.
+    share = high / ops.maximum(ops.where(bounded, width, 1.0), float(numbers.tiny))
+    # Rounded up, unless the interval is stable: both factors are then exact.
+    intercept = share * -low * up + ops.where(low * high < 0, float(numbers.tiny), 0.0)
+    chord = ops.where(bounded, share, 0.0)
+    intercept = ops.where(bounded, intercept, high + 0.0 * ops.where(low > -np.inf, low, 0.0))
+    if slope == "adaptive":
+        through = ops.cast(upper > -lower, lower.dtype)
+    elif slope == "same":
+        through = chord
+    elif slope == "zero":
+        through = ops.cast((lower >= 0) & (upper > 0), lower.dtype)
+    else:
+        through = ops.cast(upper > 0, lower.dtype)
+    return curve_lib.Lines(through, ops.zeros_like(low), chord, intercept)
 
 
 def _zero_or_nan(lower, upper):

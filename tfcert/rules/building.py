@@ -90,6 +90,8 @@ def scale(x: Node, factor: Any = None, shift: Any = None) -> Node:
     def factors(dtype: str) -> tuple:
         return tuple(None if a is None else read(a, dtype) for a in arrays)
 
+    if shift is None and arrays[0] is not None and (np.abs(arrays[0]) == 1).all():
+        return registry.apply(Scale(factors, error=lambda unit, size: None), x)  # Signs are exact.
     return registry.apply(Scale(factors), x)
 
 

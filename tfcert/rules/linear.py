@@ -14,29 +14,17 @@ from keras import ops
 from tfcert import backend
 from tfcert.rules.interval import Interval
 from tfcert.rules.primitives import Affine
+from tfcert.rules.rounding import HUGE, flushed, rounding_error
 from tfcert.rules.rows import Frame, Rows
 from tfcert.rules.windows import Same, Windowed
 from tfcert.types import Tensor
 
-__all__ = ["Declared", "Kernel", "Matrix", "Rearrange", "Scale", "Sum", "gamma", "read"]
+__all__ = ["Declared", "Kernel", "Matrix", "Rearrange", "Scale", "Sum", "read"]
 
 
 def read(variable: Any, dtype: str) -> Tensor:
     """The value of a variable or constant in the type of the evaluation."""
     return ops.cast(ops.convert_to_tensor(variable), dtype)
-
-
-def gamma(terms: int, unit: float) -> float:
-    """Higham's bound ``n u / (1 - n u)`` on the relative error of n rounded operations."""
-    if terms * unit >= 0.5:
-        raise NotImplementedError(
-            f"sums {terms} terms, too many for a rounding bound with unit roundoff {unit:g}."
-        )
-    return terms * unit / (1.0 - terms * unit)
-
-
-# Results below this are flushed to zero by some processors: an absolute error per operation.
-TINY = 2.0**-126
 
 
 class Kernel(Affine):
@@ -85,10 +73,14 @@ class Kernel(Affine):
         return backend.vector_jacobian(lambda z: self.linear(z, p["kernel"]), [zeros], coefficients)
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
-        size = self.linear(magnitudes[0], p["magnitude"])
+        # Each term meets one product, the sums, and the bias: fan_in + 1 roundings. Three more are
+        # for compilers that multiply a following scale into the kernel, and add its shift.
+        terms = self.fan_in + 4
+        tiny = flushed(terms, unit)
+        size = self.linear(magnitudes[0] + tiny, p["magnitude"] + tiny)
         if p["bias"] is not None:
             size = size + ops.abs(p["bias"])
-        return gamma(self.fan_in + 2, unit) * size + self.fan_in * TINY
+        return rounding_error(size, terms, unit)
 
 
 class Matrix(Kernel):
@@ -108,14 +100,14 @@ class Scale(Affine):
 
     Args:
         factors: ``factors(dtype) -> (scale, shift)``, each a tensor or None.
-        error: ``error(p, unit, magnitude)``, the rounding of an execution that computes the same
-            in another way; None where it is one product and one sum.
+        error: ``error(unit, magnitude)``, the rounding of an execution that computes the same in
+            another way; by default it is one product (or quotient) and one sum.
     """
 
     def __init__(
         self,
         factors: Callable[[str], tuple[Tensor | None, Tensor | None]],
-        error: Callable[[float, Tensor], Tensor] | None = None,
+        error: Callable[[float, Tensor], Tensor | None] | None = None,
     ):
         self.factors, self.error = factors, error
         self.windowed = Same()
@@ -154,17 +146,26 @@ class Scale(Affine):
             return [rows]
         assert rows.window is not None
         if all(size == 1 for size in _padded_shape(p[0], len(shapes[0]))[: len(rows.extent)]):
-            return [Rows(rows.coefficients * p[0], rows.window)]
+            return [Rows(rows.coefficients * p[0], rows.window, rows.clean)]
         scale = ops.broadcast_to(p[0], shapes[0])
         return [Rows(rows.coefficients * frame.take_shared(scale, rows), rows.window)]
 
-    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
         if self.error is not None:
             return self.error(unit, magnitudes[0])
-        scale, shift = p
-        size = magnitudes[0] if scale is None else magnitudes[0] * ops.abs(scale)
-        size = size if shift is None else size + ops.abs(shift)
-        return gamma(4, unit) * size + TINY
+        # Both constants are rounded to float32 first; x / c may be run as x * (1 / c).
+        terms, (scale, shift) = 6, p
+        size = magnitudes[0]
+        if scale is not None:
+            tiny = flushed(terms, unit)
+            size = (size + tiny) * (ops.abs(scale) + tiny)
+        if shift is not None:
+            size = size + ops.abs(shift)
+        error = rounding_error(size, terms, unit)
+        if scale is None:
+            return error
+        # The constant itself may overflow, or, where x is divided by it, be flushed to zero.
+        return ops.where(ops.abs(scale) >= HUGE, float("inf"), error)
 
 
 def _padded_shape(tensor: Tensor, rank: int) -> tuple[int, ...]:
@@ -195,7 +196,7 @@ class Sum(Affine):
         return [coefficients] * (len(shapes) - 1)
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
-        return gamma(len(magnitudes) + 1, unit) * self.apply(p, *magnitudes) + TINY
+        return rounding_error(self.apply(p, *magnitudes), len(magnitudes) + 1, unit)
 
 
 class Rearrange(Affine):
@@ -237,7 +238,10 @@ class Rearrange(Affine):
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
         if self.terms == 1:
             return None
-        return gamma(self.terms + 2, unit) * self.function(*magnitudes) + self.terms * TINY
+        # An average may divide at the end: its sum must not overflow.
+        mean = self.function(*magnitudes)
+        error = rounding_error(mean, self.terms + 3, unit)
+        return ops.where(mean * self.terms >= HUGE, float("inf"), error)
 
 
 class Declared(Affine):

@@ -13,8 +13,8 @@ from keras import ops
 
 from tfcert import relaxations
 from tfcert.rules.interval import Interval
-from tfcert.rules.linear import TINY, gamma
 from tfcert.rules.primitives import Nonlinear
+from tfcert.rules.rounding import HUGE, flushed, rounding_error
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Bounds, Tensor
 
@@ -98,13 +98,22 @@ class Elementwise(Nonlinear):
             slope = p.negative_slope
             if isinstance(slope, float | int) and slope in (-1, 0, 1):
                 return None  # Picking and changing a sign are exact.
-            return gamma(3, unit) * ops.abs(ops.cast(slope, x.dtype)) * x + TINY
+            tiny = flushed(3, unit)
+            slope = ops.abs(ops.cast(slope, x.dtype))
+            error = rounding_error((x + tiny) * (slope + tiny), 3, unit)
+            return ops.where(slope >= HUGE, float("inf"), error)
         if isinstance(p, relaxations.PiecewiseLinear) and p.continuous:
+            constants = max(abs(c) for c in (*p.intercepts, *p.breaks))
+            if all(
+                slope == 0 or (slope == 1 and intercept == 0)
+                for slope, intercept in zip(p.slopes, p.intercepts, strict=True)
+            ):
+                # Picks x or a constant, which is rounded.
+                return rounding_error(ops.full_like(x, constants), 1, unit)
             # Executions differ in how they write it, and round the constants first: allow for a
             # few operations on numbers as large as the largest part.
-            constants = [abs(c) for c in (*p.intercepts, *p.breaks)]
             steepest = max(1.0, *[abs(slope) for slope in p.slopes])
-            return gamma(8, unit) * steepest * (x + max(constants)) + TINY
+            return rounding_error(steepest * (x + constants), 8, unit)
         return super().rounding(p, unit, *magnitudes)
 
 
@@ -124,7 +133,8 @@ def apply_lines(lines: relaxations.Lines, rows: Rows) -> tuple[Sequence[Rows], T
         constant = dot(negative, lines.upper_intercept)
     else:
         constant = total(positive, lines.lower_intercept) + total(negative, lines.upper_intercept)
-    return [Rows(coefficients, rows.window)], constant
+    # Outside of the map, lines read 0.
+    return [Rows(coefficients, rows.window, clean=True)], constant
 
 
 class Product(Nonlinear):
@@ -167,7 +177,8 @@ class Product(Nonlinear):
         return [Rows(a * y, rows.window), Rows(a * x, rows.window)], constant
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
-        return gamma(2, unit) * magnitudes[0] * magnitudes[1]
+        tiny = flushed(2, unit)
+        return rounding_error((magnitudes[0] + tiny) * (magnitudes[1] + tiny), 2, unit)
 
 
 class MaxReduce(Nonlinear):

@@ -12,9 +12,10 @@ from keras import ops
 from tfcert import relaxations
 from tfcert.rules import building
 from tfcert.rules.interval import Interval
-from tfcert.rules.linear import TINY, Declared, Scale, gamma, read
+from tfcert.rules.linear import Declared, Scale, read
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_rule
+from tfcert.rules.rounding import HUGE, TINY, flushed, rounding_error
 from tfcert.types import Tensor
 
 __all__ = ["BatchNorm"]
@@ -56,14 +57,21 @@ class BatchNorm(Scale):
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         # The execution adds x*s and beta - mean*s, which may cancel: take the sizes of all parts.
-        # rsqrt and the products of s are allowed six roundings.
+        # Six roundings are allowed for s (variance + epsilon, an rsqrt good to two units in the
+        # last place, gamma), three for the products and sums, one for a compiler that joins them.
         layer, dtype = self.layer, keras.backend.standardize_dtype(p[0].dtype)
-        scale = ops.abs(p[0])
+        tiny, scale = flushed(10, unit), ops.abs(p[0])
         mean = self._shaped(ops.abs(read(layer.moving_mean, dtype)))
-        size = (magnitudes[0] + mean) * scale
+        size = (magnitudes[0] + mean + tiny) * (scale + tiny)
         if layer.center:
             size = size + self._shaped(ops.abs(read(layer.beta, dtype)))
-        return gamma(10, unit) * size + 4 * TINY * (1.0 + scale)
+        # What s is made of must not be flushed, or an rsqrt is infinite and a gamma lost.
+        odd = read(layer.moving_variance, dtype) + layer.epsilon < 2 * TINY
+        if layer.scale:
+            factor = ops.abs(read(layer.gamma, dtype))
+            odd = odd | ((factor < TINY) & (factor > 0))
+        odd = self._shaped(odd) | (scale >= HUGE)
+        return ops.where(odd, float("inf"), rounding_error(size, 10, unit))
 
 
 def _batch_normalization(layer: Any, x: Node) -> Node:
@@ -90,12 +98,13 @@ def _normalization(layer: Any, x: Node) -> Node:
         return read(factors, dtype), read(shift, dtype)
 
     def error(unit: float, magnitude: Tensor) -> Tensor:
-        parts = (
-            (magnitude + np.abs(mean)) * np.abs(factors)
-            if not layer.invert
-            else (magnitude * np.abs(factors) + np.abs(mean))
-        )
-        return gamma(8, unit) * parts + TINY * (1.0 + float(np.max(np.abs(factors))))
+        # x - mean may cancel. One rounding each for that, variance, sqrt and quotient, more for
+        # processors whose quotients are not the nearest.
+        tiny = flushed(8, unit)
+        size = (magnitude + tiny) * (np.abs(factors) + tiny)
+        size = size + (np.abs(mean) if layer.invert else np.abs(mean * factors))
+        large = magnitude + np.abs(mean) >= HUGE
+        return ops.where(large, float("inf"), rounding_error(size, 8, unit))
 
     return apply(Scale(both, error), x)
 

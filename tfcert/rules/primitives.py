@@ -12,6 +12,7 @@ from typing import Any
 from keras import ops
 
 from tfcert.rules.interval import Interval
+from tfcert.rules.rounding import rounding_error
 from tfcert.rules.rows import Frame, Rows
 from tfcert.rules.windows import Windowed
 from tfcert.types import Tensor
@@ -78,7 +79,11 @@ class Primitive:
         Args:
             p: Parameters.
             unit: Unit roundoff of the arithmetic of the execution (2^-24 for float32).
-            *magnitudes: Upper limits of ``abs`` of the inputs as executed.
+            *magnitudes: Upper limits of ``abs`` of the inputs as executed; of the value itself
+                where there are no inputs.
+
+        Returns:
+            A tensor that broadcasts against the value; infinite where the execution may overflow.
         """
         raise NotImplementedError(
             "has no rounding analysis: float_safe covers affine and piecewise-linear layers. "
@@ -88,6 +93,10 @@ class Primitive:
 
 class Input(Primitive):
     """The input of the network."""
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        # Inputs of a region need not be floats: the execution rounds them first.
+        return rounding_error(magnitudes[0], 1, unit)
 
 
 class Constant(Primitive):
@@ -105,8 +114,8 @@ class Constant(Primitive):
     def interval(self, p: Any, *intervals: Interval) -> Interval:
         return Interval.from_ends(p, p)
 
-    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> None:
-        return None
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        return rounding_error(magnitudes[0], 1, unit)
 
 
 class Affine(Primitive):

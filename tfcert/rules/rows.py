@@ -80,10 +80,12 @@ class Rows(NamedTuple):
         coefficients: ``(groups, rows, *shape)``, or ``(groups, rows, *window, *rest)``.
         window: None where the coefficients cover the whole value. Entries of a window that lie
             outside of the feature map are to be ignored.
+        clean: Whether those entries are known to be 0.
     """
 
     coefficients: Tensor
     window: Window | None = None
+    clean: bool = False
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -169,16 +171,15 @@ class Frame:
 
     def mask(self, rows: Rows, shape: tuple[int, ...]) -> Rows:
         """The same rows with explicit zeros outside of the feature map."""
-        if rows.window is None:
+        if rows.window is None or rows.clean:
             return rows
         rank = len(rows.extent)
-        if rows.extent == rows.window.stride == (1,) * rank and not any(rows.window.offset):
-            return rows  # The neuron itself.
         _, inside = self._positions(rows, shape[:rank])
         inside = ops.reshape(inside, (-1, 1, *rows.extent, *[1] * (len(shape) - rank)))
         return Rows(
             ops.where(inside, rows.coefficients, ops.zeros((), rows.coefficients.dtype)),
             rows.window,
+            clean=True,
         )
 
     def dense(self, rows: Rows, shape: tuple[int, ...]) -> Rows:
@@ -228,4 +229,4 @@ class Frame:
             pads += [(0, 0)] * (len(rows.coefficients.shape) - len(pads))
             return ops.pad(rows.coefficients, pads) if any(map(sum, pads)) else rows.coefficients
 
-        return Rows(grown(first) + grown(second), window)
+        return Rows(grown(first) + grown(second), window, first.clean and second.clean)

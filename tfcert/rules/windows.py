@@ -85,7 +85,8 @@ class Split(Same):
     ) -> Sequence[Rows]:
         parts, start = [], 0
         for size in self.sizes:
-            parts.append(Rows(rows.coefficients[..., start : start + size], rows.window))
+            piece = rows.coefficients[..., start : start + size]
+            parts.append(Rows(piece, rows.window, rows.clean))
             start += size
         return parts
 
