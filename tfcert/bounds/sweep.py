@@ -145,6 +145,8 @@ def _through_nonlinear(
     if upper_slope is None:  # A two-piece function: its line through 0 may turn, its chord is best.
         lines = [None if t is None else frame.take(t, rows) for t in relaxation]
         return apply_lines(Lines(lower_slope, *lines[1:]), rows)
+    # Outside of the map the ends read 0, where a line need not be 0: the coefficients must be.
+    rows = frame.mask(rows, node.shape)
     lower, upper = (frame.take(t, rows) for t in evaluation.tables(node.inputs[0]))
     return apply_lines(p.lines_with_slopes(lower_slope, upper_slope, lower, upper), rows)
 
