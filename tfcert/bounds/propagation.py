@@ -128,6 +128,11 @@ def _chunk(evaluation: Evaluation, method: methods.Method, node: Node) -> int:
 
 def node_bounds(evaluation: Evaluation, method: methods.Method, node: Node) -> Bounds:
     """Bounds of an output node."""
+    lower, upper = _node_bounds(evaluation, method, node)
+    return Bounds(evaluation.executed(lower, -1.0), evaluation.executed(upper, 1.0))
+
+
+def _node_bounds(evaluation: Evaluation, method: methods.Method, node: Node) -> Bounds:
     interval = evaluation.intervals[node]
     size = math.prod(node.shape)
     prefix = evaluation.region.norm != math.inf and evaluation.network.mixing[node] > 0
@@ -139,7 +144,7 @@ def node_bounds(evaluation: Evaluation, method: methods.Method, node: Node) -> B
         eye = ops.eye(size, dtype=evaluation.dtype)
         both = ops.concatenate([eye, -eye], axis=0)
         rows = ops.broadcast_to(both[None], (evaluation.batch, 2 * size, size))
-        ends = lower_rows(evaluation, method, node, rows, intersect=False)
+        ends = _lower_rows(evaluation, method, node, rows, intersect=False)
         shape = (-1, *node.shape)
         lower = ops.reshape(ends[:, :size], shape)
         upper = ops.reshape(-ends[:, size:], shape)
@@ -178,6 +183,12 @@ def lower_rows(
     Returns:
         ``(batch, rows)``.
     """
+    return evaluation.executed(_lower_rows(evaluation, method, node, rows, intersect), -1.0)
+
+
+def _lower_rows(
+    evaluation: Evaluation, method: methods.Method, node: Node, rows: Tensor, intersect: bool
+) -> Tensor:
     shape = tuple(rows.shape)
     coefficients = Rows(ops.reshape(rows, (-1, shape[1], *node.shape)))
     frame = Frame()

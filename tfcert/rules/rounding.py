@@ -40,9 +40,10 @@ def rounding_error(size: Tensor, terms: int, unit: float) -> Tensor:
         unit: Unit roundoff.
 
     Returns:
-        ``gamma(terms) size`` and what flushing adds; infinite where a part may overflow.
+        ``gamma(terms) size``, and what flushing the results of as many products and sums adds;
+        infinite where a part may overflow.
     """
-    error = gamma(terms, unit) * size + 2 * terms * TINY
+    error = gamma(terms, unit) * size + 4 * terms * TINY
     return ops.where(size >= HUGE, float("inf"), error)
 
 
