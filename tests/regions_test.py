@@ -334,9 +334,10 @@ class MembershipTest(parameterized.TestCase):
         for t in (0.5, 0.8, 0.95):
             self.assertAlmostEqual((distance <= t).mean(), t**4, delta=0.015)
         np.testing.assert_allclose(points.mean(0), 0, atol=0.02)
-        # E |x_i|^p of the uniform distribution on the ball is 1 / (n + p).
-        moment = (np.abs(points) ** norm).mean(0)
-        np.testing.assert_allclose(moment, 1 / (4 + norm), rtol=0.06)
+        # On the sphere |x_i|^p is Beta(1 / p, (n - 1) / p) distributed, so that in the ball the
+        # mean of |x_i|^2p is (1 + p) / ((n + p) (n + 2 p)).
+        moment = (np.abs(points) ** (2 * norm)).mean()
+        np.testing.assert_allclose(moment, (1 + norm) / (4 + norm) / (4 + 2 * norm), rtol=0.02)
         corners = array(region.sample(x, 100, 3, corners=True))[0] / 0.5
         distance = (np.abs(corners) ** norm).sum(-1) ** (1 / norm)
         np.testing.assert_allclose(distance, 1, rtol=1e-4)
@@ -370,6 +371,25 @@ class MembershipTest(parameterized.TestCase):
         self.assertFalse((one == other).all())
         with self.assertRaisesRegex(ValueError, r"`seed` must be an integer.*seed='x'"):
             region.sample(x, 2, "x")
+
+    @parameterized.parameters(*NORMS)
+    def test_no_rounding_leads_out_of_the_ball(self, norm):
+        # A float of x is a good part of this eps.
+        region, x = regions.LpBall(1e-6, norm), make_x(0)
+        for points in (
+            region.sample(x, 4, 0),
+            region.sample(x, 4, 0, corners=True),
+            region.minimiser(make_x(1, shape=(4, *SHAPE)), x),
+            region.project(make_x(1, shape=(4, *SHAPE)), x),
+        ):
+            self.assertTrue(region.contains(points, x).all())
+            self.assertTrue((array(points) != x[:, None]).any())
+        # Points that are outside by a few bits do not pass for points inside.
+        region = regions.LpBall(0.5, norm)
+        corners = array(region.sample(x, 4, 0, corners=True))
+        for factor in 1 + np.geomspace(1e-7, 1e-4, 8):
+            points = x[:, None] + factor * (corners - x[:, None])
+            self.assertTrue(region.contains(region.project(points, x), x).all())
 
     def test_large_numbers_and_tiny_balls(self):
         x = make_x(0, 1e3)
