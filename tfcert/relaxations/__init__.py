@@ -1,10 +1,10 @@
-"""Scalar functions as bound propagation sees them: ranges, enclosing lines, and the facts they follow from.
+"""Scalar functions as bound propagation sees them: ranges, enclosing lines, and their reasons.
 
-A `Curve` declares what is known of a function (where it is convex, where it turns); its bounds are derived from that.
-`CURVES` lists the known ones by name; factories make those that take arguments.
+A `Curve` declares what is known of a function (where it is convex, where it turns); its bounds are
+derived from that. `CURVES` lists the known ones by name; factories make those that take arguments.
 """
 
-from tfcert.relaxations.curve import Curve, Lines, SLACK, SLOPES, monotone_only
+from tfcert.relaxations.curve import SLACK, SLOPES, Curve, Lines, monotone_only
 from tfcert.relaxations.piecewise import PiecewiseLinear, TwoPiece
 from tfcert.relaxations.table import (
     CURVES,

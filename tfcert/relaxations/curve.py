@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -17,19 +18,26 @@ __all__ = ["Curve", "Lines", "SLACK", "SLOPES", "monotone_only"]
 
 _INF = math.inf
 
-# Evaluations, slopes and intercepts are rounded. Intercepts are moved outwards by this many machine epsilons of the
-# magnitudes involved, so that the lines hold in exact arithmetic: about 5e-7 relative in float32, 1e-15 in float64.
+# Evaluations, slopes and intercepts are rounded. Intercepts are moved outwards by this many machine
+# epsilons of the magnitudes involved, so that the lines hold in exact arithmetic: about 5e-7
+# relative in float32, 1e-15 in float64.
 SLACK = 4.0
 
-# Halvings of a bracket around a touching point. A touching point that is off by d costs about d**2 in the intercept,
-# so that 24 halvings reach rounding error for any interval that is narrower than 1000.
+# Halvings of a bracket around a touching point. A touching point that is off by d costs about d**2
+# in the intercept, so that 24 halvings reach rounding error for any interval that is narrower than
+# 1000.
 _STEPS = 24
 
 SLOPES = ("adaptive", "same", "zero", "one")
 
+_Point = tuple[types.Tensor, types.Tensor]
+
 
 class Lines(NamedTuple):
-    """``lower_slope * x + lower_intercept <= f(x) <= upper_slope * x + upper_intercept`` on an interval."""
+    """Lines that enclose a function f on an interval.
+
+    ``lower_slope * x + lower_intercept <= f(x) <= upper_slope * x + upper_intercept``.
+    """
 
     lower_slope: types.Tensor
     lower_intercept: types.Tensor
@@ -41,16 +49,19 @@ class Lines(NamedTuple):
 class Curve:
     """A scalar function and the facts from which its bounds follow.
 
-    The line below f is the supporting line, at the midpoint, of the convex envelope of f on ``[lower, upper]``; of
-    all lines below f it leaves the smallest area. Its slope is found by bisection. Its intercept is
+    The line below f is the supporting line, at the midpoint, of the convex envelope of f on
+    ``[lower, upper]``; of all lines below f it leaves the smallest area. Its slope is found by
+    bisection. Its intercept is
 
         min over x in [lower, upper] of f(x) - slope * x,
 
-    bounded from below whatever the slope: only end points matter where f is concave or linear, and where f is convex
-    the tangents at both ends of a bracket around the minimum are below f. The line above f mirrors this.
+    bounded from below whatever the slope: only end points matter where f is concave or linear, and
+    where f is convex the tangents at both ends of a bracket around the minimum are below f. The
+    line above f mirrors this.
 
-    Where an end is infinite or f overflows, both lines are constant: the range of f, infinite if need be. Where
-    ``[lower, upper]`` leaves the domain, compiled code cannot raise: the range and the intercepts are NaN there.
+    Where an end is infinite or f overflows, both lines are constant: the range of f, infinite if
+    need be. Where ``[lower, upper]`` leaves the domain, compiled code cannot raise: the range and
+    the intercepts are NaN there.
 
     Example:
 
@@ -70,21 +81,22 @@ class Curve:
     Args:
         name: Used in messages.
         function: f, written with ``keras.ops``. Continuous.
-        derivative: f', accurate to a few units in the last place *relative to f'*: a derivative that is written as
-            ``1 - tanh(x)**2`` is pure noise for large x, and wide intervals multiply that noise.
+        derivative: f', accurate to a few units in the last place *relative to f'*: a derivative
+            that is written as ``1 - tanh(x)**2`` is pure noise for large x, and wide intervals
+            multiply that noise.
         breaks: Increasing points where the curvature changes or f' jumps.
-        curvature: One more entry than `breaks`: ``"convex"``, ``"concave"``, ``"linear"``, or ``"monotone"`` where
-            nothing else is known, which gives constant lines.
+        curvature: One more entry than `breaks`: ``"convex"``, ``"concave"``, ``"linear"``, or
+            ``"monotone"`` where nothing else is known, which gives constant lines.
         turning: Points where f turns between increasing and decreasing; f is monotone between them.
-        shape: ``"convex"`` or ``"concave"`` if f is that as a whole, its kinks included; it saves the bisections.
-            Known without `breaks`.
+        shape: ``"convex"`` or ``"concave"`` if f is that as a whole, its kinks included; it saves
+            the bisections. Known without `breaks`.
         domain: f is defined on the open interval ``(low, high)``.
         domain_closed: Whether finite ends belong to the domain.
         poles: Points that no interval may contain.
         domain_text: The domain in words, for error messages.
         limits: ``(f(-inf), f(inf))``, needed where evaluating f there gives NaN.
-        noise: f is evaluated with an error of at most ``SLACK / 2`` epsilons of ``|f(x)| + min(|x|, noise)``; positive
-            for functions that lose digits by cancellation.
+        noise: f is evaluated with an error of at most ``SLACK / 2`` epsilons of
+            ``|f(x)| + min(|x|, noise)``; positive for functions that lose digits by cancellation.
     """
 
     name: str
@@ -101,7 +113,7 @@ class Curve:
     limits: tuple[float, float] | None = None
     noise: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # NumPy's scalars would turn float32 results into float64.
         for field in ("breaks", "turning", "poles", "domain"):
             object.__setattr__(self, field, tuple(map(float, getattr(self, field))))
@@ -116,10 +128,10 @@ class Curve:
         if not self.breaks and self.curvature[0] in ("convex", "concave"):
             object.__setattr__(self, "shape", self.curvature[0])
 
-    def __call__(self, x):
+    def __call__(self, x: types.Tensor) -> types.Tensor:
         return self.function(ops.convert_to_tensor(x))
 
-    def interval(self, lower, upper) -> types.Bounds:
+    def interval(self, lower: types.Tensor, upper: types.Tensor) -> types.Bounds:
         """The range of f on ``[lower, upper]``; NaN where that leaves the domain."""
         lower, upper, inside = self._inside(lower, upper)
         values = [self._value(lower), self._value(upper)]
@@ -132,13 +144,13 @@ class Curve:
         low, high = ops.minimum(low, largest), ops.maximum(high, -largest)
         return types.Bounds(ops.where(inside, low, np.nan), ops.where(inside, high, np.nan))
 
-    def lines(self, lower, upper, slope="adaptive") -> Lines:
+    def lines(self, lower: types.Tensor, upper: types.Tensor, slope: str = "adaptive") -> Lines:
         """The tightest lines on ``[lower, upper]``, or with another slope for the lower one.
 
         Args:
             lower, upper: Ends of the interval, of any one shape.
-            slope: The slope of the lower line where f is not linear: ``"adaptive"`` (the tightest), ``"same"`` (that
-                of the upper line), ``"zero"`` or ``"one"``.
+            slope: The slope of the lower line where f is not linear: ``"adaptive"`` (the tightest),
+                ``"same"`` (that of the upper line), ``"zero"`` or ``"one"``.
         """
         if slope not in SLOPES:
             raise ValueError(f"`slope` must be one of {SLOPES}. Received: slope={slope!r}")
@@ -159,10 +171,17 @@ class Curve:
             )
         return _checked(low, (-high[0], -high[1]), bounds, finite)
 
-    def lines_with_slopes(self, lower_slope, upper_slope, lower, upper) -> Lines:
+    def lines_with_slopes(
+        self,
+        lower_slope: types.Tensor,
+        upper_slope: types.Tensor,
+        lower: types.Tensor,
+        upper: types.Tensor,
+    ) -> Lines:
         """Sound intercepts for any slopes, which broadcast against the interval's ends.
 
-        The gradient of an intercept with respect to its slope is minus the point where the line touches f.
+        The gradient of an intercept with respect to its slope is minus the point where the line
+        touches f.
         """
         bounds = self.interval(lower, upper)
         lower, upper, finite = self._finite(lower, upper)
@@ -170,11 +189,17 @@ class Curve:
         high = self._offset(-1.0, -upper_slope, lower, upper)
         return _checked((lower_slope, low), (upper_slope, -high), bounds, finite)
 
-    def slope_range(self, lower, upper):
-        """``(lower_min, lower_max, upper_min, upper_max)``: slopes among which the best lines are found.
+    def slope_range(
+        self, lower: types.Tensor, upper: types.Tensor
+    ) -> tuple[types.Tensor, types.Tensor, types.Tensor, types.Tensor]:
+        """Slopes among which the best lines are found.
 
-        They are the slopes of the convex (concave) envelope at both ends of the interval: every line that touches the
-        envelope from below (above) inside the interval has a slope between them.
+        They are the slopes of the convex (concave) envelope at both ends of the interval: every
+        line that touches the envelope from below (above) inside the interval has a slope between
+        them.
+
+        Returns:
+            ``(lower_min, lower_max, upper_min, upper_max)``.
         """
         bounds = self.lines(lower, upper)
         lower, upper, finite = self._finite(lower, upper)
@@ -184,9 +209,10 @@ class Curve:
             least = ops.where(finite & ops.isfinite(least), ops.minimum(least, slope), slope)
             most = ops.where(finite & ops.isfinite(most), ops.maximum(most, slope), slope)
             result += [least, most] if sign > 0 else [-most, -least]
-        return tuple(result)
+        lower_min, lower_max, upper_min, upper_max = result
+        return lower_min, lower_max, upper_min, upper_max
 
-    def unstable(self, lower, upper):
+    def unstable(self, lower: types.Tensor, upper: types.Tensor) -> types.Tensor:
         """Where f is not linear on ``[lower, upper]``, so that tighter bounds of the input help."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         result = lower < upper
@@ -196,8 +222,10 @@ class Curve:
 
     # What follows bounds g = sign * f from below; the line above f is minus the line below -f.
 
-    def _tightest(self, sign, lower, upper):
-        """Slope and intercept of the supporting line, at the midpoint, of the convex envelope of g."""
+    def _tightest(
+        self, sign: float, lower: types.Tensor, upper: types.Tensor
+    ) -> tuple[types.Tensor, types.Tensor]:
+        """The supporting line, at the midpoint, of the convex envelope of g."""
         if self.shape == _convex(sign):
             middle = 0.5 * lower + 0.5 * upper
             slope = sign * self.derivative(middle)
@@ -206,11 +234,11 @@ class Curve:
         slope = self._support(sign, lower, upper)
         return slope, self._offset(sign, slope, lower, upper)
 
-    def _support(self, sign, lower, upper):
+    def _support(self, sign: float, lower: types.Tensor, upper: types.Tensor) -> types.Tensor:
         """Slope of the convex envelope of g at the midpoint m.
 
-        The envelope at m is the least of g(m), where g is convex there, and of all chords across m. A chord that
-        supports g begins at `lower`, at a kink, or at a tangent point.
+        The envelope at m is the least of g(m), where g is convex there, and of all chords across m.
+        A chord that supports g begins at `lower`, at a kink, or at a tangent point.
         """
         middle = 0.5 * lower + 0.5 * upper
         slope = sign * self.derivative(middle)
@@ -228,7 +256,9 @@ class Curve:
         least, most = self._derivatives(sign, lower, upper)
         return ops.maximum(ops.minimum(slope, most), least)
 
-    def _envelope_slopes(self, sign, lower, upper):
+    def _envelope_slopes(
+        self, sign: float, lower: types.Tensor, upper: types.Tensor
+    ) -> tuple[types.Tensor, types.Tensor]:
         """Slopes of the convex envelope of g at both ends."""
         if "monotone" in self.curvature:
             return ops.zeros_like(lower), ops.zeros_like(lower)
@@ -245,31 +275,34 @@ class Curve:
         low, high = self._derivatives(sign, lower, upper)
         return ops.maximum(least, low), ops.minimum(most, high)
 
-    def _chords(self, sign, lower, upper):
-        """Pairs of points of g, left one first, between which the convex envelope may be straight."""
+    def _chords(
+        self, sign: float, lower: types.Tensor, upper: types.Tensor
+    ) -> list[tuple[_Point, _Point]]:
+        """Points of g, left and right, between which the convex envelope may be straight."""
         first, last = (lower, sign * self(lower)), (upper, sign * self(upper))
         corners = self._corners(sign, lower, upper)
-        chords = [
-            (first, last)
-        ]  # First, so that it wins ties: it alone carries the gradient of both ends.
+        # First, so that it wins ties: it alone carries the gradient of both ends.
+        chords = [(first, last)]
         chords += [(first, corner) for corner in corners] + [(corner, last) for corner in corners]
-        chords += [pair for pair in itertools.combinations(corners, 2)]
+        chords += itertools.combinations(corners, 2)
         for low, high in self._segments(_convex(sign)):
             left, right = self._tangent_points(sign, low, high, lower, upper)
             chords += [(first, (left, sign * self(left))), ((right, sign * self(right)), last)]
         return chords
 
-    def _tangent_points(self, sign, low, high, lower, upper):
-        """Where the tangents from both ends of the interval touch the convex segment ``[low, high]`` of g.
+    def _tangent_points(
+        self, sign: float, low: float, high: float, lower: types.Tensor, upper: types.Tensor
+    ) -> tuple[types.Tensor, types.Tensor]:
+        """Where the tangents from the interval's ends touch the convex ``[low, high]`` of g.
 
-        By the envelope theorem the slope of such a tangent does not change to first order when its touching point
-        moves, so that no gradient is lost by holding these points fixed.
+        By the envelope theorem the slope of such a tangent does not change to first order when its
+        touching point moves, so that no gradient is lost by holding these points fixed.
         """
         lower, upper = ops.stop_gradient(lower), ops.stop_gradient(upper)
         ends = ops.stack([lower, upper])
         heights = sign * self(ends)
 
-        def go_right(x):
+        def go_right(x: types.Tensor) -> types.Tensor:
             above = sign * self(x) + sign * self.derivative(x) * (ends - x) - heights
             return ops.stack([above[0] > 0, above[1] < 0])
 
@@ -281,7 +314,9 @@ class Curve:
         )
         return ops.stop_gradient(left), ops.stop_gradient(right)
 
-    def _derivatives(self, sign, lower, upper):
+    def _derivatives(
+        self, sign: float, lower: types.Tensor, upper: types.Tensor
+    ) -> tuple[types.Tensor, types.Tensor]:
         """Least and greatest derivative of g on the interval: no slope outside them is of use.
 
         They keep the rounding noise of a chord across a tiny interval from spoiling its slope.
@@ -295,8 +330,10 @@ class Curve:
             least, most = ops.minimum(least, slope), ops.maximum(most, slope)
         return ops.stop_gradient(least), ops.stop_gradient(most)
 
-    def _offset(self, sign, slope, lower, upper):
-        """The greatest intercept known to be sound: a lower bound of ``g(x) - slope * x`` on the interval."""
+    def _offset(
+        self, sign: float, slope: types.Tensor, lower: types.Tensor, upper: types.Tensor
+    ) -> types.Tensor:
+        """The greatest intercept known to be sound: a lower bound of ``g(x) - slope * x``."""
         result = ops.minimum(sign * self(lower) - slope * lower, sign * self(upper) - slope * upper)
         for x, value in self._corners(sign, lower, upper):
             result = ops.minimum(result, value - slope * x)
@@ -308,7 +345,15 @@ class Curve:
             result = ops.minimum(result, least - ops.maximum(slope * left, slope * right))
         return result - self._slack(result, slope, lower, upper)
 
-    def _segment_offset(self, sign, slope, low, high, lower, upper):
+    def _segment_offset(
+        self,
+        sign: float,
+        slope: types.Tensor,
+        low: float,
+        high: float,
+        lower: types.Tensor,
+        upper: types.Tensor,
+    ) -> types.Tensor:
         """A lower bound of ``g(x) - slope * x`` on the convex segment ``[low, high]``.
 
         The bracket [a, b] around the minimum gives two bounds, as both tangents are below g:
@@ -336,22 +381,30 @@ class Curve:
             - ops.stop_gradient(ops.where(by_start, drop_start, drop_end))
         )
 
-    def _slack(self, intercept, slope, lower, upper):
+    def _slack(
+        self,
+        intercept: types.Tensor,
+        slope: types.Tensor,
+        lower: types.Tensor,
+        upper: types.Tensor,
+    ) -> types.Tensor:
+        """How far an intercept is moved outwards for rounding."""
         size = ops.maximum(ops.abs(lower), ops.abs(upper))
         scale = ops.abs(intercept) + ops.abs(slope) * size + ops.minimum(size, self.noise)
         # Products with anything below the smallest normal number may be flushed to 0.
         tiny = float(np.finfo(keras.backend.standardize_dtype(lower.dtype)).tiny)
         return ops.stop_gradient(SLACK * (epsilon(lower) * scale + tiny * (1.0 + size)))
 
-    def _corners(self, sign, lower, upper):
-        """Kinks of g, moved into the interval, as points and values; ends of convex segments need none."""
+    def _corners(self, sign: float, lower: types.Tensor, upper: types.Tensor) -> list[_Point]:
+        """Kinks of g, moved into the interval; ends of convex segments need none."""
         if self.shape is not None:
             return []
         ends = {end for segment in self._segments(_convex(sign)) for end in segment}
         points = [_between(t, lower, upper) for t in self.breaks if t not in ends]
         return [(x, sign * self(x)) for x in points]
 
-    def _segments(self, kind):
+    def _segments(self, kind: str) -> list[tuple[float, float]]:
+        """The pieces of the line with one kind of curvature."""
         ends = (-_INF, *self.breaks, _INF)
         return [
             (ends[i], ends[i + 1])
@@ -359,7 +412,7 @@ class Curve:
             if curvature == kind
         ]
 
-    def _value(self, x):
+    def _value(self, x: types.Tensor) -> types.Tensor:
         """f, and its limit at an infinite end."""
         if self.limits is None:
             return self(x)
@@ -367,7 +420,9 @@ class Curve:
         limit = ops.where(x < 0, self.limits[0], self.limits[1])
         return ops.where(ops.isinf(x), ops.cast(limit, finite.dtype), self(finite))
 
-    def _inside(self, lower, upper):
+    def _inside(
+        self, lower: types.Tensor, upper: types.Tensor
+    ) -> tuple[types.Tensor, types.Tensor, types.Tensor]:
         """The interval, where it lies inside the domain, and where that is."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         low, high = self.domain
@@ -381,8 +436,10 @@ class Curve:
         safe = self._safe_point()
         return ops.where(inside, lower, safe), ops.where(inside, upper, safe), inside
 
-    def _finite(self, lower, upper):
-        """The interval where f can be computed on all of it, and where that is; a harmless point elsewhere."""
+    def _finite(
+        self, lower: types.Tensor, upper: types.Tensor
+    ) -> tuple[types.Tensor, types.Tensor, types.Tensor]:
+        """The interval where f can be computed on all of it, else a point; and where that is."""
         lower, upper, inside = self._inside(lower, upper)
         middle = 0.5 * lower + 0.5 * upper
         finite = inside & ops.isfinite(upper - lower) & ops.isfinite(self.derivative(middle))
@@ -390,7 +447,7 @@ class Curve:
         safe = self._safe_point()
         return ops.where(finite, lower, safe), ops.where(finite, upper, safe), finite
 
-    def _safe_point(self):
+    def _safe_point(self) -> float:
         low, high = self.domain
         if math.isinf(low) and math.isinf(high):
             return 1.0
@@ -399,8 +456,15 @@ class Curve:
         return high - 1.0 if math.isinf(low) else 0.5 * (low + high)
 
 
-def monotone_only(name, function, decreasing=False, **facts) -> Curve:
-    """A function of which only monotonicity is known: its lines are constants, its range comes from the end points.
+def monotone_only(
+    name: str,
+    function: Callable[[types.Tensor], types.Tensor],
+    decreasing: bool = False,
+    **facts: Any,
+) -> Curve:
+    """A function of which only monotonicity is known: its lines are constants.
+
+    Its range comes from the end points.
 
     >>> staircase = monotone_only("staircase", ops.floor)
     """
@@ -408,25 +472,27 @@ def monotone_only(name, function, decreasing=False, **facts) -> Curve:
     return Curve(name, function, ops.zeros_like, curvature=("monotone",), **facts)
 
 
-def _convex(sign):
+def _convex(sign: float) -> str:
     """The curvature of f for which ``sign * f`` is convex."""
     return "convex" if sign > 0 else "concave"
 
 
-def _chord(start, end):
-    """The distance between two points, and the slope from one to the other (0 where they coincide)."""
+def _chord(start: _Point, end: _Point) -> tuple[types.Tensor, types.Tensor]:
+    """The distance between two points, and the slope (0 where they coincide)."""
     run = end[0] - start[0]
     return run, (end[1] - start[1]) / ops.where(run > 0, run, 1.0)
 
 
-def _between(t, lower, upper):
+def _between(t: types.Tensor, lower: types.Tensor, upper: types.Tensor) -> types.Tensor:
     return ops.minimum(ops.maximum(lower, t), upper)
 
 
-def _bisect(go_right, left, right):
-    """Halves the brackets ``[left, right]`` towards the points where `go_right` turns from true to false."""
+def _bisect(
+    go_right: Callable[[types.Tensor], types.Tensor], left: types.Tensor, right: types.Tensor
+) -> tuple[types.Tensor, types.Tensor]:
+    """Halves brackets ``[left, right]`` towards where `go_right` turns from true to false."""
 
-    def halve(_, bracket):
+    def halve(_: Any, bracket: _Point) -> _Point:
         left, right = bracket
         middle = 0.5 * left + 0.5 * right
         move = go_right(middle)
@@ -435,20 +501,21 @@ def _bisect(go_right, left, right):
     return ops.fori_loop(0, _STEPS, halve, (left, right))
 
 
-def epsilon(x):
+def epsilon(x: types.Tensor) -> float:
+    """The machine epsilon of a tensor's type."""
     return float(np.finfo(keras.backend.standardize_dtype(x.dtype)).eps)
 
 
-def _neighbours(t, like):
-    """The numbers on both sides of `t`, where a derivative may jump; not denormal, as these count as 0."""
+def _neighbours(t: float, like: types.Tensor) -> tuple[float, float]:
+    """The numbers on both sides of a kink `t`; not denormal, as these count as 0."""
     dtype = np.dtype(keras.backend.standardize_dtype(like.dtype))
     if t == 0:
         return -float(np.finfo(dtype).tiny), float(np.finfo(dtype).tiny)
-    t = dtype.type(t)
-    return float(np.nextafter(t, dtype.type(-_INF))), float(np.nextafter(t, dtype.type(_INF)))
+    low, high = (np.nextafter(dtype.type(t), dtype.type(end)) for end in (-_INF, _INF))
+    return float(low), float(high)
 
 
-def _checked(low, high, bounds, finite):
+def _checked(low: _Point, high: _Point, bounds: types.Bounds, finite: types.Tensor) -> Lines:
     """Lines from both (slope, intercept); constants from `bounds` where a line is unusable."""
     bounds = types.Bounds(ops.stop_gradient(bounds.lower), ops.stop_gradient(bounds.upper))
     low_ok = finite & ops.isfinite(low[0]) & ops.isfinite(low[1])

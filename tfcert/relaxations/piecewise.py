@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,55 +17,64 @@ __all__ = ["PiecewiseLinear", "TwoPiece"]
 
 
 class TwoPiece(curve_lib.Curve):
-    """``f(x) = x`` for ``x >= 0``, ``negative_slope * x`` below: ReLU (0), LeakyReLU, absolute value (-1), PReLU.
+    """``f(x) = x`` for ``x >= 0``, ``negative_slope * x`` below.
 
-    On an unstable interval (lower < 0 < upper) one line is the chord, and the other passes through 0 with any slope
-    between both pieces'. f is convex where `negative_slope` <= 1 and concave elsewhere; there the roles are swapped.
+    ReLU (0), LeakyReLU, absolute value (-1), PReLU.
+
+    On an unstable interval (lower < 0 < upper) one line is the chord, and the other passes through
+    0 with any slope between both pieces'. f is convex where `negative_slope` <= 1 and concave
+    elsewhere; there the roles are swapped.
 
     Args:
         negative_slope: A float, or a tensor that broadcasts against the inputs (PReLU).
         name: Used in messages.
     """
 
-    def __init__(self, negative_slope=0.0, name="two_piece"):
+    negative_slope: types.Tensor
+
+    def __init__(self, negative_slope: types.Tensor = 0.0, name: str = "two_piece"):
         super().__init__(
             name, self._evaluate, self._differentiate, breaks=(0.0,), curvature=("linear", "linear")
         )
         object.__setattr__(self, "negative_slope", negative_slope)
 
-    def _evaluate(self, x):
+    def _evaluate(self, x: types.Tensor) -> types.Tensor:
         if self._fixed() == 0:
             return ops.relu(x)
         return ops.where(x >= 0, x, _times(self._alpha(x), ops.minimum(x, 0.0)))
 
-    def _differentiate(self, x):
+    def _differentiate(self, x: types.Tensor) -> types.Tensor:
         return ops.where(x >= 0, ops.ones_like(x), self._alpha(x) * ops.ones_like(x))
 
-    def _alpha(self, x):
+    def _alpha(self, x: types.Tensor) -> types.Tensor:
         return ops.convert_to_tensor(self.negative_slope, dtype=x.dtype)
 
-    def interval(self, lower, upper) -> types.Bounds:
+    def interval(self, lower: types.Tensor, upper: types.Tensor) -> types.Bounds:
         """The range of f on ``[lower, upper]``."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         # Some kernels turn NaN into 0 here, which would hide it.
         low = ops.where(ops.isnan(lower), lower, self(lower))
         high = ops.where(ops.isnan(upper), upper, self(upper))
-        if self._fixed() is not None and self._fixed() >= 0:
+        fixed = self._fixed()
+        if fixed is not None and fixed >= 0:
             return types.Bounds(low, high)
         crossing = self.unstable(lower, upper)
         least, most = ops.minimum(low, high), ops.maximum(low, high)
         # Where the left piece falls, 0 is the minimum of an unstable interval.
         return types.Bounds(ops.where(crossing, ops.minimum(least, 0.0), least), most)
 
-    def unstable(self, lower, upper):
+    def unstable(self, lower: types.Tensor, upper: types.Tensor) -> types.Tensor:
         """Where the kink lies inside the interval."""
         return (ops.convert_to_tensor(lower) < 0) & (ops.convert_to_tensor(upper) > 0)
 
-    def lines(self, lower, upper, slope="adaptive") -> curve_lib.Lines:
+    def lines(
+        self, lower: types.Tensor, upper: types.Tensor, slope: str = "adaptive"
+    ) -> curve_lib.Lines:
         """The chord, and a line through 0 whose slope on unstable intervals is chosen by `slope`.
 
-        ``"adaptive"``: the slope of the longer piece, which minimises the area; ``"zero"``, ``"one"``: that, or the
-        nearest sound slope; ``"same"``: the slope of the chord. Stable intervals keep f itself.
+        ``"adaptive"``: the slope of the longer piece, which minimises the area; ``"zero"``,
+        ``"one"``: that, or the nearest sound slope; ``"same"``: the slope of the chord. Stable
+        intervals keep f itself.
         """
         if slope not in curve_lib.SLOPES:
             raise ValueError(
@@ -98,7 +109,9 @@ class TwoPiece(curve_lib.Curve):
             ops.where(convex, intercept, zero),
         )
 
-    def slope_range(self, lower, upper):
+    def slope_range(
+        self, lower: types.Tensor, upper: types.Tensor
+    ) -> tuple[types.Tensor, types.Tensor, types.Tensor, types.Tensor]:
         """``(lower_min, lower_max, upper_min, upper_max)``: only the line through 0 can move."""
         lines = self.lines(lower, upper)
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
@@ -112,7 +125,13 @@ class TwoPiece(curve_lib.Curve):
             ops.where(above, most, lines.upper_slope),
         )
 
-    def lines_with_slopes(self, lower_slope, upper_slope, lower, upper) -> curve_lib.Lines:
+    def lines_with_slopes(
+        self,
+        lower_slope: types.Tensor,
+        upper_slope: types.Tensor,
+        lower: types.Tensor,
+        upper: types.Tensor,
+    ) -> curve_lib.Lines:
         """Sound intercepts for any slopes: f - slope * x is extreme at an end or at the kink."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         alpha, crossing = self._alpha(lower), self.unstable(lower, upper)
@@ -132,23 +151,27 @@ class TwoPiece(curve_lib.Curve):
             high * (1.0 + slack * ops.sign(high)),
         )
 
-    def _fixed(self):
+    def _fixed(self) -> float | None:
         """The negative slope where it is a number, else None."""
         return self.negative_slope if isinstance(self.negative_slope, int | float) else None
 
-    def _convex(self):
+    def _convex(self) -> types.Tensor:
         """Whether f is convex: True, False, or a boolean tensor."""
-        if self._fixed() is not None:
-            return self._fixed() <= 1
+        fixed = self._fixed()
+        if fixed is not None:
+            return fixed <= 1
         return ops.convert_to_tensor(self.negative_slope) <= 1
 
-    def _chord(self, lower, upper, crossing):
+    def _chord(
+        self, lower: types.Tensor, upper: types.Tensor, crossing: types.Tensor
+    ) -> tuple[types.Tensor, types.Tensor]:
         """The line through both ends of an unstable interval, rounded to the sound side.
 
         With t = upper / (upper - lower): slope = a + (1 - a) * t, intercept = (1 - a) * t * -lower.
         The intercept is 0 on stable intervals.
         """
-        alpha = self._alpha(lower) if self._fixed() is None else self._fixed()
+        fixed = self._fixed()
+        alpha = self._alpha(lower) if fixed is None else fixed
         width = upper - lower
         bounded = crossing & (width < np.inf)
         # t and the product are rounded up, also where they would be flushed to 0: that lifts the
@@ -158,7 +181,7 @@ class TwoPiece(curve_lib.Curve):
         share = ops.where(bounded, upper, 0.0) / ops.where(bounded, width, 1.0) * up + tiny
         intercept = (1.0 - alpha) * (share * up * ops.where(bounded, -lower, 0.0) + tiny)
         slope = alpha + (1.0 - alpha) * share
-        if self._fixed() != 0:
+        if fixed != 0:
             # This sum is rounded too.
             rounding = (up - 1.0) * ops.where(bounded, width, 0.0) * abs(alpha)
             rounding = ops.where(self._convex(), rounding, -rounding)
@@ -171,7 +194,9 @@ class TwoPiece(curve_lib.Curve):
 
 
 class PiecewiseLinear(curve_lib.Curve):
-    """A piecewise-linear function, which may jump: ``f(x) = slopes[i] * x + intercepts[i]`` on piece i.
+    """A piecewise-linear function, which may jump.
+
+    ``f(x) = slopes[i] * x + intercepts[i]`` on piece i.
 
     Args:
         name: Used in messages.
@@ -181,7 +206,18 @@ class PiecewiseLinear(curve_lib.Curve):
         turning: Points where f turns between increasing and decreasing.
     """
 
-    def __init__(self, name, function, breaks, slopes, intercepts, **facts):
+    slopes: tuple[float, ...]
+    intercepts: tuple[float, ...]
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[types.Tensor], types.Tensor],
+        breaks: Sequence[float],
+        slopes: Sequence[float],
+        intercepts: Sequence[float],
+        **facts: Any,
+    ):
         super().__init__(
             name,
             function,
@@ -199,7 +235,7 @@ class PiecewiseLinear(curve_lib.Curve):
         """Whether f has no jumps."""
         return all(left == right for _, left, right in self._ends())
 
-    def interval(self, lower, upper) -> types.Bounds:
+    def interval(self, lower: types.Tensor, upper: types.Tensor) -> types.Bounds:
         """The range of f on ``[lower, upper]``, limits at jumps included."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         values = [self._value(lower), self._value(upper)]
@@ -215,7 +251,7 @@ class PiecewiseLinear(curve_lib.Curve):
         zero = _zero_or_nan(lower, upper)
         return types.Bounds(low + zero, high + zero)
 
-    def unstable(self, lower, upper):
+    def unstable(self, lower: types.Tensor, upper: types.Tensor) -> types.Tensor:
         """Where a break lies inside the interval; at a jump also where it lies on its border."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         result = ops.zeros_like(lower < upper)
@@ -228,7 +264,9 @@ class PiecewiseLinear(curve_lib.Curve):
             result = result | touches
         return result
 
-    def _tightest(self, sign, lower, upper):
+    def _tightest(
+        self, sign: float, lower: types.Tensor, upper: types.Tensor
+    ) -> tuple[types.Tensor, types.Tensor]:
         slope, intercept = super()._tightest(sign, lower, upper)
         stable = ops.logical_not(self.unstable(lower, upper)) & (lower < upper)
         middle = 0.5 * lower + 0.5 * upper
@@ -238,20 +276,22 @@ class PiecewiseLinear(curve_lib.Curve):
             offset = offset - self._slack(offset, exact, lower, upper)  # As 1/6 in hard_sigmoid.
         return ops.where(stable, exact, slope), ops.where(stable, offset, intercept)
 
-    def _differentiate(self, x):
+    def _differentiate(self, x: types.Tensor) -> types.Tensor:
         return self._piece(x, self.slopes)
 
-    def _derivatives(self, sign, lower, upper):
+    def _derivatives(
+        self, sign: float, lower: types.Tensor, upper: types.Tensor
+    ) -> tuple[types.Tensor, types.Tensor]:
         # A chord across a jump may be steeper than every piece.
         return -np.inf, np.inf
 
-    def _piece(self, x, values):
+    def _piece(self, x: types.Tensor, values: Sequence[float]) -> types.Tensor:
         result = ops.full_like(x, values[0])
-        for t, value in zip(self.breaks, values[1:]):
+        for t, value in zip(self.breaks, values[1:], strict=True):
             result = ops.where(x >= t, value, result)
         return result
 
-    def _ends(self):
+    def _ends(self) -> list[tuple[float, float, float]]:
         """Breaks with the limits of f from the left and from the right."""
         result = []
         for i, t in enumerate(self.breaks):
@@ -260,7 +300,9 @@ class PiecewiseLinear(curve_lib.Curve):
             result.append((t, left, left if math.isclose(left, right, abs_tol=1e-12) else right))
         return result
 
-    def _corners(self, sign, lower, upper):
+    def _corners(
+        self, sign: float, lower: types.Tensor, upper: types.Tensor
+    ) -> list[tuple[types.Tensor, types.Tensor]]:
         corners = []
         for t, left, right in self._ends():
             ends = [(left, (lower < t) & (t <= upper))]
@@ -277,21 +319,26 @@ class PiecewiseLinear(curve_lib.Curve):
         return corners
 
 
-def _relu_lines(lower, upper, slope):
-    """What ``TwoPiece.lines`` says, for ReLU, in a third of the operations: it is on every hot path.
+def _relu_lines(lower: types.Tensor, upper: types.Tensor, slope: str) -> curve_lib.Lines:
+    """What ``TwoPiece.lines`` says, for ReLU, in half the operations: it is on every hot path.
 
-    With l' = min(l, 0) and u' = max(u, 0) the chord u' / (u' - l') is right on stable intervals too.
+    With l' = min(l, 0) and u' = max(u, 0), the chord's slope u' / (u' - l') is exact on stable
+    intervals too: 1 or 0.
     """
-    low, high = ops.minimum(lower, 0.0), ops.maximum(upper, 0.0)
     numbers = np.finfo(keras.backend.standardize_dtype(lower.dtype))
-    up = 1.0 + curve_lib.SLACK * curve_lib.epsilon(lower)
-    width = high - low
-    bounded = width < np.inf  # False for NaN, which `high` then hands on.
-    share = high / ops.maximum(ops.where(bounded, width, 1.0), float(numbers.tiny))
-    # Rounded up, unless the interval is stable: both factors are then exact.
-    intercept = share * -low * up + ops.where(low * high < 0, float(numbers.tiny), 0.0)
-    chord = ops.where(bounded, share, 0.0)
-    intercept = ops.where(bounded, intercept, high + 0.0 * ops.where(low > -np.inf, low, 0.0))
+    tiny, large = float(numbers.tiny), float(numbers.max) / 4
+    up = 1.0 + curve_lib.SLACK * float(numbers.eps)
+    # Cut off, so that a stable interval with an infinite end has finite differences.
+    low = ops.maximum(ops.minimum(lower, 0.0), -large)
+    high = ops.minimum(ops.maximum(upper, 0.0), large)
+    shorter = ops.minimum(high, -low)  # 0 on stable intervals.
+    # Both factors are rounded up, and where they are flushed to 0 the last term is enough.
+    chord = ops.minimum(high / ops.maximum(high - low, tiny) * up, 1.0)
+    intercept = chord * -low * up + ops.minimum(shorter, tiny) * (1.0 - low)
+    unbounded = (ops.maximum(upper, -lower) > large) & (shorter > 0)
+    chord = ops.where(unbounded, 0.0, chord)
+    intercept = ops.where(unbounded, ops.maximum(upper, 0.0), intercept)
+    intercept = ops.where(ops.isnan(lower) | ops.isnan(upper), np.nan, intercept)
     if slope == "adaptive":
         through = ops.cast(upper > -lower, lower.dtype)
     elif slope == "same":
@@ -303,12 +350,12 @@ def _relu_lines(lower, upper, slope):
     return curve_lib.Lines(through, ops.zeros_like(low), chord, intercept)
 
 
-def _zero_or_nan(lower, upper):
+def _zero_or_nan(lower: types.Tensor, upper: types.Tensor) -> types.Tensor:
     """0, but NaN where an end is: comparisons with NaN would hide it."""
     return ops.where(ops.isnan(lower) | ops.isnan(upper), np.nan, ops.zeros_like(lower))
 
 
-def _times(slope, x):
+def _times(slope: types.Tensor, x: types.Tensor) -> types.Tensor:
     """``slope * x`` with 0 * inf = 0, and without NaN gradients where x is infinite."""
     finite = ops.isfinite(x)
     rest = ops.where(finite | (slope == 0), 0.0, ops.stop_gradient(slope * x))

@@ -1,15 +1,18 @@
 """The activation functions of Keras and other scalar functions, declared.
 
-Curvatures and turning points follow from the second and first derivatives; constants that have no closed form are
-roots of those, computed in float64.
+Curvatures and turning points follow from the second and first derivatives; constants that have no
+closed form are roots of those, computed in float64.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 from keras import activations, ops
 
+from tfcert import types
 from tfcert.relaxations import curve as curve_lib
 from tfcert.relaxations import piecewise
 
@@ -30,17 +33,20 @@ __all__ = [
 ]
 
 _INF = math.inf
-_S_SHAPE = {"breaks": (0.0,), "curvature": ("convex", "concave")}
+_S_SHAPE: dict[str, Any] = {"breaks": (0.0,), "curvature": ("convex", "concave")}
 
 # keras.activations.selu: scale * elu(x, alpha).
 _SELU_ALPHA = 1.6732632423543772
 _SELU_SCALE = 1.0507009873554805
 
 
-def relu(negative_slope=0.0, max_value=None, threshold=0.0) -> curve_lib.Curve:
-    """``keras.layers.ReLU``: x above `threshold`, ``negative_slope * (x - threshold)`` below, at most `max_value`.
+def relu(
+    negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
+) -> curve_lib.Curve:
+    """``keras.layers.ReLU``.
 
-    It jumps at a positive threshold.
+    x above `threshold`, ``negative_slope * (x - threshold)`` below, at most `max_value`. It jumps
+    at a positive threshold.
     """
     if max_value is None and threshold == 0:
         return piecewise.TwoPiece(negative_slope, name="relu")
@@ -51,7 +57,7 @@ def relu(negative_slope=0.0, max_value=None, threshold=0.0) -> curve_lib.Curve:
         pieces.append((threshold, 1.0, 0.0))
     if top < _INF:
         pieces.append((max(threshold, top), 0.0, top))
-    starts, slopes, intercepts = zip(*pieces)
+    starts, slopes, intercepts = zip(*pieces, strict=True)
     return piecewise.PiecewiseLinear(
         "relu",
         lambda x: activations.relu(
@@ -64,17 +70,17 @@ def relu(negative_slope=0.0, max_value=None, threshold=0.0) -> curve_lib.Curve:
     )
 
 
-def leaky_relu(negative_slope=0.2) -> curve_lib.Curve:
+def leaky_relu(negative_slope: float = 0.2) -> curve_lib.Curve:
     """``keras.layers.LeakyReLU``."""
     return piecewise.TwoPiece(float(negative_slope), name="leaky_relu")
 
 
-def prelu(alpha) -> curve_lib.Curve:
+def prelu(alpha: types.Tensor) -> curve_lib.Curve:
     """``keras.layers.PReLU``: `alpha` is a tensor that broadcasts against the inputs."""
     return piecewise.TwoPiece(alpha, name="prelu")
 
 
-def clip(low, high) -> curve_lib.Curve:
+def clip(low: float, high: float) -> curve_lib.Curve:
     """``min(max(x, low), high)``."""
     low, high = float(low), float(high)
     return piecewise.PiecewiseLinear(
@@ -82,7 +88,7 @@ def clip(low, high) -> curve_lib.Curve:
     )
 
 
-def threshold(threshold, default_value) -> curve_lib.Curve:
+def threshold(threshold: float, default_value: float) -> curve_lib.Curve:
     """``keras.activations.threshold``: x above `threshold`, `default_value` elsewhere."""
     return piecewise.PiecewiseLinear(
         "threshold",
@@ -93,7 +99,7 @@ def threshold(threshold, default_value) -> curve_lib.Curve:
     )
 
 
-def soft_shrink(threshold=0.5) -> curve_lib.Curve:
+def soft_shrink(threshold: float = 0.5) -> curve_lib.Curve:
     """``keras.activations.soft_shrink``: x moved towards 0 by `threshold`."""
     t = float(threshold)
     return piecewise.PiecewiseLinear(
@@ -105,7 +111,7 @@ def soft_shrink(threshold=0.5) -> curve_lib.Curve:
     )
 
 
-def hard_shrink(threshold=0.5) -> curve_lib.Curve:
+def hard_shrink(threshold: float = 0.5) -> curve_lib.Curve:
     """``keras.activations.hard_shrink``: 0 on ``[-threshold, threshold]``, x elsewhere."""
     t = float(threshold)
     return piecewise.PiecewiseLinear(
@@ -117,25 +123,29 @@ def hard_shrink(threshold=0.5) -> curve_lib.Curve:
     )
 
 
-def elu(alpha=1.0) -> curve_lib.Curve:
+def elu(alpha: float = 1.0) -> curve_lib.Curve:
     """``keras.layers.ELU``: x above 0, ``alpha * (exp(x) - 1)`` below, for ``alpha >= 0``."""
     return _exponential_unit("elu", alpha, 1.0, 1.0)
 
 
-def celu(alpha=1.0) -> curve_lib.Curve:
-    """``keras.activations.celu``: x above 0, ``alpha * (exp(x / alpha) - 1)`` below, for ``alpha > 0``."""
+def celu(alpha: float = 1.0) -> curve_lib.Curve:
+    """``keras.activations.celu``: x above 0, ``alpha * (exp(x / alpha) - 1)`` below.
+
+    For ``alpha > 0``.
+    """
     if not alpha > 0:
         raise ValueError(f"`alpha` must be positive. Received: alpha={alpha}")
     return _exponential_unit("celu", 1.0, alpha, 1.0)
 
 
-def _exponential_unit(name, left, width, right) -> curve_lib.Curve:
+def _exponential_unit(name: str, left: float, width: float, right: float) -> curve_lib.Curve:
     """0 at 0, with derivative `right` above and ``left * exp(x / width)`` below."""
     if left < 0:
         raise ValueError(f"`alpha` must not be negative. Received: alpha={left}")
     return curve_lib.Curve(
         name,
-        # expm1 instead of the backend's own functions: TensorFlow's elu loses all digits near 0 in float32.
+        # expm1 instead of the backend's own functions: TensorFlow's elu loses all digits near 0 in
+        # float32.
         lambda x: (
             right * ops.maximum(x, 0.0) + left * width * ops.expm1(ops.minimum(x, 0.0) / width)
         ),
@@ -148,8 +158,8 @@ def _exponential_unit(name, left, width, right) -> curve_lib.Curve:
     )
 
 
-def gelu(approximate=False) -> curve_lib.Curve:
-    """``keras.activations.gelu``: x times the normal distribution function, or its approximation by tanh."""
+def gelu(approximate: bool = False) -> curve_lib.Curve:
+    """``keras.activations.gelu``: x times the normal distribution function, or its tanh form."""
     bend, turn = (
         (1.4185040087908283, -0.7524614220710163)
         if approximate
@@ -168,44 +178,44 @@ def gelu(approximate=False) -> curve_lib.Curve:
 
 
 # In float64, TensorFlow's own gelu has constants that went through float32.
-def _gelu(x):
+def _gelu(x: types.Tensor) -> types.Tensor:
     return 0.5 * x * (1.0 + ops.erf(_near(x) / math.sqrt(2.0)))
 
 
-def _gelu_derivative(x):
+def _gelu_derivative(x: types.Tensor) -> types.Tensor:
     density = ops.exp(-0.5 * ops.square(_near(x))) / math.sqrt(2.0 * math.pi)
     return 0.5 * (1.0 + ops.erf(_near(x) / math.sqrt(2.0))) + x * density
 
 
-def _gelu_tanh(x):
+def _gelu_tanh(x: types.Tensor) -> types.Tensor:
     return x * ops.sigmoid(_gelu_inner(_near(x)))  # (1 + tanh(z)) / 2 = sigmoid(2 * z)
 
 
-def _gelu_tanh_derivative(x):
+def _gelu_tanh_derivative(x: types.Tensor) -> types.Tensor:
     near = _near(x)
     inner = _gelu_inner(near)
     slope = 2.0 * math.sqrt(2.0 / math.pi) * (1.0 + 3.0 * 0.044715 * ops.square(near))
     return ops.sigmoid(inner) * (1.0 + near * ops.sigmoid(-inner) * slope)
 
 
-def _gelu_inner(x):
+def _gelu_inner(x: types.Tensor) -> types.Tensor:
     return 2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
 
 
-def _near(x):
+def _near(x: types.Tensor) -> types.Tensor:
     """x, where it matters; powers of anything larger might overflow."""
     return ops.clip(x, -1000.0, 1000.0)
 
 
-def squareplus(b=4) -> curve_lib.Curve:
+def squareplus(b: float = 4) -> curve_lib.Curve:
     """``keras.activations.squareplus``: ``(x + sqrt(x**2 + b)) / 2``, for ``b > 0``."""
 
-    def root(x):
+    def root(x: types.Tensor) -> types.Tensor:
         # The square must not overflow; the larger of both is exact to rounding from 1e15 on.
         size = ops.abs(x)
         return ops.maximum(ops.sqrt(ops.square(ops.minimum(size, 1e15)) + b), size)
 
-    def tail(x):
+    def tail(x: types.Tensor) -> types.Tensor:
         return 0.5 * b / (root(x) + ops.abs(x))  # (root - |x|) / 2 without its cancellation.
 
     return curve_lib.Curve(
@@ -215,14 +225,14 @@ def squareplus(b=4) -> curve_lib.Curve:
     )
 
 
-def power(exponent) -> curve_lib.Curve:
+def power(exponent: int) -> curve_lib.Curve:
     """``x ** exponent`` for an integer exponent of at least 2."""
     if int(exponent) != exponent or exponent < 2:
         raise ValueError(
             f"`exponent` must be an integer of at least 2. Received: exponent={exponent}"
         )
     n = int(exponent)
-    facts = (
+    facts: dict[str, Any] = (
         {"turning": (0.0,)}
         if n % 2 == 0
         else {"breaks": (0.0,), "curvature": ("concave", "convex")}
@@ -235,30 +245,35 @@ def power(exponent) -> curve_lib.Curve:
     )
 
 
-def _sqrt(x):
+def _sqrt(x: types.Tensor) -> types.Tensor:
     """sqrt with gradient 0 instead of infinity at 0, which would turn into NaN further on."""
     zero = x == 0
     return ops.where(zero, 0.0, ops.sqrt(ops.where(zero, 1.0, x)))
 
 
-def _tanh(x):
-    """tanh to full relative accuracy in the dtype of x: under JAX, `keras.ops.tanh` casts float64 to float32."""
+def _tanh(x: types.Tensor) -> types.Tensor:
+    """tanh to full relative accuracy; under JAX, `keras.ops.tanh` casts float64 to float32."""
     step = ops.expm1(-2.0 * ops.clip(x, -20.0, 20.0))
     return -step / (2.0 + step)
 
 
-def _tanh_derivative(x):
+def _tanh_derivative(x: types.Tensor) -> types.Tensor:
     x = 2.0 * _near(x)
     return 4.0 * ops.sigmoid(x) * ops.sigmoid(-x)
 
 
-def _mish_derivative(x):
+def _mish_derivative(x: types.Tensor) -> types.Tensor:
     near = _near(x)
     soft = ops.softplus(near)
     return _tanh(soft) + near * _tanh_derivative(soft) * ops.sigmoid(near)
 
 
-def _sigmoid_like(name, function, derivative, **facts):
+def _sigmoid_like(
+    name: str,
+    function: Callable[[types.Tensor], types.Tensor],
+    derivative: Callable[[types.Tensor], types.Tensor],
+    **facts: Any,
+) -> curve_lib.Curve:
     return curve_lib.Curve(name, function, derivative, **_S_SHAPE, **facts)
 
 
