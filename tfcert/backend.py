@@ -6,6 +6,7 @@ same bounds, compiled by XLA, where TensorFlow is not installed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from keras import ops
 from tfcert.types import Tensor
 
 __all__ = [
+    "check_float64",
+    "check_full_precision",
     "compile_function",
     "is_symbolic",
     "loop",
@@ -24,6 +27,25 @@ __all__ = [
 ]
 
 _NAME = keras.backend.backend()
+
+
+def _reduced(setting: str, remedy: str) -> ValueError:
+    return ValueError(
+        f"float_safe covers products in full float32. Received: {setting}, which rounds their "
+        f"operands to fewer bits. {remedy}"
+    )
+
+
+def _check_environment() -> None:
+    """oneDNN, which both backends may call on a CPU, takes fewer bits where it is told to."""
+    for name in (
+        "ONEDNN_DEFAULT_FPMATH_MODE",
+        "DNNL_DEFAULT_FPMATH_MODE",
+        "TF_SET_ONEDNN_FPMATH_MODE",
+    ):
+        if os.environ.get(name, "STRICT").upper() != "STRICT":
+            raise _reduced(f"{name}={os.environ[name]}", f"Unset {name}.")
+
 
 if _NAME == "tensorflow":
     import tensorflow as tf
@@ -82,6 +104,27 @@ if _NAME == "tensorflow":
     def is_symbolic(value: Any) -> bool:
         """Whether a value has no numbers yet, because a graph is being built from it."""
         return isinstance(value, keras.KerasTensor) or tf.is_symbolic_tensor(value)
+
+    def check_float64(what: str) -> None:
+        """Raises where the backend has no float64."""
+        del what
+
+    def check_full_precision() -> None:
+        """Raises where products of float32 numbers are known to be computed with fewer bits."""
+        _check_environment()
+        if tf.config.experimental.tensor_float_32_execution_enabled() and (
+            tf.config.get_visible_devices("GPU")
+        ):
+            raise _reduced(
+                "TF32 enabled on a GPU",
+                "Call tf.config.experimental.enable_tensor_float_32_execution(False).",
+            )
+        for name, value in tf.config.optimizer.get_experimental_options().items():
+            if name.startswith("auto_mixed_precision") and value:
+                raise _reduced(
+                    f"the optimizer option {name}",
+                    f"Call tf.config.optimizer.set_experimental_options({{{name!r}: False}}).",
+                )
 
     def misplaces_sum(shape: tuple[int, ...], constant: tuple[int, ...]) -> bool:
         """Whether ``ops.add`` puts a constant elsewhere than broadcasting would.
@@ -142,6 +185,25 @@ elif _NAME == "jax":
     def is_symbolic(value: Any) -> bool:
         """Whether a value has no numbers yet, because a graph is being built from it."""
         return isinstance(value, keras.KerasTensor | jax.core.Tracer)
+
+    def check_float64(what: str) -> None:
+        """Raises where the backend has no float64."""
+        if not jax.config.read("jax_enable_x64"):
+            raise ValueError(
+                f"{what} needs float64, which JAX replaces by float32. Set the environment "
+                "variable JAX_ENABLE_X64=1, or call jax.config.update('jax_enable_x64', True) "
+                "before the model is made."
+            )
+
+    def check_full_precision() -> None:
+        """Raises where products of float32 numbers are known to be computed with fewer bits."""
+        _check_environment()
+        precision = jax.config.read("jax_default_matmul_precision")
+        if jax.default_backend() != "cpu" and precision not in ("highest", "float32"):
+            raise _reduced(
+                f"jax_default_matmul_precision={precision} on a {jax.default_backend()}",
+                "Call jax.config.update('jax_default_matmul_precision', 'highest').",
+            )
 
     def misplaces_sum(shape: tuple[int, ...], constant: tuple[int, ...]) -> bool:
         """Whether ``ops.add`` puts a constant elsewhere than broadcasting would."""

@@ -26,6 +26,8 @@ class Network:
         input: The input node.
         outputs: The output nodes, in the structure of the model's outputs.
         dtype: The float type that the model computes in.
+        foreign: Names of layers whose code is not Keras's or whose rule is the user's: what they
+            compute is known, but not in which steps.
     """
 
     def __init__(self, model: keras.Model):
@@ -39,8 +41,12 @@ class Network:
         shape = tuple(model.inputs[0].shape)[1:]
         self.input = Node(Input(), (), shape, name=model.inputs[0].name)
 
+        self.foreign: list[str] = []
+
         def visit(operation: Any, args: tuple, kwargs: dict, specs: list) -> Any:
             result = registry.lower(operation, args, kwargs)
+            if not registry.is_own(operation):
+                self.foreign.append(operation.name)
             for node, spec in zip(keras.tree.flatten(result), specs, strict=True):
                 _claim(node, operation)
                 expected = tuple(spec.shape)[1:]

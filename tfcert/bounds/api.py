@@ -238,11 +238,10 @@ def _prepare(model: Any, x: Any, region: Any, method: Any, statistics: str) -> _
             f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
         )
     network = network_of(model)
-    if method.float_safe and network.dtype != "float32":
-        raise ValueError(
-            "float_safe covers execution in float32. "
-            f"Received: model {model.name!r} of type {network.dtype}."
-        )
+    if method.float_safe:
+        _check_float_safe(network, statistics)
+    elif network.dtype == "float64":
+        backend.check_float64(f"model {model.name!r}")
     x = ops.convert_to_tensor(x)
     expected = network.input.shape
     if len(x.shape) != len(expected) + 1 or tuple(x.shape[1:]) != expected:
@@ -252,11 +251,29 @@ def _prepare(model: Any, x: Any, region: Any, method: Any, statistics: str) -> _
         )
     if x.shape[0] == 0:
         raise ValueError(f"`x` is empty. Received: x of shape {tuple(x.shape)}.")
-    x = ops.cast(x, network.dtype)
+    x = ops.cast(x, "float64" if method.float_safe else network.dtype)
     region.validate(x)
-    if method.float_safe:
-        x = ops.cast(x, "float64")
     return _Call(network, model, x, region, method, statistics)
+
+
+def _check_float_safe(network: Network, statistics: str) -> None:
+    if network.dtype != "float32":
+        raise ValueError(
+            "float_safe covers execution in float32. "
+            f"Received: model {network.name!r} of type {network.dtype}."
+        )
+    if statistics != "moving":
+        raise ValueError(
+            f"float_safe covers models at inference. Received: statistics={statistics!r}."
+        )
+    if network.foreign:
+        raise NotImplementedError(
+            f"Layer {network.foreign[0]!r}: float_safe does not know how it rounds, since the "
+            "layer, its activation or its rule is not one of Keras's and tfcert's own. Use "
+            "float_safe=False."
+        )
+    backend.check_float64("float_safe=True")
+    backend.check_full_precision()
 
 
 def _checked_labels(y: Any, batch: int, classes: int) -> Tensor:

@@ -28,7 +28,13 @@ class Method:
 
     Args:
         float_safe: Whether the bounds hold for the network as executed in float32, in any order
-            of summation, instead of in real arithmetic. For affine and piecewise-linear layers.
+            of summation, instead of in real arithmetic. For affine and piecewise-linear layers of
+            Keras. The bounds are float64, and infinite where an execution may overflow. They cover
+            every execution whose operations are IEEE float32 or better, with or without fused
+            operations and flushing of denormal numbers, as TensorFlow's and XLA's on a CPU. They
+            do not cover TF32, bfloat16 or float16 inside of products, fast-math compilation, and
+            convolutions by Winograd's or Fourier transforms, which cuDNN may choose on a GPU.
+            Where such a setting can be seen, it is refused.
         max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
         jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
     """

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfcert.rules import building
-from tfcert.rules.linear import Kernel, Matrix
+from tfcert.rules.linear import Kernel, Matrix, summed_terms
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_rule
 from tfcert.rules.windows import Sliding
@@ -39,6 +39,15 @@ def _dense(layer: Any, x: Node) -> Node:
     return _finish(layer, apply(_LayerMatrix(layer, fan_in), x))
 
 
+def _no_update(layer: Any) -> None:
+    """Refuses kernels that an execution adds up from others, each time with its own rounding."""
+    if getattr(layer, "lora_enabled", False):
+        raise NotImplementedError(
+            "adds its LoRA update to the kernel in every run, for which float_safe has no rounding "
+            "analysis. Write layer.kernel into a layer without LoRA."
+        )
+
+
 class _LayerMatrix(Matrix):
     """A matrix that is read from its layer at every evaluation (LoRA adds to the stored one)."""
 
@@ -49,6 +58,10 @@ class _LayerMatrix(Matrix):
     def parameters(self, dtype: str) -> dict[str, Tensor]:
         self.kernel = self.layer.kernel
         return super().parameters(dtype)
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        _no_update(self.layer)
+        return super().rounding(p, unit, *magnitudes)
 
 
 class _LayerKernel(Kernel):
@@ -62,6 +75,10 @@ class _LayerKernel(Kernel):
         self.kernel = self.layer.kernel
         return super().parameters(dtype)
 
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        _no_update(self.layer)
+        return super().rounding(p, unit, *magnitudes)
+
 
 def _einsum_dense(layer: Any, x: Node) -> Node:
     _plain_kernel(layer)
@@ -69,8 +86,7 @@ def _einsum_dense(layer: Any, x: Node) -> Node:
     inputs, weights = left.split(",")
     if inputs[0] != output[0] or inputs[0] in weights.replace(".", ""):
         raise NotImplementedError(f"its equation {layer.equation!r} moves or sums the batch axis.")
-    shape = dict(zip(weights, layer.kernel.shape, strict=True)) if "..." not in weights else {}
-    fan_in = math.prod(int(shape[c]) for c in weights if c not in output and c in shape)
+    fan_in = summed_terms(layer.equation, (1, *x.shape), layer.kernel.shape)
 
     def linear(value: Tensor, kernel: Tensor) -> Tensor:
         return ops.einsum(layer.equation, value, kernel)

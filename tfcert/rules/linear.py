@@ -6,6 +6,7 @@ each primitive *declares* ``|W| r``; there is no default, since a wrong one woul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from tfcert.rules.rows import Frame, Rows
 from tfcert.rules.windows import Same, Windowed
 from tfcert.types import Tensor
 
-__all__ = ["Declared", "Kernel", "Matrix", "Rearrange", "Scale", "Sum", "read"]
+__all__ = ["Declared", "Kernel", "Matrix", "Rearrange", "Scale", "Sum", "read", "summed_terms"]
 
 
 def read(variable: Any, dtype: str) -> Tensor:
@@ -81,6 +82,17 @@ class Kernel(Affine):
         if p["bias"] is not None:
             size = size + ops.abs(p["bias"])
         return rounding_error(size, terms, unit)
+
+
+def summed_terms(subscripts: str, *shapes: Sequence[int]) -> int:
+    """How many terms one output of an einsum adds up."""
+    operands, output = subscripts.replace(" ", "").split("->")
+    sizes: dict[str, int] = {}
+    for letters, shape in zip(operands.split(","), shapes, strict=True):
+        before, _, after = letters.partition("...")
+        sizes.update(zip(before, shape, strict=False))
+        sizes.update(zip(reversed(after), reversed(shape), strict=False))
+    return math.prod(size for letter, size in sizes.items() if letter not in output)
 
 
 class Matrix(Kernel):

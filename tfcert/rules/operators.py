@@ -15,7 +15,7 @@ from keras import ops
 
 from tfcert import relaxations
 from tfcert.rules import activations, building, merging
-from tfcert.rules.linear import Kernel
+from tfcert.rules.linear import Kernel, summed_terms
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_rule
 
@@ -134,7 +134,10 @@ def _einsum(op: Any, *operands: Any) -> Node:
     def linear(x: Any, weights: Any) -> Any:
         return ops.einsum(op.subscripts, *((x, weights) if place == 0 else (weights, x)))
 
-    return apply(Kernel(linear, kernel, fan_in=kernel.size), operands[place])
+    shapes = [kernel.shape, kernel.shape]
+    shapes[place] = (1, *operands[place].shape)
+    fan_in = summed_terms(op.subscripts, *shapes)
+    return apply(Kernel(linear, kernel, fan_in=fan_in), operands[place])
 
 
 # Scalar functions.

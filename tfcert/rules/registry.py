@@ -156,6 +156,17 @@ def lower(operation: Any, args: tuple, kwargs: dict) -> Any:
         ) from error
 
 
+def is_own(operation: Any) -> bool:
+    """Whether Keras or tfcert wrote both a layer (its activation included) and its rule."""
+    parts = [type(operation), _RULES.get(_key(operation))]
+    function = getattr(operation, "activation", None)
+    if function is not None:
+        whole = isinstance(function, keras.layers.Layer)
+        parts.append(type(function) if whole else function)
+    modules = (getattr(part, "__module__", None) or "tfcert." for part in parts)
+    return all(module.startswith(("keras.", "tfcert.")) for module in modules)
+
+
 def _key(operation: Any) -> Any:
     """Layers by their class; keras.ops operations by module and name, since they are private."""
     kind = type(operation)

@@ -1,9 +1,9 @@
 """How far an execution in rounding arithmetic may be from exact arithmetic.
 
 The model is the standard one, with flushing: every operation errs by at most ``u`` of its exact
-result, where numbers below ``TINY`` may count as zero. Sums may be taken in any order, and steps may
-be fused. Not covered are algorithms that compute other sums, as Winograd's or Fourier convolutions,
-and operands that are rounded to fewer bits, as in TF32.
+result, where numbers below ``TINY`` may count as zero. Sums may be taken in any order, and steps
+may be fused. Not covered are algorithms that compute other sums, as Winograd's or Fourier
+convolutions, and operands that are rounded to fewer bits, as in TF32.
 
 Reference: Higham, 2002, "Accuracy and Stability of Numerical Algorithms", chapter 3.
 """

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from tfcert.rules import building
+from tfcert.rules.linear import Rearrange
 from tfcert.rules.primitives import Node
-from tfcert.rules.registry import register_rule
+from tfcert.rules.registry import apply, register_rule
+from tfcert.rules.rounding import rounding_error
 from tfcert.rules.windows import Shift
+from tfcert.types import Tensor
 
 __all__: list[str] = []
 
@@ -47,8 +53,47 @@ def _up_sampling(layer: Any, x: Node) -> Node:
             f"interpolation={method!r} has negative weights, for which there is no rule. "
             "Use 'nearest' or 'bilinear'."
         )
-    # Bilinear weights: four products and three sums per output.
-    return building.rearrange(layer.call, x, terms=1 if method == "nearest" else 8)
+    if method == "nearest":
+        return building.rearrange(layer.call, x)
+    if layer.data_format == "channels_first":
+        x = building.rearrange(lambda t: ops.transpose(t, [0, 2, 3, 1]), x)
+    result = apply(Bilinear(x.shape[:2], layer.size), x)
+    if layer.data_format == "channels_first":
+        result = building.rearrange(lambda t: ops.transpose(t, [0, 3, 1, 2]), result)
+    return result
+
+
+class Bilinear(Rearrange):
+    """Bilinear upsampling by whole factors, channels last.
+
+    Written out as two matrices: TensorFlow's own computes in float32 whatever it is given.
+    """
+
+    def __init__(self, size: Sequence[int], factors: Sequence[int]):
+        self.weights = [_interpolation(n, k) for n, k in zip(size, factors, strict=True)]
+        super().__init__(lambda t: _on_both_axes(t, self.weights), terms=4)
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        # Executions compute where between two pixels they are, in [0, n), to a few units of n: the
+        # share of each neighbour is off by so much, and so may be which pixels those are.
+        reached = []
+        for weights in self.weights:
+            used = np.pad(weights > 0, [(0, 0), (1, 1)])
+            reached.append(np.float64(used[:, :-2] | used[:, 1:-1] | used[:, 2:]))
+        terms = 16 + 8 * max(weights.shape[1] for weights in self.weights)
+        return rounding_error(_on_both_axes(magnitudes[0], reached), terms, unit)
+
+
+def _interpolation(size: int, factor: int) -> np.ndarray:
+    """The matrix ``(size * factor, size)`` of linear interpolation between pixel centres."""
+    place = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)
+    distance = np.abs(place[:, None] - np.arange(size))
+    return np.maximum(1.0 - distance, 0.0)
+
+
+def _on_both_axes(t: Tensor, matrices: Sequence[np.ndarray]) -> Tensor:
+    rows, columns = (ops.cast(ops.convert_to_tensor(m), t.dtype) for m in matrices)
+    return ops.einsum("pi,bijc,qj->bpqc", rows, t, columns)
 
 
 for _kind in (
