@@ -79,7 +79,8 @@ class Bilinear(Rearrange):
         reached = []
         for weights in self.weights:
             used = np.pad(weights > 0, [(0, 0), (1, 1)])
-            reached.append(np.float64(used[:, :-2] | used[:, 1:-1] | used[:, 2:]))
+            near = used[:, :-2] | used[:, 1:-1] | used[:, 2:]
+            reached.append(near.astype("float64"))
         terms = 16 + 8 * max(weights.shape[1] for weights in self.weights)
         return rounding_error(_on_both_axes(magnitudes[0], reached), terms, unit)
 
