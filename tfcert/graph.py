@@ -29,7 +29,7 @@ def _function_of(model: Any) -> Any:
     """The functional graph behind a model, or an error that says why there is none."""
     name, kind = model.name, type(model)
     if isinstance(model, keras.Sequential):
-        base: type = keras.Sequential
+        base: Any = keras.Sequential
     elif isinstance(model, _FUNCTIONAL):
         base = _FUNCTIONAL
     elif isinstance(model, keras.Function):
@@ -105,8 +105,8 @@ def _given(model: Any, arguments: Any) -> list:
         if len(tensor.shape) != len(own.shape) or tensor.dtype != own.dtype:
             raise NotImplementedError(
                 f"Model {model.name!r} is called on a value of shape {tensor.shape} and type "
-                f"{tensor.dtype}, and takes {own.shape} and {own.dtype}. Keras converts such values "
-                "on the way; give it what it takes."
+                f"{tensor.dtype}, and takes {own.shape} and {own.dtype}. Keras converts such "
+                "values on the way; give it what it takes."
             )
     return tensors
 
@@ -155,8 +155,8 @@ def check_dtypes(model: keras.Model) -> str:
     for kind, name in kinds.items():
         if kind not in ("float32", "float64"):
             raise ValueError(
-                f"{name.capitalize()} of model {model.name!r} has the type {kind}. Supported types: "
-                "float32, float64."
+                f"{name.capitalize()} of model {model.name!r} has the type {kind}. Supported "
+                "types: float32, float64."
             )
     if len(kinds) > 1:
         uses = ", ".join(f"{kind} ({name})" for kind, name in kinds.items())

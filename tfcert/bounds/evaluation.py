@@ -88,6 +88,7 @@ class Evaluation:
         return result
 
     def _with_rounding(self, node: Node, inputs: list[Interval], result: Interval) -> Interval:
+        assert self.unit is not None
         magnitudes = [x.magnitude for x in inputs or [result]]
         try:
             error = node.primitive.rounding(self.parameters[node], self.unit, *magnitudes)

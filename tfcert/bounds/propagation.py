@@ -89,10 +89,11 @@ def _wanted(evaluation: Evaluation, node: Node, interval: Interval) -> Tensor:
         ]
         primitive = reader.primitive
         assert isinstance(primitive, Nonlinear)
-        if any(known is None for known in intervals):
+        known = [other for other in intervals if other is not None]
+        if len(known) < len(intervals):
             here = interval.upper > interval.lower  # The other factor comes later.
         else:
-            here = primitive.unstable(evaluation.parameters[reader], *intervals)[place]
+            here = primitive.unstable(evaluation.parameters[reader], *known)[place]
         wanted = ops.logical_or(wanted, ops.broadcast_to(here, ops.shape(wanted)))
     return wanted
 
@@ -101,13 +102,13 @@ def _lower(
     evaluation: Evaluation, method: methods.Method, start: Node, intermediate: bool
 ) -> Callable[[Node, Rows, Frame, Any], Tensor]:
     """How rows are bounded from below."""
-    optimise = isinstance(method, methods.AlphaCrown) and (
-        method.optimize_intermediate or not intermediate
-    )
-    evaluation.prepare(start, optimise)
-    if optimise:
+    alpha = method if isinstance(method, methods.AlphaCrown) else None
+    if alpha is not None and intermediate and not alpha.optimize_intermediate:
+        alpha = None
+    evaluation.prepare(start, alpha is not None)
+    if alpha is not None:
         return lambda node, rows, frame, constant: optimised_lower(
-            evaluation, method, node, rows, frame, constant
+            evaluation, alpha, node, rows, frame, constant
         )
     return lambda node, rows, frame, constant: sweep(evaluation, node, rows, frame, constant)
 
@@ -136,10 +137,10 @@ def _node_bounds(evaluation: Evaluation, method: methods.Method, node: Node) -> 
     interval = evaluation.intervals[node]
     size = math.prod(node.shape)
     prefix = evaluation.region.norm != math.inf and evaluation.network.mixing[node] > 0
-    backward = isinstance(method, methods.Backward)
-    if not backward and not prefix:
+    backward = method if isinstance(method, methods.Backward) else None
+    if backward is None and not prefix:
         return interval.bounds
-    keep = not backward or method.intersect  # type: ignore[union-attr]
+    keep = backward is None or backward.intersect
     if size <= _GRID:
         eye = ops.eye(size, dtype=evaluation.dtype)
         both = ops.concatenate([eye, -eye], axis=0)

@@ -152,9 +152,9 @@ class LpBall(region.Region):
         if ops.is_tensor(self._factor):
             return None
         factor = [] if isinstance(self._factor, float) else [self._factor]
-        low, high = self.clip if self.clip is not None else (None, None)
         numbers = [rounding.round_up(value, dtype) for value in (self._eps, *factor)]
-        if low is not None:
+        if self.clip is not None:
+            low, high = self.clip
             numbers += [-rounding.round_up(-low, dtype), rounding.round_up(high, dtype)]
         return numbers
 

@@ -155,10 +155,11 @@ def _affine_ends(layer: Any, x: Node, axes: list[int]) -> Node:
     shape = [x.shape[a - 1] if a in axes else 1 for a in range(1, len(x.shape) + 1)]
 
     def factors(dtype: str) -> tuple[Tensor | None, Tensor | None]:
-        return tuple(
+        gamma, beta = (
             None if v is None else ops.reshape(read(v, dtype), shape)
             for v in (layer.gamma, getattr(layer, "beta", None))
         )
+        return gamma, beta
 
     if layer.gamma is None and getattr(layer, "beta", None) is None:
         return x

@@ -189,7 +189,8 @@ class Frame:
         window, extent, rank = rows.window, rows.extent, len(rows.extent)
         assert self.seed is not None
         rest = shape[rank:]
-        index, inside = None, None
+        index: Tensor = None
+        inside: Tensor = None
         for axis, size in enumerate(extent):
             origin = self.seed[:, axis] * window.stride[axis] + window.offset[axis]
             place = np.arange(shape[axis], dtype="int32") - origin[:, None]
