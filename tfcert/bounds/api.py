@@ -154,10 +154,11 @@ class _Call:
             moments = batch_moments(self.network, self.x)
         piece = self._piece(rows)
         numbers = self.region.pack(_compute_dtype(self))
-        if numbers is not None and self.batch is not None and self.batch <= piece:
-            if not any(backend.is_symbolic(t) for t in (self.x, *more)):
-                # One compiled call, the binding of the region included.
-                return self._compiled(kind, compute, packed=True)(moments, self.x, numbers, *more)
+        whole = self.batch is not None and self.batch <= piece
+        eager = not any(backend.is_symbolic(t) for t in (self.x, *more))
+        if numbers is not None and whole and eager:
+            # One compiled call, the binding of the region included.
+            return self._compiled(kind, compute, packed=True)(moments, self.x, numbers, *more)
         bound_region = self.region.bind(self.x)
         if any(backend.is_symbolic(t) for t in (*bound_region, *more) if t is not None):
             return compute(moments, bound_region, *more)
