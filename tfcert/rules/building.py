@@ -38,18 +38,29 @@ __all__ = [
 
 def constant(value: Any) -> np.ndarray:
     """A number or array that stands in the place of a tensor."""
-    if isinstance(value, keras.Variable):
+    if isinstance(value, keras.Variable) or ops.is_tensor(value):
         raise NotImplementedError(
-            f"it uses the variable {value.name!r} outside of any layer, and would not see it "
-            "change. Put it into a layer."
+            "its rule gives a tensor, which would keep its value when the layer's weights change. "
+            "Give the variable itself, or a function: lambda: keras.ops.abs(layer.kernel)."
         )
-    return np.asarray(ops.convert_to_numpy(value), dtype="float64")
+    return np.asarray(value, dtype="float64")
+
+
+def _read_anew(value: Any) -> bool:
+    """Whether a value is read at every evaluation: a variable, or a function without arguments."""
+    return isinstance(value, keras.Variable) or callable(value)
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, Node | keras.Variable)
 
 
 def as_node(value: Any) -> Node:
-    """A node for a value that may be a plain number or an array without batch axis."""
+    """A node for a value that may be a number, a variable or an array without batch axis."""
     if isinstance(value, Node):
         return value
+    if isinstance(value, keras.Variable):
+        return Node(Constant(value), (), tuple(value.shape))
     array = constant(value)
     return Node(Constant(array), (), array.shape)
 
@@ -82,17 +93,35 @@ def rearrange(function: Any, *inputs: Node, terms: int = 1, windowed: Any = None
 
 
 def scale(x: Node, factor: Any = None, shift: Any = None) -> Node:
-    """``x * factor + shift`` with constants that may enlarge x by broadcasting."""
-    arrays = [None if t is None else _constant(t, x) for t in (factor, shift)]
-    shapes = [np.shape(a) for a in arrays if a is not None]
+    """``x * factor + shift``, which may enlarge x by broadcasting.
+
+    Factor and shift are numbers, arrays, variables, or functions that are called at every
+    evaluation (``lambda: keras.ops.abs(layer.gain)``).
+    """
+    parts = [None if t is None else _operand(t, x) for t in (factor, shift)]
+    shapes = [_shape(part) for part in parts if part is not None]
     x = _broadcast(x, np.broadcast_shapes(x.shape, *shapes))
 
     def factors(dtype: str) -> tuple:
-        return tuple(None if a is None else read(a, dtype) for a in arrays)
+        return tuple(None if part is None else read(part, dtype) for part in parts)
 
-    if shift is None and arrays[0] is not None and (np.abs(arrays[0]) == 1).all():
+    if shift is None and isinstance(parts[0], np.ndarray) and (np.abs(parts[0]) == 1).all():
         return registry.apply(Scale(factors, error=lambda unit, size: None), x)  # Signs are exact.
     return registry.apply(Scale(factors), x)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple((value() if callable(value) else value).shape)
+
+
+def _operand(value: Any, x: Node) -> Any:
+    if not _read_anew(value):
+        return _constant(value, x)
+    if len(_shape(value)) > len(x.shape):
+        raise NotImplementedError(
+            f"a variable of shape {_shape(value)} adds axes to a value of shape {x.shape}."
+        )
+    return value
 
 
 def _constant(value: Any, x: Node) -> np.ndarray:
@@ -137,6 +166,8 @@ def add(*inputs: Any) -> Node:
 
 def subtract(first: Any, second: Any) -> Node:
     """``first - second``."""
+    if _read_anew(second):
+        return scale(add(scale(first, -1.0), second), -1.0)
     if not isinstance(second, Node):
         return add(first, -constant(second))
     return add(first, scale(second, -1.0))
@@ -167,7 +198,7 @@ def check_sum(shape: Sequence[int], other: Sequence[int]) -> None:
 def maximum(inputs: Sequence[Any]) -> Node:
     """The elementwise maximum of nodes and constants."""
     like = max((x for x in inputs if isinstance(x, Node)), key=lambda x: len(x.shape))
-    nodes = [x if isinstance(x, Node) else as_node(_constant(x, like)) for x in inputs]
+    nodes = [as_node(x if _is_value(x) else _constant(x, like)) for x in inputs]
     shape = np.broadcast_shapes(*[node.shape for node in nodes])
     nodes = [_broadcast(node, shape) for node in nodes]
     stacked = rearrange(lambda *xs: ops.stack(xs, axis=-1), *nodes)
@@ -176,13 +207,14 @@ def maximum(inputs: Sequence[Any]) -> Node:
 
 def minimum(inputs: Sequence[Any]) -> Node:
     """The elementwise minimum of nodes and constants."""
-    negative = [scale(x, -1.0) if isinstance(x, Node) else -constant(x) for x in inputs]
+    negative = [scale(as_node(x), -1.0) if _is_value(x) else -constant(x) for x in inputs]
     return scale(maximum(negative), -1.0)
 
 
 def dense(x: Node, kernel: Any, bias: Any = None) -> Node:
-    """``x @ kernel + bias`` over the last axis; both may be variables of a layer."""
-    return registry.apply(Matrix(kernel, bias, fan_in=int(kernel.shape[0])), x)
+    """``x @ kernel + bias`` over the last axis, with arrays, variables or functions (`scale`)."""
+    kernel, bias = (v if v is None or _read_anew(v) else constant(v) for v in (kernel, bias))
+    return registry.apply(Matrix(kernel, bias, fan_in=_shape(kernel)[0]), x)
 
 
 def to_last(x: Node, axis: int | Sequence[int]) -> tuple[Node, Any]:

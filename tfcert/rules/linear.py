@@ -24,8 +24,9 @@ __all__ = ["Declared", "Kernel", "Matrix", "Rearrange", "Scale", "Sum", "read", 
 
 
 def read(variable: Any, dtype: str) -> Tensor:
-    """The value of a variable or constant in the type of the evaluation."""
-    return ops.cast(ops.convert_to_tensor(variable), dtype)
+    """The value of a variable, function or constant in the type of the evaluation."""
+    value = variable() if callable(variable) else variable
+    return ops.cast(ops.convert_to_tensor(value), dtype)
 
 
 class Kernel(Affine):

@@ -147,6 +147,8 @@ def lower(operation: Any, args: tuple, kwargs: dict) -> Any:
     if rule is None:
         raise NotImplementedError(_unsupported(operation))
     try:
+        if not isinstance(operation, keras.layers.Layer):
+            args, kwargs = keras.tree.map_structure(_operand, (args, kwargs))
         return rule(operation, *args, **kwargs)
     except NotImplementedError as error:
         if repr(operation.name) in str(error):
@@ -154,6 +156,16 @@ def lower(operation: Any, args: tuple, kwargs: dict) -> Any:
         raise NotImplementedError(
             f"Layer {operation.name!r} ({type(operation).__name__}): {error}"
         ) from error
+
+
+def _operand(value: Any) -> Any:
+    """What an operation outside of any layer is called on: nodes and constants."""
+    if isinstance(value, keras.Variable):
+        raise NotImplementedError(
+            f"it uses the variable {value.name!r} outside of any layer, and would not see it "
+            "change. Put it into a layer."
+        )
+    return ops.convert_to_numpy(value) if ops.is_tensor(value) else value
 
 
 def is_own(operation: Any) -> bool:
