@@ -139,9 +139,7 @@ class Curve:
         low, high = values[0], values[0]
         for value in values[1:]:
             low, high = ops.minimum(low, value), ops.maximum(high, value)
-        # An infinite lower bound would prove anything; f has only overflowed there.
-        largest = float(np.finfo(keras.backend.standardize_dtype(low.dtype)).max)
-        low, high = ops.minimum(low, largest), ops.maximum(high, -largest)
+        low, high = capped(low, high)
         return types.Bounds(ops.where(inside, low, np.nan), ops.where(inside, high, np.nan))
 
     def lines(self, lower: types.Tensor, upper: types.Tensor, slope: str = "adaptive") -> Lines:
@@ -169,7 +167,7 @@ class Curve:
                 ops.where(unstable, other, low[0]),
                 ops.where(unstable, self._offset(1.0, other, lower, upper), low[1]),
             )
-        return _checked(low, (-high[0], -high[1]), bounds, finite)
+        return self._checked(low, (-high[0], -high[1]), bounds, finite)
 
     def lines_with_slopes(
         self,
@@ -187,7 +185,7 @@ class Curve:
         lower, upper, finite = self._finite(lower, upper)
         low = self._offset(1.0, lower_slope, lower, upper)
         high = self._offset(-1.0, -upper_slope, lower, upper)
-        return _checked((lower_slope, low), (upper_slope, -high), bounds, finite)
+        return self._checked((lower_slope, low), (upper_slope, -high), bounds, finite)
 
     def slope_range(
         self, lower: types.Tensor, upper: types.Tensor
@@ -381,6 +379,24 @@ class Curve:
             - ops.stop_gradient(ops.where(by_start, drop_start, drop_end))
         )
 
+    def _checked(
+        self, low: _Point, high: _Point, bounds: types.Bounds, finite: types.Tensor
+    ) -> Lines:
+        """Lines from both (slope, intercept); constants from `bounds` where a line is unusable."""
+        least, most = ops.stop_gradient(bounds.lower), ops.stop_gradient(bounds.upper)
+        least, most = (
+            end + side * SLACK * epsilon(end) * (ops.abs(end) + self.noise)
+            for end, side in ((least, -1.0), (most, 1.0))
+        )
+        low_ok = finite & ops.isfinite(low[0]) & ops.isfinite(low[1])
+        high_ok = finite & ops.isfinite(high[0]) & ops.isfinite(high[1])
+        return Lines(
+            ops.where(low_ok, low[0], 0.0),
+            ops.where(low_ok, low[1], least),
+            ops.where(high_ok, high[0], 0.0),
+            ops.where(high_ok, high[1], most),
+        )
+
     def _slack(
         self,
         intercept: types.Tensor,
@@ -501,6 +517,12 @@ def _bisect(
     return ops.fori_loop(0, _STEPS, halve, (left, right))
 
 
+def capped(low: types.Tensor, high: types.Tensor) -> types.Bounds:
+    """Bounds without an infinite lower one, which would prove anything: f has only overflowed."""
+    largest = float(np.finfo(keras.backend.standardize_dtype(low.dtype)).max)
+    return types.Bounds(ops.minimum(low, largest), ops.maximum(high, -largest))
+
+
 def epsilon(x: types.Tensor) -> float:
     """The machine epsilon of a tensor's type."""
     return float(np.finfo(keras.backend.standardize_dtype(x.dtype)).eps)
@@ -513,16 +535,3 @@ def _neighbours(t: float, like: types.Tensor) -> tuple[float, float]:
         return -float(np.finfo(dtype).tiny), float(np.finfo(dtype).tiny)
     low, high = (np.nextafter(dtype.type(t), dtype.type(end)) for end in (-_INF, _INF))
     return float(low), float(high)
-
-
-def _checked(low: _Point, high: _Point, bounds: types.Bounds, finite: types.Tensor) -> Lines:
-    """Lines from both (slope, intercept); constants from `bounds` where a line is unusable."""
-    bounds = types.Bounds(ops.stop_gradient(bounds.lower), ops.stop_gradient(bounds.upper))
-    low_ok = finite & ops.isfinite(low[0]) & ops.isfinite(low[1])
-    high_ok = finite & ops.isfinite(high[0]) & ops.isfinite(high[1])
-    return Lines(
-        ops.where(low_ok, low[0], 0.0),
-        ops.where(low_ok, low[1], bounds.lower),
-        ops.where(high_ok, high[0], 0.0),
-        ops.where(high_ok, high[1], bounds.upper),
-    )

@@ -248,6 +248,7 @@ class PiecewiseLinear(curve_lib.Curve):
             ):
                 low = ops.where(inside, ops.minimum(low, value), low)
                 high = ops.where(inside, ops.maximum(high, value), high)
+        low, high = curve_lib.capped(low, high)
         zero = _zero_or_nan(lower, upper)
         return types.Bounds(low + zero, high + zero)
 
