@@ -19,6 +19,7 @@ __all__ = [
     "check_float64",
     "check_full_precision",
     "compile_function",
+    "eagerly",
     "is_symbolic",
     "loop",
     "misplaces_sum",
@@ -101,6 +102,10 @@ if _NAME == "tensorflow":
         # kernels TensorFlow calls); it is used where it is asked for.
         return tf.function(function, jit_compile=bool(jit_compile), autograph=False)
 
+    def eagerly() -> Any:
+        """A context that computes at once, also where a graph is being built around it."""
+        return tf.init_scope()
+
     def is_symbolic(value: Any) -> bool:
         """Whether a value has no numbers yet, because a graph is being built from it."""
         return isinstance(value, keras.KerasTensor) or tf.is_symbolic_tensor(value)
@@ -181,6 +186,10 @@ elif _NAME == "jax":
 
         compiled = jax.jit(with_values)
         return lambda *arguments: compiled([v.value for v in variables], *arguments)
+
+    def eagerly() -> Any:
+        """A context that computes at once, also where a graph is being built around it."""
+        return jax.ensure_compile_time_eval()
 
     def is_symbolic(value: Any) -> bool:
         """Whether a value has no numbers yet, because a graph is being built from it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfcert import graph
+from tfcert import backend, graph
 from tfcert.rules import registry
 from tfcert.rules.linear import Rearrange, Scale
 from tfcert.rules.nonlinear import Elementwise
@@ -196,6 +196,7 @@ def network_of(model: Any) -> Network:
     settings = graph.settings(model)
     known = cache_of(model).get("network")
     if known is None or not graph.same_settings(known[0], settings):
-        known = (settings, Network(model))
+        with backend.eagerly():  # Shapes are found by running layers, which needs numbers.
+            known = (settings, Network(model))
         cache_of(model)["network"] = known
     return known[1]

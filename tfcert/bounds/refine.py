@@ -60,8 +60,10 @@ def refine(
         picked = ops.minimum(picked, total - 1)  # Fillers repeat a neuron and are dropped later.
         begin, rows, frame, constant = neuron_rows(evaluation, node, picked // size, picked % size)
         ends = lower(begin, rows, frame, constant)
-        lows = ops.slice_update(lows, [turn * chunk], ends[:, 0])
-        highs = ops.slice_update(highs, [turn * chunk], ends[:, 1])
+        # Not a slice update: it has no gradient in TensorFlow.
+        places = (turn * chunk + ops.arange(chunk, dtype="int32"))[:, None]
+        lows = ops.scatter_update(lows, places, ends[:, 0])
+        highs = ops.scatter_update(highs, places, ends[:, 1])
         return turn + 1, lows, highs
 
     turn = ops.convert_to_tensor(0, dtype="int32")
