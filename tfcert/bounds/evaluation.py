@@ -59,6 +59,8 @@ class Evaluation:
             else:
                 p = node.primitive.parameters(self.dtype)
             self.parameters[node] = p
+        # Another evaluation of the same network, and its method, whose results are intersected.
+        self.base: tuple[Evaluation, Any] | None = None
         self.intervals: dict[Node, Interval] = {}
         self.errors: dict[Node, Tensor] = {}
         # Samples for which an execution in float32 may overflow somewhere.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -49,11 +50,17 @@ def evaluate(
         unit=2.0**-24 if method.float_safe else None,
         dtype="float64" if method.float_safe else None,
     )
+    if isinstance(method, methods.AlphaCrown) and method.optimize_intermediate:
+        # Tighter intervals may give looser default lines behind them: keep both results.
+        plain = dataclasses.replace(method, optimize_intermediate=False)
+        evaluation.base = (evaluate(network, region, bound, plain, moments), plain)
     needed = set(network.needing_bounds())
     for node in network.nodes:
         interval = evaluation.interval_step(node)
         if node in needed:
             interval = _tightened(evaluation, method, node, interval)
+            if evaluation.base is not None:
+                interval = interval.intersect(*evaluation.base[0].intervals[node].bounds)
         evaluation.intervals[node] = interval
     return evaluation
 
@@ -130,6 +137,9 @@ def _chunk(evaluation: Evaluation, method: methods.Method, node: Node) -> int:
 def node_bounds(evaluation: Evaluation, method: methods.Method, node: Node) -> Bounds:
     """Bounds of an output node."""
     lower, upper = _node_bounds(evaluation, method, node)
+    if evaluation.base is not None:
+        other = _node_bounds(*evaluation.base, node)
+        lower, upper = Interval.from_ends(lower, upper).intersect(*other).bounds
     return Bounds(evaluation.executed(lower, -1.0), evaluation.executed(upper, 1.0))
 
 
@@ -198,6 +208,8 @@ def _lower_rows(
     lower = _lower(evaluation, method, node, intermediate=False)(node, coefficients, frame, 0.0)
     if intersect:
         lower = ops.maximum(lower, _near(evaluation, node, coefficients, frame))
+    if evaluation.base is not None:
+        lower = ops.maximum(lower, _lower_rows(*evaluation.base, node, rows, intersect=False))
     return lower
 
 
