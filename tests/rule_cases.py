@@ -301,11 +301,34 @@ _layer("rms_normalization_axes", lambda: layers.RMSNormalization(axis=(1, 2)), (
 
 # Activations.
 
-_ACTIVATIONS = (
-    "relu leaky_relu relu6 elu celu selu gelu silu hard_silu mish sigmoid hard_sigmoid "
-    "sparse_sigmoid log_sigmoid tanh hard_tanh tanh_shrink soft_shrink hard_shrink softplus "
-    "sparse_plus squareplus softsign exponential softmax log_softmax"
-).split()
+_ACTIVATIONS = [
+    "relu",
+    "leaky_relu",
+    "relu6",
+    "elu",
+    "celu",
+    "selu",
+    "gelu",
+    "silu",
+    "hard_silu",
+    "mish",
+    "sigmoid",
+    "hard_sigmoid",
+    "sparse_sigmoid",
+    "log_sigmoid",
+    "tanh",
+    "hard_tanh",
+    "tanh_shrink",
+    "soft_shrink",
+    "hard_shrink",
+    "softplus",
+    "sparse_plus",
+    "squareplus",
+    "softsign",
+    "exponential",
+    "softmax",
+    "log_softmax",
+]
 for _name in _ACTIVATIONS:
     _layer(
         f"activation_{_name}",
@@ -522,11 +545,37 @@ _linear_op(
     "einsum_constant_first", lambda x: ops.einsum("jk,bj->bk", _constant(_MATRIX, x), x), (4,)
 )
 
-for _name in (
-    "abs absolute exp expm1 square tanh arctan erf sigmoid relu relu6 softplus softsign silu "
-    "hard_silu hard_sigmoid log_sigmoid selu hard_tanh tanh_shrink sparse_plus sparse_sigmoid "
-    "leaky_relu elu celu gelu soft_shrink hard_shrink squareplus"
-).split():
+for _name in [
+    "abs",
+    "absolute",
+    "exp",
+    "expm1",
+    "square",
+    "tanh",
+    "arctan",
+    "erf",
+    "sigmoid",
+    "relu",
+    "relu6",
+    "softplus",
+    "softsign",
+    "silu",
+    "hard_silu",
+    "hard_sigmoid",
+    "log_sigmoid",
+    "selu",
+    "hard_tanh",
+    "tanh_shrink",
+    "sparse_plus",
+    "sparse_sigmoid",
+    "leaky_relu",
+    "elu",
+    "celu",
+    "gelu",
+    "soft_shrink",
+    "hard_shrink",
+    "squareplus",
+]:
     _operation(_name, lambda x, n=_name: getattr(ops, n)(x), (4,), radius=2.0)
 for _name in ("log", "log1p", "sqrt", "rsqrt", "reciprocal"):
     _operation(_name, lambda x, n=_name: getattr(ops, n)(_positive(x)), (4,), radius=2.0)

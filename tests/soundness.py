@@ -12,8 +12,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tfcert
 from keras import ops
+
+import tfcert
 from tfcert import backend
 from tfcert.bounds import propagation
 

@@ -287,7 +287,8 @@ def _checked_labels(y: Any, batch: int, classes: int) -> Tensor:
             f"{tuple(y.shape)}. One-hot labels: pass y.argmax(-1)."
         )
     if not keras.backend.is_int_dtype(y.dtype):
-        raise ValueError(f"`y` must be integer class indices. Received: dtype={y.dtype}.")
+        kind = keras.backend.standardize_dtype(y.dtype)
+        raise ValueError(f"`y` must be integer class indices. Received: dtype={kind}.")
     if not backend.is_symbolic(y):
         values = ops.convert_to_numpy(y)
         if values.min() < 0 or values.max() >= classes:
@@ -319,7 +320,9 @@ def _check_numbers(call: _Call, results: list[Bounds]) -> None:
         return
     if not any(np.isnan(ops.convert_to_numpy(t)).any() for t in flat):
         return
-    for layer in call.model._flatten_layers():
+    for layer in call.model._flatten_layers(include_self=False):
+        if isinstance(layer, keras.Model):
+            continue  # Its layers follow.
         for weight in layer.weights:
             if not np.isfinite(ops.convert_to_numpy(weight)).all():
                 raise ValueError(
