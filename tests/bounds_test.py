@@ -52,10 +52,12 @@ class GradientTest(parameterized.TestCase):
     def test_gradient_equals_finite_differences(self, method: str) -> None:
         import tensorflow as tf
 
+        keras.config.set_floatx("float64")
         keras.config.set_dtype_policy("float64")
         try:
             model = _convolutional()
         finally:
+            keras.config.set_floatx("float32")
             keras.config.set_dtype_policy("float32")
         x, y = _inputs(2)
         region = tfcert.LpBall(0.02)

@@ -162,7 +162,8 @@ def check_dtypes(model: keras.Model) -> str:
         uses = ", ".join(f"{kind} ({name})" for kind, name in kinds.items())
         raise ValueError(
             f"Model {model.name!r} computes in several types: {uses}. "
-            "Rebuild it with one dtype policy, 'float32' or 'float64'."
+            "Rebuild it with one dtype policy, 'float32' or 'float64', and the same dtype for "
+            "keras.Input."
         )
     return entry.dtype
 
