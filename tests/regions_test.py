@@ -211,6 +211,13 @@ class IntervalTest(parameterized.TestCase):
         for one, other in zip(expected, got, strict=True):
             np.testing.assert_array_equal(array(one), array(other))
 
+    def test_the_radius_of_a_ball_is_rounded_outward(self):
+        for eps in (0.1, 0.3, 2 / 255, 8 / 255):
+            radius = array(regions.LpBall(eps, 2).bind(make_x(0)).radius)
+            self.assertEqual(radius.shape, (BATCH, *SHAPE))
+            self.assertTrue((radius >= np.float64(eps)).all())
+            np.testing.assert_allclose(radius, eps, rtol=2e-7)
+
     def test_exact_ends_stay_exact(self):
         x = np.array([[0.5, -0.75, 0.0]], "float32")
         lower, upper = regions.LpBall(0.25).interval(x)
@@ -307,7 +314,9 @@ class MembershipTest(parameterized.TestCase):
         points = array(region.sample(x, 4, seed, corners=True))
         # A float further out, or the whole point a little.
         further = np.nextafter(points, np.where(points > x[:, None], 2, -2).astype("float32"))
-        points = np.concatenate([points, further, x[:, None] + 1.001 * (points - x[:, None])], 1)
+        moves = points.astype("float64") - x[:, None]
+        scaled = [x[:, None] + factor * moves for factor in (1 + 1e-6, 1 + 1e-5, 1.001)]
+        points = np.concatenate([points, further, *scaled], 1)
         inside = region.contains(points, x)
         expected = [
             [in_region_exactly(region, p, c) for p in some]
@@ -320,8 +329,10 @@ class MembershipTest(parameterized.TestCase):
         region = regions.LpBall(0.25)
         x = np.zeros((2, 1), "float32")
         np.testing.assert_array_equal(region.contains([[0.25], [0.26]], x), [True, False])
-        if has_float64():  # rounded to x's precision the point would be inside
-            self.assertFalse(region.contains(np.full((2, 1), 0.25 + 1e-12), x).any())
+        # Rounded to x's precision, these points would be inside.
+        self.assertFalse(region.contains(np.full((2, 1), 0.25 + 1e-12), x).any())
+        x = np.array([[-1e-25], [1e-25]], "float32")
+        np.testing.assert_array_equal(region.contains([[0.25], [0.25]], x), [False, True])
 
     @parameterized.parameters(1, 1.5, 2, 3, 8)
     def test_samples_fill_the_ball_evenly(self, norm):
@@ -679,6 +690,13 @@ class BoxTest(parameterized.TestCase):
         whole = box.scaled(ops.ones(()))
         for one, other in zip(whole.interval(x), box.interval(x), strict=True):
             np.testing.assert_array_equal(array(one), array(other))
+
+    def test_x_at_the_nearest_float_of_a_limit_is_valid(self):
+        x = np.array([[0.3, 0.9]], "float32")  # above 0.3, below 0.9
+        box = regions.Box([0.0, 0.9], [0.3, 1.0])
+        np.testing.assert_array_equal(array(box.project(x, x)), x)
+        self.assertTrue(box.contains(x, x).all())
+        self.assertTrue(box.contains(box.sample(x, 20, 0), x).all())
 
     def test_has_no_eps(self):
         box = regions.Box(-1.0, 1.0)

@@ -95,10 +95,10 @@ class LpBall(region.Region):
         largest = self._eps.max(initial=0.0)
         if self._eps.ndim and largest == 0:
             raise ValueError("`with_eps` needs a ball that is larger than 0. Received: eps=0.")
-        # The largest component becomes exactly the number that was asked for.
+        # The largest component is exactly 1, and becomes the very number that was asked for.
         proportion = np.ones_like(self._eps) if largest == 0 else self._eps / largest
         if isinstance(eps, float):
-            return self._resized(np.where(self._eps == largest, eps, proportion * eps), 1.0)
+            return self._resized(proportion * eps, 1.0)
         return self._resized(proportion, eps)
 
     def scaled(self, fraction: Any) -> LpBall:
