@@ -235,8 +235,9 @@ class LayersTest(ErrorsTest):
     def test_unsupported_layer(self):
         text = (
             r"Layer 'my_lstm' \(LSTM\) has no bound rule. Register one with "
-            "tfcert.register_affine, register_activation, register_monotone or register_rule, or give the layer a method "
-            r"propagate_interval\(bounds\). Supported layers: .*Conv2D.*Dense"
+            "tfcert.register_affine, register_activation, register_monotone or register_rule, or "
+            r"give the layer a method propagate_interval\(bounds\). Supported layers: "
+            ".*Conv2D.*Dense"
         )
         model = model_of(layers.LSTM(2, name="my_lstm"), shape=(3, 2))
         self.check(NotImplementedError, text, model)
