@@ -18,7 +18,7 @@ DATA = {
     "tfcert/datasets/loading": 'glob(["tfcert/datasets/data/*"])',
     "tests/api_test": '["CHANGELOG.md", "docs/api.md"]',
     "tests/demo_test": '["trainers/demo.py"]',
-    "tests/readme_test": 'glob(["*.md", "docs/*.md"])',
+    "tests/docs_test": 'glob(["*.md", "docs/**", "tfcert/datasets/data/*.md"])',
     "tests/build_file_test": 'glob(["BUILD"] + [f + "/**/*.py" for f in FOLDERS])',
 }
 HEADER = '''\
