@@ -16,7 +16,6 @@ from keras import ops
 
 import tfcert
 from tfcert import backend
-from tfcert.bounds import propagation
 
 __all__ = [
     "TOLERANCE",
@@ -227,9 +226,3 @@ def check_contains(outer: Any, inner: Any, what: str, tolerance: float) -> None:
         below = np.where(low_in >= low, 0.0, low - low_in).max()
         above = np.where(high_in <= high, 0.0, high_in - high).max()
         assert max(below, above) <= slack, f"{what}: out by {max(below, above):.3g}"
-
-
-def intermediate(net: Any, bound_region: Any, method: Any) -> list[np.ndarray]:
-    """Both ends of every node of a network, as a method leaves them."""
-    evaluation = propagation.evaluate(net, tfcert.LpBall(1.0), bound_region, method)
-    return [end for node in net.nodes for end in flat(evaluation.intervals[node].bounds)]
