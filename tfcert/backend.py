@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfcert.types import Tensor
@@ -21,6 +22,7 @@ __all__ = [
     "compile_function",
     "eagerly",
     "is_symbolic",
+    "leaky_slope",
     "loop",
     "misplaces_sum",
     "value_and_gradients",
@@ -145,6 +147,10 @@ if _NAME == "tensorflow":
             return axis != -1
         return size == shape[0] and axis != -len(shape)
 
+    def leaky_slope(slope: float) -> float:
+        """The slope that ``leaky_relu`` computes with: float32 whatever the type of its input."""
+        return float(np.float32(slope))
+
 elif _NAME == "jax":
     import jax
 
@@ -218,6 +224,10 @@ elif _NAME == "jax":
         """Whether ``ops.add`` puts a constant elsewhere than broadcasting would."""
         del shape, constant
         return False
+
+    def leaky_slope(slope: float) -> float:
+        """The slope that ``leaky_relu`` computes with: in the type of its input."""
+        return slope
 
 else:
     raise ImportError(

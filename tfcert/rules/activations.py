@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import ops
 
-from tfcert import relaxations
+from tfcert import backend, relaxations
 from tfcert.rules import building
 from tfcert.rules.nonlinear import Elementwise
 from tfcert.rules.primitives import Node
@@ -18,9 +17,8 @@ __all__ = ["leaky_relu", "relu"]
 
 
 def leaky_relu(negative_slope: float) -> relaxations.Curve:
-    """LeakyReLU as the backend executes it: TensorFlow rounds the slope to float32."""
-    below = ops.leaky_relu(ops.convert_to_tensor([-1.0], dtype="float64"), negative_slope)
-    return relaxations.leaky_relu(-float(ops.convert_to_numpy(below)[0]))
+    """LeakyReLU as the backend executes it."""
+    return relaxations.leaky_relu(backend.leaky_slope(negative_slope))
 
 
 def relu(
