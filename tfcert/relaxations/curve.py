@@ -246,9 +246,9 @@ class Curve:
         for low, high in self._segments(_convex(sign)):
             value = ops.where((low <= middle) & (middle <= high), sign * self(middle), value)
         for start, end in self._chords(sign, lower, upper):
-            run, chord = _chord(start, end)
+            apart, chord = _chord(start, end)
             height = start[1] + chord * (middle - start[0])
-            better = (run > 0) & (start[0] <= middle) & (middle <= end[0]) & (height < value)
+            better = apart & (start[0] <= middle) & (middle <= end[0]) & (height < value)
             slope = ops.where(better, chord, slope)
             value = ops.where(better, height, value)
         least, most = self._derivatives(sign, lower, upper)
@@ -267,9 +267,9 @@ class Curve:
             least = ops.where((low <= lower) & (lower < high), sign * self.derivative(lower), least)
             most = ops.where((low < upper) & (upper <= high), sign * self.derivative(upper), most)
         for start, end in self._chords(sign, lower, upper):
-            run, chord = _chord(start, end)
-            least = ops.where((run > 0) & (start[0] <= lower), ops.minimum(least, chord), least)
-            most = ops.where((run > 0) & (end[0] >= upper), ops.maximum(most, chord), most)
+            apart, chord = _chord(start, end)
+            least = ops.where(apart & (start[0] <= lower), ops.minimum(least, chord), least)
+            most = ops.where(apart & (end[0] >= upper), ops.maximum(most, chord), most)
         low, high = self._derivatives(sign, lower, upper)
         return ops.maximum(least, low), ops.minimum(most, high)
 
@@ -494,9 +494,11 @@ def _convex(sign: float) -> str:
 
 
 def _chord(start: _Point, end: _Point) -> tuple[types.Tensor, types.Tensor]:
-    """The distance between two points, and the slope (0 where they coincide)."""
+    """Whether two points, left one first, lie apart, and the slope from one to the other."""
     run = end[0] - start[0]
-    return run, (end[1] - start[1]) / ops.where(run > 0, run, 1.0)
+    # The gradient of a quotient squares the divisor, which must not overflow.
+    apart = run > float(np.finfo(keras.backend.standardize_dtype(run.dtype)).tiny) ** 0.5
+    return apart, (end[1] - start[1]) / ops.where(apart, run, 1.0)
 
 
 def _between(t: types.Tensor, lower: types.Tensor, upper: types.Tensor) -> types.Tensor:

@@ -327,16 +327,21 @@ def _relu_lines(lower: types.Tensor, upper: types.Tensor, slope: str) -> curve_l
     intervals too: 1 or 0.
     """
     numbers = np.finfo(keras.backend.standardize_dtype(lower.dtype))
-    tiny, large = float(numbers.tiny), float(numbers.max) / 4
     up = 1.0 + curve_lib.SLACK * float(numbers.eps)
+    # The gradient of a quotient squares the divisor.
+    tiny, large = float(numbers.tiny) ** 0.5, float(numbers.max) / 4
     # Cut off, so that a stable interval with an infinite end has finite differences.
     low = ops.maximum(ops.minimum(lower, 0.0), -large)
     high = ops.minimum(ops.maximum(upper, 0.0), large)
-    shorter = ops.minimum(high, -low)  # 0 on stable intervals.
-    # Both factors are rounded up, and where they are flushed to 0 the last term is enough.
-    chord = ops.minimum(high / ops.maximum(high - low, tiny) * up, 1.0)
-    intercept = chord * -low * up + ops.minimum(shorter, tiny) * (1.0 - low)
-    unbounded = (ops.maximum(upper, -lower) > large) & (shorter > 0)
+    crossing = ops.minimum(high, -low) > 0
+    width = high - low
+    short = width <= tiny
+    # Both factors are rounded up. Where that is not enough, as one of them is flushed to 0 or the
+    # interval is short, the last term is.
+    chord = ops.minimum(high / ops.where(short, 1.0, width) * up, 1.0)
+    chord = ops.where(short, ops.cast(upper > 0, lower.dtype), chord)
+    intercept = chord * -low * up + ops.where(crossing, tiny * (1.0 - low), 0.0)
+    unbounded = crossing & (ops.maximum(upper, -lower) > large)
     chord = ops.where(unbounded, 0.0, chord)
     intercept = ops.where(unbounded, ops.maximum(upper, 0.0), intercept)
     intercept = ops.where(ops.isnan(lower) | ops.isnan(upper), np.nan, intercept)
