@@ -51,7 +51,7 @@ class KerasInternalsTest(absltest.TestCase):
         self.assertIs(middle.input_tensors[0], model.inputs[0])
         self.assertIs(middle.arguments.args[0], model.inputs[0])
         self.assertIs(middle.outputs[0], hidden)
-        self.assertEqual(last.operation.name, "add")
+        self.assertEqual(type(last.operation).__name__, "Add")
         self.assertEqual(last.arguments.args[1], 1.0)
         self.assertEqual(list(model._outputs_struct), ["out"])
         self.assertIs(model._outputs_struct["out"], last.outputs[0])

@@ -51,4 +51,6 @@ def test_every_rule_has_a_case(monkeypatch):
         network.Network(rule_cases.build(case, case.places[0], "float32"))
     # Casts have a rule that only explains why there is none.
     missing = set(rules) - used - {"keras.ops.Cast"}
+    # Other tests of the same process register layers of their own.
+    missing = {k for k in missing if isinstance(k, str) or not k.__module__.startswith("tests.")}
     assert not missing, f"rules without a case: {sorted(map(str, missing))}"

@@ -203,7 +203,7 @@ elif _NAME == "jax":
 
     def check_float64(what: str) -> None:
         """Raises where the backend has no float64."""
-        if not jax.config.read("jax_enable_x64"):
+        if not jax.config.jax_enable_x64:
             raise ValueError(
                 f"{what} needs float64, which JAX replaces by float32. Set the environment "
                 "variable JAX_ENABLE_X64=1, or call jax.config.update('jax_enable_x64', True) "
@@ -213,7 +213,7 @@ elif _NAME == "jax":
     def check_full_precision() -> None:
         """Raises where products of float32 numbers are known to be computed with fewer bits."""
         _check_environment()
-        precision = jax.config.read("jax_default_matmul_precision")
+        precision = jax.config.jax_default_matmul_precision
         if jax.default_backend() != "cpu" and precision not in ("highest", "float32"):
             raise _reduced(
                 f"jax_default_matmul_precision={precision} on a {jax.default_backend()}",
