@@ -423,7 +423,12 @@ class BatchTest(ErrorsTest):
         # Should this fail, Keras adds such constants as NumPy does, and the check can go.
         wrong = soundness.flat(model(np.zeros((1, 3, 3), "float32")))[0]
         self.assertFalse(np.array_equal(wrong[0], np.broadcast_to(column, (3, 3))))
-        self.check(NotImplementedError, "takes for a bias and adds along another axis", model)
+        text = "takes for a bias and adds along another axis"
+        self.check(NotImplementedError, text, model)
+        # So it does with a batch of 1.
+        for add in (ops.add, lambda x, y: layers.Add()([x, y])):
+            model = functional(lambda x, add=add: add(x, x[:, :, :1]), shape=(3, 3))
+            self.check(NotImplementedError, text, model)
 
     def test_variables_outside_of_layers(self):
         variable = keras.Variable(np.ones(4, "float32"))

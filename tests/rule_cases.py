@@ -690,6 +690,19 @@ _add("shared_model", _shared_model, (4,))
 _add("residual", _residual, (4,))
 _add("residual_map", _residual_map, (3, 4, 1), places=(ALONE, MAP))
 _add("residual_strided", _residual_strided, (4, 3, 1), places=(ALONE, MAP))
+_add("difference_of_itself", lambda x: x - 0.5 * x, (4,), affine=True)
+_add(
+    "dense_of_repeated",
+    lambda x: layers.Dense(3)(layers.Flatten()(layers.RepeatVector(2)(x))),
+    (4,),
+    affine=True,
+)
+_add(
+    "dense_of_concatenated",
+    lambda x: layers.Dense(3)(layers.Concatenate()([x, 2.0 * x])),
+    (4,),
+    affine=True,
+)
 _add("unused_branch", _dead_end, (4,), affine=True, places=(ALONE,))
 _add("input_itself", lambda x: x, (4,), affine=True, places=(ALONE,))
 _add("several_outputs_list", lambda x: [layers.Dense(2)(x), ops.relu(x)], (4,), places=(ALONE,))

@@ -15,7 +15,13 @@ from tfcert import network
 from tfcert.bounds import propagation
 from tfcert.rules import primitives
 
-__all__ = ["check_bounds", "check_transposes", "check_windows", "model_and_inputs"]
+__all__ = [
+    "check_bounds",
+    "check_exact_inside",
+    "check_transposes",
+    "check_windows",
+    "model_and_inputs",
+]
 
 
 def model_and_inputs(name: str, place: str, seed: int = 0) -> tuple[keras.Model, np.ndarray]:
@@ -50,6 +56,22 @@ def check_bounds(name: str, place: str, methods: Any = None, region: Any = None)
             reached.check_attained(bounds, f"{method}")
     if alone:
         soundness.check_point(model, x, "crown", name)
+
+
+def check_exact_inside(name: str) -> None:
+    """CROWN bounds the input of a ReLU behind an affine rule as tightly as an output."""
+    model, x = model_and_inputs(name, rule_cases.ALONE)
+    with rule_cases.dtype_of_new_layers(str(x.dtype)):
+        outputs = [keras.layers.ReLU()(t) for t in model.outputs]
+        behind = keras.Model(model.inputs, outputs)
+        before = keras.Model(model.inputs, model.outputs)
+    for region in (tfcert.LpBall(0.5), tfcert.LpBall(0.8, norm=2)):
+        exact = soundness.flat(tfcert.bound(before, x, region, "crown"))
+        found = soundness.flat(tfcert.bound(behind, x, region, "crown"))
+        for value, end in zip(found, exact, strict=True):
+            slack = soundness.TOLERANCE[str(x.dtype)] * soundness.magnitude(end)
+            away = np.abs(value - np.maximum(end, 0.0)).max()
+            assert away <= slack, f"a bound before a ReLU is {away:.3g} from the exact one"
 
 
 def check_transposes(name: str) -> None:

@@ -9,6 +9,11 @@ from tfcert.rules import registry
 
 PLACED = [(name, place) for name, case in rule_cases.CASES.items() for place in case.places]
 MAPS = [name for name, case in rule_cases.CASES.items() if rule_cases.MAP in case.places]
+AFFINE = [
+    name
+    for name, case in rule_cases.CASES.items()
+    if case.affine and rule_cases.ALONE in case.places
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,6 +28,11 @@ def test_outputs_lie_within_bounds(name, place):
     if place == rule_cases.MAP:
         methods.append(tfcert.methods.AlphaCrown(iterations=1))
     rule_checks.check_bounds(name, place, methods)
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_bounds_behind_affine_rules_are_exact(name):
+    rule_checks.check_exact_inside(name)
 
 
 @pytest.mark.parametrize("name", rule_cases.CASES)

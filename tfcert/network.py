@@ -13,7 +13,7 @@ from tfcert.rules.linear import Rearrange, Scale
 from tfcert.rules.nonlinear import Elementwise
 from tfcert.rules.primitives import Constant, Input, Node, Nonlinear
 from tfcert.rules.rows import Window, covers, union
-from tfcert.rules.windows import Sliding
+from tfcert.rules.windows import Shift, Sliding
 
 __all__ = ["Network", "cache_of", "network_of"]
 
@@ -72,22 +72,36 @@ class Network:
         self.spatial: dict[Node, int] = {}
         self.mixing: dict[Node, int] = {}
         self.reads: dict[Node, list[tuple[Node, int]]] = {node: [] for node in self.nodes}
+        self._single: dict[Node, bool] = {}
         for node in self.nodes:
             self.spatial[node] = self._spatial_rank(node)
-            before = [self.mixing[source] for source in node.inputs]
-            # -1: behind a nonlinear node. Else: how many layers that mix entries lie before it.
-            if isinstance(node.primitive, Nonlinear) or -1 in before:
-                self.mixing[node] = -1
-            else:
-                diagonal = isinstance(node.primitive, Input | Constant | Scale) or (
-                    isinstance(node.primitive, Rearrange) and node.primitive.terms == 1
-                )
-                merges = len(node.inputs) > 1
-                self.mixing[node] = max(before, default=0) + (0 if diagonal and not merges else 1)
+            self.mixing[node], self._single[node] = self._mixing(node)
             if isinstance(node.primitive, Nonlinear):
                 for place, source in enumerate(node.inputs):
                     self.reads[source].append((node, place))
         self.largest = max(math.prod(node.shape) for node in self.nodes)
+
+    def _mixing(self, node: Node) -> tuple[int, bool]:
+        """How many layers that mix entries lie before a node; -1: it is behind a nonlinear one.
+
+        An interval is exact behind one such layer, unless that reads some entry of the input
+        twice, which counts as two. Also: whether no entry of the input appears twice in the node.
+        """
+        primitive = node.primitive
+        sources = [s for s in node.inputs if not isinstance(s.primitive, Constant)]
+        before = [self.mixing[source] for source in sources]
+        if isinstance(primitive, Nonlinear) or -1 in before:
+            return -1, False
+        if isinstance(primitive, Input | Constant) or not sources:
+            return 0, True
+        single = len(sources) == 1 and self._single[sources[0]]
+        if isinstance(primitive, Scale):
+            return before[0], single
+        if isinstance(primitive, Rearrange) and primitive.terms == 1:
+            grows = math.prod(node.shape) > math.prod(sources[0].shape)
+            pads = isinstance(primitive.windowed, Shift)
+            return max(before), single and (pads or not grows)
+        return max(1 + max(before), 1 if single else 2), single
 
     def _spatial_rank(self, node: Node) -> int:
         """Number of leading axes along which the node is a map of windows; 0: none."""

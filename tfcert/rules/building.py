@@ -186,12 +186,12 @@ def multiply(first: Any, second: Any) -> Node:
 
 
 def check_sum(shape: Sequence[int], other: Sequence[int]) -> None:
-    """Refuses a sum of a value and a constant that Keras does not compute as it says."""
+    """Refuses a sum that Keras does not compute as it says."""
     if backend.misplaces_sum(tuple(shape), tuple(other)):
         raise NotImplementedError(
-            f"it adds a constant of shape {tuple(other)} to values of shape {tuple(shape)}, which "
+            f"it adds a value of shape {tuple(other)} to one of shape {tuple(shape)}, which "
             "Keras's TensorFlow backend takes for a bias and adds along another axis than "
-            "broadcasting does. Let these sizes differ, or add a constant of full shape."
+            "broadcasting does. Let these sizes differ, or add a value of full shape."
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfcert.rules import building
@@ -41,8 +42,17 @@ def _product(inputs: list[Node]) -> Node:
     return result
 
 
+def _sum(inputs: list[Node]) -> Node:
+    shape = inputs[0].shape
+    for x in inputs[1:]:
+        # Of a batch of 1, Keras sees a value that varies along one axis.
+        building.check_sum(shape, x.shape)
+        shape = np.broadcast_shapes(shape, x.shape)
+    return building.add(*inputs)
+
+
 def _average(inputs: list[Node]) -> Node:
-    return building.scale(building.add(*inputs), 1.0 / len(inputs))
+    return building.scale(_sum(inputs), 1.0 / len(inputs))
 
 
 def concatenate(inputs: Sequence[Any], axis: int) -> Node:
@@ -78,7 +88,7 @@ def _dot(layer: Any, inputs: list[Node]) -> Node:
     )
 
 
-register_rule(keras.layers.Add, _merged(lambda inputs: building.add(*inputs)))
+register_rule(keras.layers.Add, _merged(_sum))
 register_rule(keras.layers.Subtract, _merged(lambda inputs: building.subtract(*inputs)))
 register_rule(keras.layers.Multiply, _merged(_product))
 register_rule(keras.layers.Average, _merged(_average))

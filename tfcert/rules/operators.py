@@ -53,8 +53,8 @@ def _text(x: Node) -> str:
 
 
 def _add(x1: Any, x2: Any) -> Node:
-    if isinstance(x1, Node) and not isinstance(x2, Node):
-        building.check_sum(x1.shape, np.shape(x2))
+    if isinstance(x1, Node):
+        building.check_sum(x1.shape, x2.shape if isinstance(x2, Node) else np.shape(x2))
     return building.add(x1, x2)
 
 
