@@ -176,10 +176,14 @@ FACTORIES = {
         relaxations.squareplus(1),
         lambda x: np.where(x > 0, (x + np.hypot(x, 1)) / 2, 0.5 / (np.hypot(x, 1) - x)),
     ),
-    "staircase": Case(relaxations.monotone_only("staircase", ops.floor), np.floor, exact=False),
+    "step": Case(
+        relaxations.monotone_only("step", lambda x: ops.where(x < 0.0, x - 1.0, x + 1.0)),
+        lambda x: np.where(x < 0, x - 1, x + 1),
+        exact=False,
+    ),
     "falling": Case(
-        relaxations.monotone_only("falling", lambda x: -ops.tanh(x), decreasing=True),
-        lambda x: -np.tanh(x),
+        relaxations.monotone_only("falling", lambda x: -ops.sigmoid(x), decreasing=True),
+        lambda x: -special.expit(x),
         exact=False,
     ),
     "declared": Case(
@@ -200,7 +204,7 @@ CASES = TABLE | FACTORIES
 
 every_case = parameterized.named_parameters((name, case) for name, case in CASES.items())
 # JAX compiles every loop of every curve anew, also in eager mode: one curve of each kind there.
-KINDS = ("relu", "prelu", "relu_all", "relu_jump", "tanh", "selu", "softplus", "log", "staircase")
+KINDS = ("relu", "prelu", "relu_all", "relu_jump", "tanh", "selu", "softplus", "log", "step")
 looped_case = parameterized.named_parameters(
     (name, case)
     for name, case in CASES.items()
