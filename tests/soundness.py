@@ -54,10 +54,7 @@ def eagerly() -> Iterator[None]:
         finally:
             tf.config.run_functions_eagerly(False)
     else:
-        import jax
-
-        with jax.disable_jit():
-            yield
+        yield  # JAX takes longer to run a small net step by step than to compile it.
 
 
 def dtypes() -> list[str]:
