@@ -9,17 +9,6 @@ import unittest
 
 from tests import support
 
-_BLOCK_TENSORFLOW = """
-import sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("tensorflow", "tensorflow_probability", "tf_keras"):
-            raise ImportError(f"{name} is blocked")
-
-sys.meta_path.insert(0, Refuse())
-"""
-
 
 def _python(code: str, **environment: str) -> str:
     """What a new interpreter prints; another process, since this one has imported everything."""
@@ -47,7 +36,7 @@ class ImportTest(unittest.TestCase):
         assert not any(name.startswith("tensorflow") for name in sys.modules), "imported"
         print(x.shape)
         """
-        code = _BLOCK_TENSORFLOW + textwrap.dedent(work)
+        code = support.BLOCK_TENSORFLOW + textwrap.dedent(work)
         self.assertEqual(_python(code, KERAS_BACKEND="jax"), "(1437, 8, 8, 1)")
 
     def test_programs_can_be_imported_together(self):

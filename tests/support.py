@@ -16,3 +16,16 @@ def shared_path(*parts: str) -> pathlib.Path:
         name = "/".join(("..", "shared", *parts))
         raise unittest.SkipTest(f"needs {name} beside the checkout, which is not there")
     return path
+
+
+# Code that makes importing TensorFlow fail, as where it is not installed.
+BLOCK_TENSORFLOW = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_probability", "tf_keras"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Refuse())
+"""

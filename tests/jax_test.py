@@ -1,0 +1,146 @@
+"""Bounds on JAX: without TensorFlow, with weights that change, in float64 only where there is one.
+
+Each test starts a process of its own, since Keras chooses its backend once. Where the suite itself
+runs on JAX (``KERAS_BACKEND=jax``), the last test would repeat it and is skipped.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import textwrap
+import unittest
+
+import keras
+
+from tests import support
+
+
+def run(arguments, **environment):
+    """What a new interpreter prints, with JAX as Keras's backend."""
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=support.ROOT,
+        env={**os.environ, "KERAS_BACKEND": "jax", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def run_without_tensorflow(code, **environment):
+    """Runs code behind imports of a small network, where TensorFlow cannot be imported."""
+    start = """
+    import keras
+    import numpy as np
+    import tfcert
+    from tfcert import methods
+
+    def same(values, expected):
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input((6, 6, 1)),
+        keras.layers.Conv2D(3, 3, activation="relu"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Flatten(),
+        keras.layers.Dense(4),
+    ])
+    x = np.random.default_rng(0).uniform(size=(2, 6, 6, 1)).astype("float32")
+    y = np.array([1, 2])
+    region = tfcert.LpBall(0.05, clip=(0.0, 1.0))
+    """
+    end = """
+    import sys
+    assert not any(name.startswith("tensorflow") for name in sys.modules), "imported"
+    print("done")
+    """
+    parts = [support.BLOCK_TENSORFLOW, *map(textwrap.dedent, (start, code, end))]
+    printed = run(["-c", "\n".join(parts)], **environment)
+    assert printed.split()[-1] == "done", printed
+
+
+class JaxTest(unittest.TestCase):
+    def setUp(self):
+        if importlib.util.find_spec("jax") is None:
+            self.skipTest("needs jax, which is not installed")
+
+    def test_bounds_without_tensorflow(self):
+        run_without_tensorflow("""
+        points = np.asarray(region.sample(x, 50, seed=0)).reshape(-1, 6, 6, 1)
+        scores = np.asarray(model(points)).reshape(2, 50, 4)
+        for method in ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown"):
+            low, high = map(np.asarray, tfcert.bound(model, x, region, method))
+            assert (low[:, None] <= scores + 1e-5).all() and (scores <= high[:, None] + 1e-5).all()
+            margins = np.asarray(tfcert.bound_margins(model, x, y, region, method))
+            own = np.take_along_axis(scores, y[:, None, None], axis=2)
+            assert (margins[:, None] <= own - scores + 1e-5).all()
+
+        # Programs read the weights of the call, and serve every eps.
+        before = tfcert.bounds.trace_count(model)
+        first = np.asarray(tfcert.bound(model, x, region, "crown").lower)
+        last = model.layers[-1]
+        last.kernel.assign(2.0 * last.kernel)
+        last.bias.assign(2.0 * last.bias)
+        same(tfcert.bound(model, x, region, "crown").lower, 2.0 * first)
+        model.layers[1].moving_mean.assign([5.0, 5.0, 5.0])
+        point = tfcert.bound(model, x, region.with_eps(0.0), "crown")
+        same(point.lower, model(x))
+        assert tfcert.bounds.trace_count(model) == before
+        """)
+
+    def test_float64_is_asked_for(self):
+        run_without_tensorflow("""
+        safe = methods.Crown(float_safe=True)
+        double = keras.Sequential(
+            [keras.Input((2,), dtype="float64"), keras.layers.Dense(2, dtype="float64")]
+        )
+        for call in (
+            lambda: tfcert.bound(model, x, region, safe),
+            lambda: tfcert.bound_margins(model, x, y, region, safe),
+            lambda: tfcert.bound(double, np.ones((1, 2)), tfcert.LpBall(0.1)),
+        ):
+            try:
+                call()
+            except ValueError as error:
+                assert "needs float64" in str(error) and "JAX_ENABLE_X64=1" in str(error), error
+            else:
+                raise AssertionError("not refused")
+        """)
+
+    def test_float_safe_with_float64(self):
+        run_without_tensorflow(
+            """
+            for method in (methods.IBP, methods.Crown):
+                low, high = map(np.asarray, tfcert.bound(model, x, region, method(float_safe=True)))
+                inner = [np.asarray(t) for t in tfcert.bound(model, x, region, method())]
+                assert low.dtype == "float64" and inner[0].dtype == "float32"
+                assert (low < inner[0]).all() and (inner[1] < high).all()
+                same(low, inner[0])
+            double = keras.Sequential(
+                [keras.Input((2,), dtype="float64"), keras.layers.Dense(2, dtype="float64")]
+            )
+            third = np.full((1, 2), 1 / 3)
+            bounds = tfcert.bound(double, third, tfcert.LpBall(0.0))
+            kernel = np.asarray(double.layers[0].kernel)
+            assert kernel.dtype == "float64" and np.abs(bounds.lower - third @ kernel).max() < 1e-15
+            """,
+            JAX_ENABLE_X64="1",
+        )
+
+    def test_a_part_of_the_suite(self):
+        if keras.backend.backend() == "jax":
+            self.skipTest("the suite runs on JAX already")
+        chosen = (
+            "tests/agreement_test.py tests/rules_test.py tests/float_safe_test.py",
+            "(mnist_fc_3layer and (linf_moderate_clip or CROWN)) or padded_borders"
+            " or wrong_in_float32 or computed_separately or (within_the_bounds and mlp)",
+        )
+        printed = run(
+            ["-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen[0].split(), "-k", chosen[1]],
+            JAX_ENABLE_X64="1",
+        )
+        self.assertIn(" passed", printed)
