@@ -1,9 +1,10 @@
 """Sound, tight and fast output bounds for Keras models under input perturbations."""
 
-from tfcert import datasets, relaxations, rules
+from tfcert import attacks, datasets, models, objectives, relaxations, rules, schedules
 from tfcert.bounds import bound, bound_margins, methods
 from tfcert.regions import Box, LpBall
 from tfcert.rules import register_activation, register_affine, register_monotone, register_rule
+from tfcert.trainer import CertifiedTrainer
 from tfcert.types import Bounds
 
 __version__ = "0.1.0"
@@ -11,16 +12,21 @@ __version__ = "0.1.0"
 __all__ = [
     "Bounds",
     "Box",
+    "CertifiedTrainer",
     "LpBall",
     "__version__",
+    "attacks",
     "bound",
     "bound_margins",
     "datasets",
     "methods",
+    "models",
+    "objectives",
     "register_activation",
     "register_affine",
     "register_monotone",
     "register_rule",
     "relaxations",
     "rules",
+    "schedules",
 ]

@@ -17,14 +17,17 @@ from keras import ops
 from tfcert.types import Tensor
 
 __all__ = [
+    "TrainStep",
     "check_float64",
     "check_full_precision",
     "compile_function",
     "eagerly",
+    "fused",
     "is_symbolic",
     "leaky_slope",
     "loop",
     "misplaces_sum",
+    "prefers_xla",
     "value_and_gradients",
     "vector_jacobian",
 ]
@@ -48,6 +51,11 @@ def _check_environment() -> None:
     ):
         if os.environ.get(name, "STRICT").upper() != "STRICT":
             raise _reduced(f"{name}={os.environ[name]}", f"Unset {name}.")
+
+
+def _only_finite(loss: Tensor, gradient: list[Tensor]) -> list[Tensor]:
+    finite = ops.isfinite(loss)
+    return [ops.where(finite, part, ops.zeros_like(part)) for part in gradient]
 
 
 if _NAME == "tensorflow":
@@ -104,6 +112,15 @@ if _NAME == "tensorflow":
         # kernels TensorFlow calls); it is used where it is asked for.
         return tf.function(function, jit_compile=bool(jit_compile), autograph=False)
 
+    def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
+        """``function(*arguments)`` as one kernel, where a graph is being built.
+
+        For chains of elementwise operations, whose time is that of reading and writing memory.
+        """
+        if tf.executing_eagerly():  # Compiling would cost more than one call saves.
+            return function(*arguments)
+        return tf.function(function, jit_compile=True, autograph=False)(*arguments)
+
     def eagerly() -> Any:
         """A context that computes at once, also where a graph is being built around it."""
         return tf.init_scope()
@@ -111,6 +128,41 @@ if _NAME == "tensorflow":
     def is_symbolic(value: Any) -> bool:
         """Whether a value has no numbers yet, because a graph is being built from it."""
         return isinstance(value, keras.KerasTensor) or tf.is_symbolic_tensor(value)
+
+    class TrainStep:
+        """How a trainer takes a step: gradients of its losses, joined, applied and logged.
+
+        A mixin before ``keras.Model``; the trainer gives ``batch_of``, ``losses_of``, ``combine`` and ``log``. A
+        step whose loss is NaN or infinite changes no weights.
+        """
+
+        def train_step(self: Any, data: Any) -> dict[str, Any]:
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            with tf.GradientTape(persistent=True) as tape:
+                batch = self.batch_of(data, True)
+                losses, terms = self.losses_of(batch)
+                # The optimizer adds up the gradients of all replicas.
+                scaled = [self.optimizer.scale_loss(loss / replicas) for loss in losses]
+            variables = self.trainable_variables
+            gradients = [
+                tape.gradient(loss, variables, unconnected_gradients="zero") for loss in scaled
+            ]
+            del tape
+            terms, gradient = self.combine(terms, gradients, batch)
+            logs = self.log(terms, batch, data)
+            gradient = _only_finite(sum(losses), gradient)
+            self.optimizer.apply_gradients(zip(gradient, variables, strict=True))
+            self.step.assign_add(1)
+            return logs
+
+        def test_step(self: Any, data: Any) -> dict[str, Any]:
+            batch = self.batch_of(data, False)
+            _, terms = self.losses_of(batch)
+            return self.log(terms, batch, data)
+
+    def prefers_xla() -> bool:
+        """Whether training steps are faster compiled with XLA."""
+        return bool(tf.config.list_logical_devices("GPU"))
 
     def check_float64(what: str) -> None:
         """Raises where the backend has no float64."""
@@ -193,6 +245,10 @@ elif _NAME == "jax":
         compiled = jax.jit(with_values)
         return lambda *arguments: compiled([v.value for v in variables], *arguments)
 
+    def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
+        """``function(*arguments)``: XLA fuses what it can by itself."""
+        return function(*arguments)
+
     def eagerly() -> Any:
         """A context that computes at once, also where a graph is being built around it."""
         return jax.ensure_compile_time_eval()
@@ -200,6 +256,72 @@ elif _NAME == "jax":
     def is_symbolic(value: Any) -> bool:
         """Whether a value has no numbers yet, because a graph is being built from it."""
         return isinstance(value, keras.KerasTensor | jax.core.Tracer)
+
+    class TrainStep:
+        """How a trainer takes a step: gradients of its losses, joined, applied and logged.
+
+        A mixin before ``keras.Model``; the trainer gives ``batch_of``, ``losses_of``, ``combine`` and ``log``. A
+        step whose loss is NaN or infinite changes no weights.
+        """
+
+        def train_step(self: Any, state: tuple, data: Any) -> tuple:
+            trainable, fixed, optimizer_state, metrics = state
+
+            def forward(trainable: list[Tensor]) -> tuple[list[Tensor], tuple]:
+                with self._scope(trainable, fixed, metrics) as scope:
+                    batch = self.batch_of(data, True)
+                    losses, terms = self.losses_of(batch)
+                left = _values(scope, self.non_trainable_variables, fixed)
+                return losses, (terms, batch.logits, batch.notes, left)
+
+            losses, pullback, found = jax.vjp(forward, trainable, has_aux=True)
+            terms, logits, notes, fixed = found
+            gradients = []
+            for place in range(len(losses)):
+                hot = [jax.numpy.full_like(x, i == place) for i, x in enumerate(losses)]
+                gradients.append(pullback(hot)[0])
+            with self._scope(trainable, fixed, metrics) as scope:
+                batch = self.batch_of(data, True, logits)
+                batch.notes.update(notes)
+                terms, gradient = self.combine(terms, gradients, batch)
+                logs = self.log(terms, batch, data)
+                self.step.assign(self.step + 1)
+            fixed = _values(scope, self.non_trainable_variables, fixed)
+            metrics = _values(scope, self.metrics_variables, metrics)
+            gradient = _only_finite(sum(losses), gradient)
+            trainable, optimizer_state = self.optimizer.stateless_apply(
+                optimizer_state, gradient, trainable
+            )
+            return logs, (trainable, fixed, optimizer_state, metrics)
+
+        def test_step(self: Any, state: tuple, data: Any) -> tuple:
+            trainable, fixed, metrics = state
+            with self._scope(trainable, fixed, metrics) as scope:
+                batch = self.batch_of(data, False)
+                _, terms = self.losses_of(batch)
+                logs = self.log(terms, batch, data)
+            return logs, (
+                trainable,
+                _values(scope, self.non_trainable_variables, fixed),
+                _values(scope, self.metrics_variables, metrics),
+            )
+
+        def _scope(self: Any, trainable: list, fixed: list, metrics: list) -> Any:
+            pairs = [
+                *zip(self.trainable_variables, trainable, strict=True),
+                *zip(self.non_trainable_variables, fixed, strict=True),
+                *zip(self.metrics_variables, metrics, strict=True),
+            ]
+            return keras.StatelessScope(state_mapping=pairs)
+
+    def _values(scope: Any, variables: list, before: list) -> list[Tensor]:
+        """What a scope leaves in variables."""
+        found = [scope.get_current_value(variable) for variable in variables]
+        return [old if new is None else new for new, old in zip(found, before, strict=True)]
+
+    def prefers_xla() -> bool:
+        """Whether training steps are faster compiled with XLA."""
+        return True
 
     def check_float64(what: str) -> None:
         """Raises where the backend has no float64."""

@@ -1,4 +1,4 @@
-"""Batch statistics for bounds during training.
+"""Values of a network, and the batch statistics that bounds use during training.
 
 While a network trains, BatchNormalization uses the statistics of the batch. Bounds of that step
 treat it as affine, with the mean and variance that the *clean* batch has, as the literature does.
@@ -6,14 +6,17 @@ treat it as affine, with the mean and variance that the *clean* batch has, as th
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
 from keras import ops
 
-from tfcert.network import Network
+from tfcert.network import Network, network_of
 from tfcert.rules.normalization import BatchNorm
-from tfcert.rules.primitives import Constant, Input, Node
+from tfcert.rules.primitives import Constant, Node
 from tfcert.types import Tensor
 
-__all__ = ["batch_moments", "normalizing_nodes"]
+__all__ = ["batch_moments", "clean_moments", "node_values", "normalizing_nodes"]
 
 
 def normalizing_nodes(network: Network) -> list[Node]:
@@ -31,22 +34,62 @@ def batch_moments(network: Network, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     Each is computed behind the batch normalisations before it, as in a training step.
     """
     normalizing = set(normalizing_nodes(network))
-    values: dict[Node, Tensor] = {}
-    moments = []
+    moments: dict[Node, tuple[Tensor, Tensor]] = {}
+
+    def parameters(node: Node, values: dict[Node, Tensor]) -> Any:
+        if node not in normalizing:
+            return node.primitive.parameters(network.dtype)
+        assert isinstance(node.primitive, BatchNorm)
+        source = values[node.inputs[0]]
+        moments[node] = ops.moments(source, axes=node.primitive.axes)
+        return node.primitive.from_moments(*moments[node], network.dtype)
+
+    _run(network, {network.input: x}, parameters)
+    return [moments[node] for node in network.nodes if node in normalizing]
+
+
+def clean_moments(model: keras.Model, x: Tensor) -> dict[Node, tuple[Tensor, Tensor]]:
+    """``batch_moments`` by node; empty where nothing normalises."""
+    network = network_of(model)
+    nodes = normalizing_nodes(network)
+    if not nodes:
+        return {}
+    return dict(zip(nodes, batch_moments(network, x), strict=True))
+
+
+def node_values(
+    network: Network,
+    known: dict[Node, Tensor],
+    moments: dict[Node, tuple[Tensor, Tensor]],
+) -> dict[Node, Tensor]:
+    """The values of all nodes behind given ones, at inference but for given statistics.
+
+    Args:
+        network: The network.
+        known: Values of the input, or of nodes that every path to the outputs passes.
+        moments: Mean and variance of batch normalisations, in place of the moving ones.
+    """
+
+    def parameters(node: Node, values: dict[Node, Tensor]) -> Any:
+        del values
+        if node in moments:
+            assert isinstance(node.primitive, BatchNorm)
+            return node.primitive.from_moments(*moments[node], network.dtype)
+        return node.primitive.parameters(network.dtype)
+
+    return _run(network, known, parameters)
+
+
+def _run(network: Network, known: dict[Node, Tensor], parameters: Any) -> dict[Node, Tensor]:
+    values = dict(known)
+    batch = ops.shape(next(iter(known.values())))[0]
     for node in network.nodes:
-        primitive = node.primitive
-        if isinstance(primitive, Input):
-            values[node] = x
+        if node in values:
             continue
-        if node in normalizing:
-            assert isinstance(primitive, BatchNorm)
-            mean, variance = ops.moments(values[node.inputs[0]], axes=primitive.axes)
-            moments.append((mean, variance))
-            p = primitive.from_moments(mean, variance, network.dtype)
-        else:
-            p = primitive.parameters(network.dtype)
-        if isinstance(primitive, Constant):
-            values[node] = ops.broadcast_to(p, (ops.shape(x)[0], *node.shape))
-        else:
-            values[node] = primitive.apply(p, *[values[source] for source in node.inputs])
-    return moments
+        if isinstance(node.primitive, Constant):
+            value = parameters(node, values)
+            values[node] = ops.broadcast_to(value, (batch, *node.shape))
+        elif node.inputs and all(source in values for source in node.inputs):
+            sources = [values[source] for source in node.inputs]
+            values[node] = node.primitive.apply(parameters(node, values), *sources)
+    return values

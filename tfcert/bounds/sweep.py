@@ -49,6 +49,7 @@ def sweep(
     *,
     stop: Callable[[Node], bool] | None = None,
     slopes: Slopes | None = None,
+    record: dict[Node, Tensor] | None = None,
 ) -> Tensor:
     """A lower bound of ``rows . value(node) + constant``, ``(groups, rows)``.
 
@@ -60,6 +61,7 @@ def sweep(
         constant: Added to the bound.
         stop: Nodes at which the sweep ends and takes their interval; the input always ends it.
         slopes: Slopes to use in place of the default lines, or a recorder of the default ones.
+        record: Filled with the coefficients that arrive at each node; rows over whole values only.
     """
     network = evaluation.network
     pending: dict[Node, Rows] = {node: rows}
@@ -70,6 +72,8 @@ def sweep(
         here = pending.pop(current)
         if here.window is not None and covers(here.extent, current.shape):
             here = frame.dense(here, current.shape)
+        if record is not None:
+            record[current] = here.coefficients
         primitive = current.primitive
         end = evaluation.is_cut(current) or (
             stop is not None and current is not node and stop(current)

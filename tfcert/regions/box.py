@@ -115,6 +115,16 @@ class Box(region.Region):
             shrunk = ops.minimum(ops.maximum(rounding.add_up(x, -reach), limit), x)
         return ops.where(fraction == 0, x, ops.where(fraction == 1, limit, shrunk))
 
+    def per_sample(self, x: Tensor) -> dict[str, Tensor]:
+        dtype, values = keras.backend.standardize_dtype(x.dtype), {}
+        for name, cast in (("lower", rounding.cast_up), ("upper", rounding.cast_down)):
+            limit = getattr(self, name)
+            if len(limit.shape) == len(x.shape) and limit.shape[0] != 1:
+                values[name] = cast(limit, dtype)
+        if not isinstance(self._fraction, float) and len(self._fraction.shape) == 1:
+            values["_fraction"] = rounding.cast_down(self._fraction, dtype)
+        return values
+
     def _contains(self, points: np.ndarray, x: np.ndarray) -> np.ndarray:
         def end(limit: Any) -> np.ndarray:
             limit = np.asarray(ops.convert_to_numpy(limit), np.longdouble)

@@ -205,6 +205,15 @@ class LpBall(region.Region):
 
     # Attacks.
 
+    def reach(self, x: Tensor) -> Tensor:
+        return self._size(arguments.as_input(x), outward=False)
+
+    def per_sample(self, x: Tensor) -> dict[str, Tensor]:
+        if isinstance(self._factor, float) or len(self._factor.shape) == 0:
+            return {}
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        return {"_factor": rounding.cast_down(self._factor, dtype)}
+
     def minimiser(self, coefficients: Tensor, x: Tensor) -> Tensor:
         """A point of the region where ``sum(coefficients * x')`` is least.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import types
+from tfcert import backend, types
 from tfcert.regions import arguments, rounding, seeds
 from tfcert.types import Tensor
 
@@ -94,7 +95,7 @@ class Region:
         """The region around x as tensors; checks shapes only (see `validate`)."""
         x = arguments.as_input(x)
         self._check_shapes(tuple(x.shape))
-        return BoundRegion(*self._limits(x, outward=True))
+        return BoundRegion(*backend.fused(lambda x: self._limits(x, outward=True), x))
 
     def pack(self, dtype: str) -> list[Any] | None:
         """The region's numbers as arrays, rounded outward, so that compiled code takes any size.
@@ -215,6 +216,28 @@ class Region:
             return ops.where(uniform < 0.5, lower, upper)
         points = ops.clip(lower + uniform * (upper - lower), lower, upper)
         return ops.where(lower == upper, lower, points)
+
+    def reach(self, x: Tensor) -> Tensor:
+        """How far the region goes from x in each coordinate, before clipping: of the shape of x.
+
+        Attacks measure their steps in it. A box may lie askew around x: half its width.
+        """
+        lower, upper = self._limits(arguments.as_input(x), outward=False)
+        return 0.5 * (upper - lower)
+
+    def per_sample(self, x: Tensor) -> dict[str, Tensor]:
+        """What differs from sample to sample, rounded inward, so that batches can be cut.
+
+        Returns:
+            Names of attributes with tensors that have a batch axis; for ``with_per_sample``.
+        """
+        return {}
+
+    def with_per_sample(self, values: dict[str, Tensor]) -> Region:
+        """The same region with parts of what ``per_sample`` gave."""
+        other = copy.copy(self)
+        other.__dict__.update(values)
+        return other
 
     def contains(self, points: Tensor, x: Tensor) -> np.ndarray:
         """Which points lie in the region: a NumPy array of bool, computed beyond float64.

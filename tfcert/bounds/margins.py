@@ -1,0 +1,116 @@
+"""Margin bounds inside of a training step: intervals once, then what an objective asks for."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from tfcert.bounds import methods, propagation
+from tfcert.bounds.evaluation import Evaluation
+from tfcert.bounds.sweep import sweep
+from tfcert.network import network_of
+from tfcert.regions import Region
+from tfcert.rules.primitives import Node
+from tfcert.rules.rows import Frame, Rows
+from tfcert.types import Tensor
+
+__all__ = ["Margins", "RelaxedMinimum"]
+
+
+class RelaxedMinimum(NamedTuple):
+    """The minimum of linear functions of the scores over a relaxation.
+
+    Attributes:
+        value: ``(batch, rows)``, a lower bound.
+        point: The input where it is attained, ``(batch, rows, *input_shape)``.
+        coefficients: By node, those of its value in the relaxed problem, ``(batch, rows, *shape)``.
+    """
+
+    value: Tensor
+    point: Tensor
+    coefficients: dict[Node, Tensor]
+
+
+class Margins:
+    """Lower bounds of ``f_y - f_j`` by several methods that share one evaluation.
+
+    Unlike ``bound_margins`` it compiles and checks nothing: it is written into the graph of a
+    training step, whose inputs the trainer has checked.
+
+    Args:
+        model: A built model with one output, ``(batch, classes)``.
+        x: Inputs.
+        y: Integer labels, ``(batch,)``.
+        region: The region; its size may be a tensor.
+        method: "ibp" or a backward method; decides how hidden layers are bounded.
+        moments: ``{node: (mean, variance)}`` of batch normalisations, from ``clean_moments``;
+            others use their moving statistics.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        x: Tensor,
+        y: Tensor,
+        region: Region,
+        method: Any = "ibp",
+        moments: dict[Node, tuple[Tensor, Tensor]] | None = None,
+    ):
+        self.method = methods.get(method)
+        self.network = network_of(model)
+        self.region, self.x = region, ops.cast(x, self.network.dtype)
+        self.evaluation: Evaluation = propagation.evaluate(
+            self.network, region, region.bind(self.x), self.method, moments
+        )
+        classes = self.network.outputs.shape[-1]
+        self.hot = ops.one_hot(y, classes, dtype=self.network.dtype)
+
+    def interval(self) -> Tensor:
+        """By intervals, with the last affine layers folded, ``(batch, classes)``; 0 for y."""
+        return self._lower(methods.IBP())
+
+    def backward(self) -> Tensor:
+        """By the method's backward sweep alone, ``(batch, classes)``; 0 for y."""
+        return self._lower(self.method)
+
+    def pairs(self) -> Tensor:
+        """Lower bounds of ``f_k - f_j`` for all pairs, by intervals, ``(batch, classes, classes)``.
+
+        Entry ``[:, k, j]``; 0 where k = j.
+        """
+        classes = self.hot.shape[-1]
+        eye = ops.eye(classes, dtype=self.hot.dtype)
+        rows = ops.reshape(eye[:, None] - eye[None], (1, classes**2, classes))
+        rows = ops.broadcast_to(rows, (ops.shape(self.hot)[0], classes**2, classes))
+        node, method = self.network.outputs, methods.IBP()
+        lower = propagation.lower_rows(self.evaluation, method, node, rows, intersect=False)
+        lower = ops.reshape(lower, (-1, classes, classes))
+        return ops.where(eye > 0, ops.zeros_like(lower), lower)
+
+    def relaxed_minimum(self, rows: Tensor) -> RelaxedMinimum:
+        """Where and at which value the relaxed problem has its minimum, for rows of the scores.
+
+        Args:
+            rows: Coefficients on the scores, ``(batch, rows, classes)``.
+        """
+        node, record = self.network.outputs, {}
+        self.prepare()
+        value = sweep(self.evaluation, node, Rows(rows), Frame(), record=record)
+        point = self.region.minimiser(record[self.network.input], self.x)
+        return RelaxedMinimum(value, ops.stop_gradient(point), record)
+
+    def prepare(self) -> None:
+        """Makes the relaxations that ``backward`` reads."""
+        self.evaluation.prepare(self.network.outputs, False)
+
+    @property
+    def rows(self) -> Tensor:
+        """The coefficients of all margins on the scores, ``(batch, classes, classes)``."""
+        return self.hot[:, None] - ops.eye(self.hot.shape[-1], dtype=self.hot.dtype)[None]
+
+    def _lower(self, method: methods.Method) -> Tensor:
+        node = self.network.outputs
+        lower = propagation.lower_rows(self.evaluation, method, node, self.rows, intersect=False)
+        return ops.where(self.hot > 0, ops.zeros_like(lower), lower)

@@ -1,0 +1,150 @@
+"""Architectures of the certified-training literature. All end in logits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+__all__ = ["NAMES", "get"]
+
+# One convolution: filters, kernel size, stride, padding in pixels.
+_Conv = tuple[int, int, int, int]
+
+
+def _convolutions(
+    layers: Sequence[_Conv], dense: Sequence[int], batch_norm: bool = False
+) -> list[Any]:
+    """Convolutions, then dense layers, ReLU behind each."""
+    stack: list[Any] = []
+
+    def close(unit: keras.layers.Layer) -> None:
+        stack.append(unit)
+        if batch_norm:
+            stack.append(keras.layers.BatchNormalization())
+        stack.append(keras.layers.ReLU())
+
+    for filters, kernel, stride, padding in layers:
+        # Keras's "same" pads more on one side where the stride is 2; the papers pad alike.
+        if padding:
+            stack.append(keras.layers.ZeroPadding2D(padding))
+        close(keras.layers.Conv2D(filters, kernel, stride, use_bias=not batch_norm))
+    stack.append(keras.layers.Flatten())
+    for units in dense:
+        close(keras.layers.Dense(units, use_bias=not batch_norm))
+    return stack
+
+
+def _cnn2(width: int) -> list[Any]:
+    return _convolutions([(4 * width, 4, 2, 1), (8 * width, 4, 2, 1)], [64 * width])
+
+
+def _cnn4(width: int) -> list[Any]:
+    layers = [
+        (4 * width, 3, 1, 1),
+        (4 * width, 4, 2, 1),
+        (8 * width, 3, 1, 1),
+        (8 * width, 4, 2, 1),
+    ]
+    return _convolutions(layers, [64 * width, 64 * width])
+
+
+def _cnn7(width: int, batch_norm: bool = True) -> list[Any]:
+    layers = [
+        (width, 3, 1, 1),
+        (width, 3, 1, 1),
+        (2 * width, 3, 2, 1),
+        (2 * width, 3, 1, 1),
+        (2 * width, 3, 1, 1),
+    ]
+    return _convolutions(layers, [512], batch_norm)
+
+
+_ARCHITECTURES: Mapping[str, Callable[[], list[Any]]] = {
+    "dm_small": lambda: _convolutions([(16, 4, 2, 1), (32, 4, 1, 1)], [100]),
+    "dm_medium": lambda: _convolutions(
+        [(32, 3, 1, 1), (32, 4, 2, 1), (64, 3, 1, 1), (64, 4, 2, 1)], [512, 512]
+    ),
+    "dm_large": lambda: _cnn7(64, batch_norm=False),
+    "cnn2_w2": lambda: _cnn2(2),
+    "cnn2_w4": lambda: _cnn2(4),
+    "cnn2_w8": lambda: _cnn2(8),
+    "cnn4_w2": lambda: _cnn4(2),
+    "cnn4_w4": lambda: _cnn4(4),
+    "cnn4_w8": lambda: _cnn4(8),
+    "cnn7": lambda: _cnn7(64),
+    "cnn7_narrow": lambda: _cnn7(16),
+}
+
+# "mlp_3x100" and the like are understood besides.
+NAMES: tuple[str, ...] = tuple(_ARCHITECTURES)
+
+_MLP = re.compile(r"mlp_(\d+)x(\d+)$")
+
+
+def get(
+    name: str,
+    input_shape: Sequence[int],
+    classes: int,
+    mean: Any = None,
+    std: Any = None,
+) -> keras.Model:
+    """A freshly initialised model.
+
+    ``dm_small``, ``dm_medium`` and ``dm_large`` are the networks of Gowal et al. ``cnn2_w*`` and
+    ``cnn4_w*`` have two and four convolutions in widths 2, 4 and 8; ``cnn7`` has five convolutions
+    and two dense layers with batch normalisation (Shi et al.), ``cnn7_narrow`` a quarter of its
+    channels. ``mlp_3x100`` has three hidden layers of 100 units; any numbers go.
+
+    Args:
+        name: One of ``NAMES``, or ``mlp_<layers>x<units>``.
+        input_shape: Shape of one input.
+        classes: Number of logits.
+        mean: Subtracted from the inputs first, one number or one per channel; default 0.
+        std: What inputs are divided by after that; default 1. With these inside of the model, radii
+            stay in the units of the raw input.
+
+    Returns:
+        A ``keras.Sequential``, built.
+
+    Example:
+
+    >>> from tfcert import models
+    >>> models.get("dm_small", input_shape=(28, 28, 1), classes=10).count_params()
+    550406
+
+    References: Gowal et al., 2018, https://arxiv.org/abs/1810.12715, table 1; Shi et al., 2021,
+    https://arxiv.org/abs/2103.17268.
+    """
+    mlp = _MLP.fullmatch(name)
+    if mlp:
+        layers, units = int(mlp[1]), int(mlp[2])
+        stack = _convolutions([], [units] * layers)
+    elif name in _ARCHITECTURES:
+        if len(input_shape) != 3:
+            raise ValueError(
+                f"Model {name!r} takes images, input_shape (height, width, channels). "
+                f"Received: input_shape={tuple(input_shape)}."
+            )
+        stack = _ARCHITECTURES[name]()
+    else:
+        raise ValueError(
+            f"`name` must be one of {', '.join(NAMES)}, or mlp_<layers>x<units>. "
+            f"Received: name={name!r}."
+        )
+    if mean is not None or std is not None:
+        mean, std = 0.0 if mean is None else mean, 1.0 if std is None else std
+        stack.insert(0, _normalization(mean, std, input_shape[-1]))
+    head = keras.layers.Dense(classes)
+    return keras.Sequential([keras.Input(tuple(input_shape)), *stack, head], name=name)
+
+
+def _normalization(mean: Any, std: Any, channels: int) -> keras.layers.Layer:
+    def vector(value: Any) -> list[float]:
+        values = [float(v) for v in value] if hasattr(value, "__len__") else [float(value)]
+        return values * channels if len(values) == 1 else values
+
+    variance = [v**2 for v in vector(std)]
+    return keras.layers.Normalization(mean=vector(mean), variance=variance)

@@ -1,0 +1,24 @@
+"""Training methods as objectives: losses with their schedules, for ``tfcert.CertifiedTrainer``."""
+
+from tfcert.objectives.advibp import AdvIBP
+from tfcert.objectives.crown_ibp import CrownIBP
+from tfcert.objectives.ibp import IBP
+from tfcert.objectives.latent import next_stage
+from tfcert.objectives.maar import MAAR
+from tfcert.objectives.objective import Batch, Objective, RobustObjective
+from tfcert.objectives.standard import AdversarialTraining, Standard
+from tfcert.objectives.tightness import TightRelaxation
+
+__all__ = [
+    "IBP",
+    "MAAR",
+    "AdvIBP",
+    "AdversarialTraining",
+    "Batch",
+    "CrownIBP",
+    "Objective",
+    "RobustObjective",
+    "Standard",
+    "TightRelaxation",
+    "next_stage",
+]

@@ -1,0 +1,266 @@
+"""AdvIBP: adversarial and certified loss as two objectives, joined by their past gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from tfcert import backend
+from tfcert.network import network_of
+from tfcert.objectives.crown_ibp import CrownIBP
+from tfcert.objectives.latent import latent_node, scores_from
+from tfcert.objectives.losses import cross_entropy, worst_case_logits
+from tfcert.objectives.moments import GradientMoments
+from tfcert.objectives.objective import Batch
+from tfcert.regions import Region
+from tfcert.schedules import Clock, Linear, Schedule, get
+from tfcert.types import Tensor
+
+__all__ = ["AdvIBP"]
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class AdvIBP(CrownIBP):
+    """Joint training on an attack's loss L1 and on the certified loss L2.
+
+    In the joint phase each step follows ``c1 g1 + c2 g2`` (and ``L2 g2`` more in a conflict), with
+    weights from moving averages of *past* gradients (``tfcert.objectives.moments``). Before it come
+    three phases: while both radii are 0 the loss is that of clean inputs; while the attack's radius
+    grows, L1; while the certified radius grows, L2.
+
+    What the released code does differently can be had by a switch where that makes sense: its
+    attack runs at the certified radius while the attack's should grow, so that phase trains on
+    clean inputs (``clean_warmup=True``); it takes the weights from the first layer's kernel alone
+    (``gradients="first"``, the default, since it is cheap; ``"all"`` is what the theory speaks of);
+    it rescales the weights in the main phase (``rescale=True``). Its CROWN-IBP variant is
+    configured but incomplete there; here it is ``backward_weight=(1.0, 0.0)``. The measure of the
+    attack's quality is taken over the clipped box, which the attack cannot leave.
+
+    Args:
+        region: The target region, with norm inf.
+        ramp: Of the certified radius, from 0 to 1.
+        attack_ramp: Of the attack's radius, before it.
+        joint_begin: Epoch from which both objectives are joined; default: when the ramp ends.
+        conflict_threshold: c_t: an attack whose measure is at most this leads in a conflict; a
+            number or a schedule. It scales with 1 / batch size: papers' values are for 256.
+        attack_steps: Steps of the attack: one of 1.25 eps, or several of eps / 2.
+        gradients: "first" or "all".
+        rescale: Whether the weights of an agreement are multiplied by the norm of g1.
+        clean_warmup: See above.
+        stage: 1; in stage l > 1 the attack is on the input of the l-th layer with weights, within
+            its interval, and layers before it are frozen; see ``tfcert.objectives.next_stage``.
+        backward_weight: 0.0 for AdvIBP, ``(1.0, 0.0)`` for AdvCROWN-IBP.
+        train_eps: See ``RobustObjective``.
+        validation_method: See ``RobustObjective``.
+
+    Reference: Fan and Li, 2021, https://arxiv.org/abs/2008.06081, and the authors' code.
+    """
+
+    separate: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        region: Region,
+        ramp: Any = 1.0,
+        attack_ramp: Any = 1.0,
+        joint_begin: float | None = None,
+        conflict_threshold: Any = 0.0,
+        *,
+        attack_steps: int = 1,
+        gradients: str = "first",
+        rescale: bool = True,
+        clean_warmup: bool = False,
+        stage: int = 1,
+        backward_weight: Any = 0.0,
+        train_eps: float | None = None,
+        validation_method: Any = None,
+    ):
+        super().__init__(
+            region,
+            natural_weight=0.0,
+            backward_weight=backward_weight,
+            train_eps=train_eps,
+            ramp=ramp,
+            validation_method=validation_method,
+        )
+        if region.norm != math.inf:
+            raise ValueError(f"AdvIBP needs a region of norm inf. Received: region={region!r}.")
+        if isinstance(attack_ramp, (tuple, list)):
+            attack_ramp = Linear(0.0, 1.0, *attack_ramp)
+        self.attack_ramp = get(attack_ramp)
+        self.joint_begin = None if joint_begin is None else float(joint_begin)
+        self.conflict_threshold = get(conflict_threshold)
+        self.attack_steps, self.stage = int(attack_steps), int(stage)
+        self.gradients, self.rescale, self.clean_warmup = gradients, rescale, clean_warmup
+        if self.attack_steps < 1 or self.stage < 1:
+            raise ValueError(
+                "`attack_steps` and `stage` must be positive integers. "
+                f"Received: attack_steps={attack_steps}, stage={stage}."
+            )
+        if gradients not in ("first", "all"):
+            raise ValueError(f'`gradients` must be "first" or "all". Received: {gradients!r}.')
+        self.moments: GradientMoments | None = None
+
+    def build(self, trainer: Any) -> None:
+        super().build(trainer)
+        network = network_of(trainer.model)
+        if self.stage > 1:
+            latent_node(network, self.stage)  # Refused now rather than in the first step.
+        variables = trainer.model.trainable_variables
+        if not variables:
+            raise ValueError(f"Model {trainer.model.name!r} has no trainable weights.")
+        if self.gradients == "first":
+            # The first weight tensor with an input and an output axis: a kernel, no bias.
+            kernels = [i for i, v in enumerate(variables) if len(v.shape) >= 2] or [0]
+            self._watched = kernels[:1]
+        else:
+            self._watched = list(range(len(variables)))
+        shapes = [variables[i].shape for i in self._watched]
+        self.moments = GradientMoments(trainer, shapes)
+
+    # Phases.
+
+    def schedules(self) -> dict[str, Schedule]:
+        return {
+            **super().schedules(),
+            "attack_ramp": self.attack_ramp,
+            "conflict_threshold": self.conflict_threshold,
+        }
+
+    def current(self, clock: Clock) -> dict[str, Tensor]:
+        values = super().current(clock)
+        values.pop("natural_weight")
+        ramp = values.pop("attack_ramp")
+        return {**values, "attack_eps": ramp * self._largest_eps()}
+
+    def phase(self, clock: Clock) -> tuple[Tensor, Tensor]:
+        """Whether the adversarial and the certified loss take part (both: the joint phase)."""
+        ramp = self.ramp(clock)
+        joint = ramp >= 1.0
+        if self.joint_begin is not None and not clock.final:
+            joint = ops.logical_and(joint, clock.time(self.ramp.unit) >= self.joint_begin)
+        certified = ramp > 0.0
+        return ops.logical_or(joint, ops.logical_not(certified)), certified
+
+    # Losses.
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        return ("adversarial", "robust")
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        adversarial, certified = self.phase(batch.clock)
+        batch.moments  # noqa: B018 - made outside of the branches below, which both read it.
+        nothing = ops.zeros_like(batch.logits[:, 0])
+        first, quality = ops.cond(
+            adversarial,
+            lambda: self._adversarial(batch),
+            lambda: (nothing, ops.zeros((), dtype=nothing.dtype)),
+        )
+        second = ops.cond(certified, lambda: self._certified(batch), lambda: nothing)
+        batch.notes["quality"] = quality
+        return {"adversarial": first, "robust": second}
+
+    def _certified(self, batch: Batch) -> Tensor:
+        known = self.bounds(batch, self.training_method())
+        return cross_entropy(batch.y, worst_case_logits(self.margin_bounds(batch, known)))
+
+    def _adversarial(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss at attacked points, and how far these are from stationary, on average."""
+        lower, upper, scores = self._attacked_box(batch)
+        points, quality = self._attack(batch, scores, lower, upper)
+        return cross_entropy(batch.y, scores(points)), quality
+
+    def _attacked_box(self, batch: Batch) -> tuple[Tensor, Tensor, Any]:
+        if self.stage > 1:
+            node = latent_node(network_of(batch.model), self.stage)
+            known = self.bounds(batch, "ibp")
+            interval = known.evaluation.intervals[node]
+            return interval.lower, interval.upper, scores_from(batch, node)
+        if batch.clock.final:
+            region = self.region
+        else:
+            ramp = self.ramp if self.clean_warmup else self.attack_ramp
+            region = self.train_region.scaled(ramp(batch.clock))
+        lower, upper, *_ = region.bind(batch.x)
+        return lower, upper, batch.forward
+
+    def _attack(
+        self, batch: Batch, scores: Any, lower: Tensor, upper: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Signed gradient steps in a box, and ``sum(r |g|) - <x - centre, g>`` at their end.
+
+        The second number is 0 exactly at a stationary point of the box. As in the paper, g is the
+        gradient of the *mean* loss of the batch; samples below the threshold rest.
+
+        Reference: Wang et al., On the convergence and robustness of adversarial training, ICML
+        2019, equation 6.
+        """
+        lower, upper = ops.stop_gradient(lower), ops.stop_gradient(upper)
+        center, radius = 0.5 * (lower + upper), 0.5 * (upper - lower)
+        uniform = keras.random.uniform(ops.shape(lower), dtype=lower.dtype, seed=batch.random())
+        points = lower + uniform * (upper - lower)
+        length = 1.25 if self.attack_steps == 1 else 0.5
+        threshold = self.conflict_threshold(batch.clock)
+        axes = tuple(range(1, len(lower.shape)))
+
+        def measure(points: Tensor) -> tuple[Tensor, Tensor]:
+            def mean_loss(variables: list[Tensor]) -> tuple[Tensor, Tensor]:
+                loss = ops.mean(cross_entropy(batch.y, scores(variables[0])))
+                return loss, loss
+
+            _, _, (gradient,) = backend.value_and_gradients(mean_loss, [points])
+            off = ops.sum(radius * ops.abs(gradient), axis=axes)
+            off = off - ops.sum((points - center) * gradient, axis=axes)
+            return gradient, off
+
+        for step in range(self.attack_steps):
+            gradient, off = measure(points)
+            move = length * radius * ops.sign(gradient)
+            if step > 0:
+                going = ops.cast(off > threshold, points.dtype)
+                move = move * ops.reshape(going, (-1,) + (1,) * len(axes))
+            points = ops.maximum(ops.minimum(points + move, upper), lower)
+        points = ops.stop_gradient(points)
+        _, off = measure(points)
+        return points, ops.stop_gradient(ops.mean(off))
+
+    # Gradients.
+
+    def combine(
+        self, terms: dict[str, Tensor], gradients: list[list[Tensor]], batch: Batch
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        assert self.moments is not None
+        adversarial, certified = self.phase(batch.clock)
+        joint = ops.logical_and(adversarial, certified)
+        g1, g2 = gradients
+        watched = [[g[i] for i in self._watched] for g in (g1, g2)]
+        leads = batch.notes["quality"] <= self.conflict_threshold(batch.clock)
+        c1, c2, conflict = self.moments.weights(*watched, joint, leads, self.rescale)
+        one, zero = ops.ones_like(c1), ops.zeros_like(c1)
+        c1 = ops.where(joint, c1, ops.where(adversarial, one, zero))
+        c2 = ops.where(joint, c2, ops.where(certified, one, zero))
+        l1, l2 = terms["adversarial"], terms["robust"]
+        more = ops.where(ops.logical_and(joint, conflict), one, zero)
+        logged = {"adversarial": c1 * l1, "robust": c2 * l2 + 0.5 * more * l2**2}
+        factor = c2 + more * l2
+        return logged, [c1 * a + factor * b for a, b in zip(g1, g2, strict=True)]
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        for name in ("natural_weight", "slope", "regularizer", "tolerance"):
+            del config[name]
+        return {
+            **config,
+            "attack_ramp": keras.saving.serialize_keras_object(self.attack_ramp),
+            "joint_begin": self.joint_begin,
+            "conflict_threshold": keras.saving.serialize_keras_object(self.conflict_threshold),
+            "attack_steps": self.attack_steps,
+            "gradients": self.gradients,
+            "rescale": self.rescale,
+            "clean_warmup": self.clean_warmup,
+            "stage": self.stage,
+        }

@@ -1,0 +1,133 @@
+"""Interval bound propagation as a training loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcert.bounds.margins import Margins
+from tfcert.objectives.losses import cross_entropy, worst_case_logits
+from tfcert.objectives.objective import (
+    Batch,
+    RobustObjective,
+    as_weight,
+    plain_weight,
+    ramped,
+)
+from tfcert.objectives.warmup import warmup_regularizers
+from tfcert.regions import Region
+from tfcert.schedules import Clock, Schedule
+from tfcert.types import Tensor
+
+__all__ = ["IBP"]
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class IBP(RobustObjective):
+    """Cross-entropy of worst-case logits from intervals, mixed with that of clean ones.
+
+    ``(1 - kappa) CE(worst, y) + kappa CE(z, y)``, where ``worst_j = -(lower bound of z_y - z_j)``.
+
+    Args:
+        region: The target region.
+        natural_weight: kappa: a number, a schedule, or a pair (at radius 0, at full radius)
+            between which it moves as the radius grows.
+        train_eps: See ``RobustObjective``.
+        ramp: See ``RobustObjective``.
+        regularizer: Weight of the warm-up regularisers of Shi et al., which fade out as the radius
+            grows; they balance how fast intervals widen and how many units stay unstable. Use with
+            ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+        tolerance: tau of these regularisers.
+        validation_method: See ``RobustObjective``.
+
+    Example:
+
+    >>> region = tfcert.LpBall(0.1, clip=(0.0, 1.0))
+    >>> objective = tfcert.objectives.IBP(region, train_eps=0.2, ramp=(1, 10))
+
+    References: Gowal et al., 2018, https://arxiv.org/abs/1810.12715, equations 9 to 12; Shi et al.,
+    2021, https://arxiv.org/abs/2103.17268, section 3.
+    """
+
+    default_method = "ibp"
+
+    def __init__(
+        self,
+        region: Region,
+        natural_weight: Any = (1.0, 0.5),
+        *,
+        train_eps: float | None = None,
+        ramp: Any = 1.0,
+        regularizer: float = 0.0,
+        tolerance: float = 0.5,
+        validation_method: Any = None,
+    ):
+        super().__init__(
+            region, train_eps=train_eps, ramp=ramp, validation_method=validation_method
+        )
+        self.natural_weight = as_weight("natural_weight", natural_weight)
+        self.regularizer, self.tolerance = float(regularizer), float(tolerance)
+        if self.regularizer < 0 or not self.tolerance > 0:
+            raise ValueError(
+                "`regularizer` must be at least 0 and `tolerance` > 0. "
+                f"Received: regularizer={regularizer}, tolerance={tolerance}."
+            )
+
+    def schedules(self) -> dict[str, Schedule]:
+        known = super().schedules()
+        if isinstance(self.natural_weight, Schedule):
+            known["natural_weight"] = self.natural_weight
+        return known
+
+    def current(self, clock: Clock) -> dict[str, Tensor]:
+        return {**super().current(clock), "natural_weight": self._natural_weight(clock)}
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        return ("natural", "robust", *self.extra_names, *(["warmup"] * (self.regularizer > 0)))
+
+    extra_names: tuple[str, ...] = ()
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        known = self.bounds(batch, self.training_method())
+        worst = worst_case_logits(self.margin_bounds(batch, known))
+        kappa = self._natural_weight(batch.clock)
+        terms = {
+            "natural": kappa * cross_entropy(batch.y, batch.logits),
+            "robust": (1.0 - kappa) * self.robust_loss(batch, worst),
+        }
+        terms.update(self.extra_terms(batch, known, worst))
+        if self.regularizer:
+            fading = self.regularizer * (1.0 - self.ramp(batch.clock))
+            terms["warmup"] = fading * warmup_regularizers(known.evaluation, self.tolerance)
+        return terms
+
+    def training_method(self) -> Any:
+        """How hidden layers are bounded."""
+        return "ibp"
+
+    def margin_bounds(self, batch: Batch, known: Margins) -> Tensor:
+        """The margin bounds that are trained on, ``(batch, classes)``."""
+        return known.interval()
+
+    def robust_loss(self, batch: Batch, worst: Tensor) -> Tensor:
+        """The loss of worst-case logits, per sample."""
+        return cross_entropy(batch.y, worst)
+
+    def extra_terms(self, batch: Batch, known: Margins, worst: Tensor) -> dict[str, Tensor]:
+        """What a method adds to this loss."""
+        return {}
+
+    def _natural_weight(self, clock: Clock) -> Tensor:
+        weight = ramped(self.ramp(clock), self.natural_weight, clock)
+        return ops.cast(weight, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "natural_weight": plain_weight(self.natural_weight),
+            "regularizer": self.regularizer,
+            "tolerance": self.tolerance,
+        }

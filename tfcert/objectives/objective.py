@@ -1,0 +1,267 @@
+"""What every training objective shares: its region, its ramp, and the terms it answers with."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert.bounds import methods
+from tfcert.bounds.margins import Margins
+from tfcert.bounds.statistics import clean_moments, node_values
+from tfcert.network import network_of
+from tfcert.regions import Box, LpBall, Region
+from tfcert.regions.seeds import Seeds
+from tfcert.rules.primitives import Node
+from tfcert.schedules import Clock, Linear, Schedule, get
+from tfcert.types import Tensor
+
+__all__ = ["Batch", "Objective", "RobustObjective", "as_weight", "plain_weight", "ramped"]
+
+
+@dataclasses.dataclass
+class Batch:
+    """What an objective sees of one step.
+
+    Attributes:
+        model: The user's model.
+        x: Inputs.
+        y: Integer labels, ``(batch,)``.
+        logits: ``model(x)``, in training mode while training: the clean pass.
+        clock: Where training stands; ``clock.final`` in validation.
+        training: Whether this step trains.
+        seed: Integer tensor of shape ``(2,)``, made of the trainer's seed and the step.
+        sample_weight: Weights, ``(batch,)``, or None.
+        notes: What ``terms`` leaves for ``combine``.
+    """
+
+    model: keras.Model
+    x: Tensor
+    y: Tensor
+    logits: Tensor
+    clock: Clock
+    training: bool
+    seed: Tensor
+    sample_weight: Tensor | None = None
+    notes: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the samples, with their weights as Keras's losses take them."""
+        if len(values.shape) == 0:
+            return values
+        if self.sample_weight is not None:
+            values = values * ops.cast(self.sample_weight, values.dtype)
+        return ops.mean(values)
+
+    @functools.cached_property
+    def moments(self) -> dict[Node, tuple[Tensor, Tensor]]:
+        """Statistics of the clean batch, as all bounds and inner passes of a training step use."""
+        return clean_moments(self.model, self.x) if self.training else {}
+
+    def random(self, index: int = 0) -> keras.random.SeedGenerator:
+        """Seeds for ``keras.random`` that depend on the trainer's seed and the step alone."""
+        return Seeds(self.seed)[index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The scores at other inputs than the clean ones, in inference mode.
+
+        BatchNormalization is affine here, with the statistics of the clean batch while training.
+        """
+        if not self.moments:
+            return self.model(x, training=False)
+        network = network_of(self.model)
+        return node_values(network, {network.input: x}, self.moments)[network.outputs]
+
+    def attacked(self, attack: Any) -> Tensor:
+        """Points where an attack ends, in inference mode; no gradient flows through them."""
+        x = attack.last_point(lambda t: self.model(t, training=False), self.x, self.y, self.seed)
+        return ops.stop_gradient(x)
+
+
+class Objective:
+    """A training objective: named loss terms of a batch, and schedules that shape them.
+
+    A subclass implements ``terms`` and ``term_names`` and lists its arguments in ``get_config``. The trainer reduces
+    each term by ``batch.mean``, logs it under its name and minimises the sum.
+
+    Attributes:
+        region: The target region, of ``verified_accuracy`` in validation; None without one.
+        separate: Whether the gradient of each term is wanted on its own, for ``combine``.
+    """
+
+    separate: ClassVar[bool] = False
+
+    def __init__(self, region: Region | None = None):
+        if region is not None and not isinstance(region, Region):
+            raise ValueError(
+                f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
+            )
+        self.region = region
+
+    def build(self, trainer: Any) -> None:
+        """Called once by the trainer, before training; may add variables to it."""
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """The names of the loss terms."""
+        raise NotImplementedError
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss terms by their names, each ``(batch,)`` or a scalar."""
+        raise NotImplementedError
+
+    def schedules(self) -> dict[str, Schedule]:
+        """The schedules by the names under which their values are logged."""
+        return {}
+
+    def current(self, clock: Clock) -> dict[str, Tensor]:
+        """What the History shows of the schedules at this step."""
+        return {name: schedule(clock) for name, schedule in self.schedules().items()}
+
+    def combine(
+        self, terms: dict[str, Tensor], gradients: list[list[Tensor]], batch: Batch
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Makes one gradient of those of the terms; only where ``separate`` is set.
+
+        Returns:
+            The terms as logged, which add up to the loss, and the gradient.
+        """
+        raise NotImplementedError
+
+    def margins(self, model: keras.Model, x: Tensor, y: Tensor) -> Tensor | None:
+        """Margin bounds at the target region, for ``verified_accuracy``; None without a region."""
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        region = self.region
+        if region is None:
+            return {}
+        return {"region": keras.saving.serialize_keras_object(region)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Objective:
+        plain = {
+            name: keras.saving.deserialize_keras_object(value) if _is_object(value) else value
+            for name, value in config.items()
+        }
+        return cls(**plain)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(region={self.region!r})"
+
+
+class RobustObjective(Objective):
+    """An objective that trains at a radius which grows from 0.
+
+    Args:
+        region: The target region.
+        train_eps: The radius to train at, where it differs from the region's. The literature
+            trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
+        ramp: A schedule from 0 to 1, the fraction of the training radius; default: at full size
+            at once. A pair ``(begin, end)`` of epochs stands for a straight line.
+        validation_method: How ``verified_accuracy`` is bounded; default: as in training.
+    """
+
+    default_method: ClassVar[str] = "ibp"
+
+    def __init__(
+        self,
+        region: Region,
+        *,
+        train_eps: float | None = None,
+        ramp: Any = 1.0,
+        validation_method: Any = None,
+    ):
+        super().__init__(region)
+        if region is None:
+            raise ValueError("`region` must be a tfcert.LpBall or tfcert.Box. Received: None.")
+        if train_eps is not None and not isinstance(region, LpBall):
+            raise ValueError(
+                "`train_eps` needs a region with an eps, tfcert.LpBall. "
+                f"Received: region={region!r}."
+            )
+        self.train_eps = train_eps
+        if isinstance(ramp, (tuple, list)):
+            ramp = Linear(0.0, 1.0, *ramp)
+        self.ramp = get(ramp)
+        self.validation_method = validation_method
+        if validation_method is not None:
+            methods.get(validation_method)
+        self.train_region = region if train_eps is None else region.with_eps(train_eps)
+
+    def schedules(self) -> dict[str, Schedule]:
+        return {"ramp": self.ramp}
+
+    def current(self, clock: Clock) -> dict[str, Tensor]:
+        values = super().current(clock)
+        ramp = values.pop("ramp")
+        eps = self._largest_eps()
+        # A box has no radius: the History shows the fraction of its size.
+        return {"ramp": ramp, **values} if eps is None else {"eps": ramp * eps, **values}
+
+    def _largest_eps(self) -> float | None:
+        if isinstance(self.train_region, Box):
+            return None
+        return float(np.max(self.train_region.eps))
+
+    def region_at(self, clock: Clock) -> Region:
+        """The region of this step: in validation the target."""
+        if clock.final:
+            return self.region
+        return self.train_region.scaled(self.ramp(clock))
+
+    def bounds(self, batch: Batch, method: Any) -> Margins:
+        """Margin bounds of a batch at the region of the step."""
+        region = self.region_at(batch.clock)
+        return Margins(batch.model, batch.x, batch.y, region, method, batch.moments)
+
+    def margins(self, model: keras.Model, x: Tensor, y: Tensor) -> Tensor:
+        method = methods.get(self.validation_method or self.default_method)
+        known = Margins(model, x, y, self.region, method)
+        margins = known.interval()
+        if isinstance(method, methods.Backward):
+            margins = ops.maximum(margins, known.backward())
+        return margins
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "train_eps": self.train_eps,
+            "ramp": keras.saving.serialize_keras_object(self.ramp),
+            "validation_method": self.validation_method,
+        }
+
+
+def ramped(ramp: Tensor, weight: Any, clock: Clock) -> Tensor:
+    """A weight: a schedule's value, or between a pair's numbers as the radius grows."""
+    if isinstance(weight, Schedule):
+        return weight(clock)
+    first, last = weight
+    return first + (last - first) * ramp
+
+
+def as_weight(name: str, value: Any) -> Any:
+    """A number or a schedule as a schedule; a pair that follows the radius stays one."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(
+                f"`{name}` must be a number, a schedule or a pair (at radius 0, at full radius). "
+                f"Received: {name}={value!r}."
+            )
+        return float(value[0]), float(value[1])
+    return get(value)
+
+
+def plain_weight(value: Any) -> Any:
+    """A weight as a configuration holds it."""
+    if isinstance(value, tuple):
+        return list(value)
+    return keras.saving.serialize_keras_object(value)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict) and "class_name" in value

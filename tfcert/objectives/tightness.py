@@ -1,0 +1,299 @@
+"""Regularisers that make a network's convex relaxation tight."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from tfcert.bounds import methods
+from tfcert.bounds.margins import Margins
+from tfcert.bounds.statistics import node_values
+from tfcert.network import Network, network_of
+from tfcert.objectives.crown_ibp import CrownIBP
+from tfcert.objectives.objective import Batch, as_weight, plain_weight, ramped
+from tfcert.regions import Region
+from tfcert.relaxations import TwoPiece
+from tfcert.rules.nonlinear import Elementwise
+from tfcert.rules.primitives import Node, Nonlinear
+from tfcert.schedules import Clock, Constant, Schedule
+from tfcert.types import Tensor
+
+__all__ = ["Tightness", "TightRelaxation", "relaxation_tightness"]
+
+_CHOICES = {
+    "base": ("crown-ibp", "fast-lin"),
+    "specifications": ("worst", "random", "all"),
+    "distance": ("touching", "face"),
+    "reduction": ("mean", "sum"),
+}
+
+
+class Tightness(NamedTuple):
+    """How far a relaxation is from the network at the relaxed optimum.
+
+    Attributes:
+        gap: ``p'_O - p*_C`` per specification, ``(batch, rows)``: the network's value at the
+            relaxed optimum minus the relaxed minimum, at least 0.
+        infeasibility: Distance of unstable units from where their active face touches the ReLU,
+            ``(batch, rows)``; 0 where none is unstable.
+        weighted: The sum over unstable units of ``|coefficient| * distance to the active face``,
+            which equals the gap up to rounding.
+    """
+
+    gap: Tensor
+    infeasibility: Tensor
+    weighted: Tensor
+
+
+def relaxation_tightness(
+    known: Margins,
+    rows: Tensor,
+    moments: dict[Node, Any] | None = None,
+    distance: str = "touching",
+    reduction: str = "mean",
+) -> Tightness:
+    """Both regularisers for given linear functions of the scores.
+
+    Args:
+        known: Margins with a backward method.
+        rows: Coefficients on the scores, ``(batch, rows, classes)``.
+        moments: Statistics of batch normalisations, those of ``known``.
+        distance: "touching": a unit's distance from the points where its active face meets the
+            ReLU, which are 0 for a lower face of slope strictly between 0 and 1, a half line for
+            slope 0 or 1, and both ends of the interval for the upper face. "face": the vertical
+            distance between ReLU and face.
+        reduction: "mean" or "sum" over unstable units.
+    """
+    network = known.network
+    relaxed = known.relaxed_minimum(rows)
+    batch, count = ops.shape(rows)[0], rows.shape[1]
+    points = ops.reshape(relaxed.point, (-1, *network.input.shape))
+    values = node_values(network, {network.input: points}, moments or {})
+
+    def several(node: Node) -> Tensor:
+        return ops.reshape(values[node], (batch, count, math.prod(node.shape)))
+
+    reached = ops.sum(rows * several(network.outputs), axis=-1)
+    gap = reached - relaxed.value
+    total = weighted = units = ops.zeros_like(gap)
+    for node in _relu_nodes(network):
+        if node not in relaxed.coefficients:
+            continue
+        interval = known.evaluation.intervals[node.inputs[0]]
+        lower, upper = (_flat(t)[:, None] for t in interval.bounds)
+        z = several(node.inputs[0])
+        coefficients = ops.reshape(relaxed.coefficients[node], ops.shape(z))
+        lines = known.evaluation.relaxation(node)
+        lines = [None if t is None else _flat(t.tensor)[:, None] for t in lines]
+        unstable = ops.cast(ops.logical_and(lower < 0, upper > 0), z.dtype)
+        low, high = _faces(z, lines)
+        active = ops.where(coefficients >= 0, low, high)
+        vertical = ops.abs(ops.relu(z) - active)
+        weighted = weighted + ops.sum(unstable * ops.abs(coefficients) * vertical, axis=-1)
+        if distance == "face":
+            here = vertical
+        else:
+            here = ops.where(
+                coefficients >= 0,
+                _from_lower_face(z, lines[0]),
+                ops.minimum(ops.abs(z - lower), ops.abs(upper - z)),
+            )
+        total = total + ops.sum(unstable * here, axis=-1)
+        units = units + ops.sum(unstable, axis=-1)
+    if reduction == "mean":
+        total = total / ops.maximum(units, 1.0)
+    return Tightness(gap, total, weighted)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return ops.reshape(tensor, (-1, math.prod(tensor.shape[1:])))
+
+
+def _faces(z: Tensor, lines: list[Any]) -> tuple[Tensor, Tensor]:
+    """The lower and the upper face at z; None stands for the intercept 0."""
+    low_slope, low_intercept, high_slope, high_intercept = lines
+    low, high = low_slope * z, high_slope * z
+    if low_intercept is not None:
+        low = low + low_intercept
+    if high_intercept is not None:
+        high = high + high_intercept
+    return low, high
+
+
+def _from_lower_face(z: Tensor, slope: Tensor) -> Tensor:
+    flush = ops.logical_or(slope <= 0, slope >= 1)
+    return ops.where(flush, ops.relu(z) - slope * z, ops.abs(z))
+
+
+def _relu_nodes(network: Network) -> list[Node]:
+    return [
+        node
+        for node in network.nodes
+        if isinstance(node.primitive, Elementwise) and _is_relu(node.primitive.parameters("float32"))
+    ]
+
+
+def _is_relu(curve: Any) -> bool:
+    if not isinstance(curve, TwoPiece):
+        return False
+    slope = curve.negative_slope
+    return isinstance(slope, (int, float)) and slope == 0
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class TightRelaxation(CrownIBP):
+    """Certified training that pushes the network towards being exactly relaxable.
+
+    ``CE(worst, y) + lambda * gap + gamma * infeasibility``. The gap is the network's margin at the
+    input where the relaxed margin is least, minus that relaxed margin; at 0 the bound is exact.
+    The infeasibility asks every unstable ReLU to lie where its active face touches the function.
+
+    The abstract fixes that there are two regularisers, built on the feasibility of the relaxed
+    optimum; their form here is the direct reading, with the alternatives as switches.
+
+    Args:
+        region: The target region.
+        gap_weight: lambda: a number, a schedule, or a pair (at radius 0, at full radius).
+        feasibility_weight: gamma, likewise. ReLU networks only.
+        natural_weight: kappa, as in ``IBP``.
+        backward_weight: beta, as in ``CrownIBP``; by default the loss is that of the relaxation.
+        base: "crown-ibp", or "fast-lin" for the relaxation of Wong and Kolter, with hidden layers
+            bounded by it too (much slower).
+        specifications: "worst": the class with the smallest margin bound; "random": one drawn at
+            random; "all": the mean over all classes, at one more forward pass for each.
+        distance: See ``relaxation_tightness``.
+        reduction: See ``relaxation_tightness``.
+        slope: Lower ReLU line of the CROWN-IBP base.
+        train_eps: See ``RobustObjective``.
+        ramp: See ``RobustObjective``.
+        regularizer: As in ``IBP``.
+        tolerance: As in ``IBP``.
+        validation_method: As in ``CrownIBP``.
+
+    References: Zhu et al., 2020, https://arxiv.org/abs/2002.09766; base: Wong and Kolter, 2018,
+    https://arxiv.org/abs/1711.00851.
+    """
+
+    def __init__(
+        self,
+        region: Region,
+        gap_weight: Any = (0.0, 0.1),
+        feasibility_weight: Any = (0.0, 0.1),
+        natural_weight: Any = 0.0,
+        backward_weight: Any = 1.0,
+        *,
+        base: str = "crown-ibp",
+        specifications: str = "worst",
+        distance: str = "touching",
+        reduction: str = "mean",
+        slope: str = "adaptive",
+        train_eps: float | None = None,
+        ramp: Any = 1.0,
+        regularizer: float = 0.0,
+        tolerance: float = 0.5,
+        validation_method: Any = None,
+    ):
+        super().__init__(
+            region,
+            natural_weight,
+            backward_weight,
+            slope=slope,
+            train_eps=train_eps,
+            ramp=ramp,
+            regularizer=regularizer,
+            tolerance=tolerance,
+            validation_method=validation_method,
+        )
+        self.gap_weight = as_weight("gap_weight", gap_weight)
+        self.feasibility_weight = as_weight("feasibility_weight", feasibility_weight)
+        self.base, self.specifications = base, specifications
+        self.distance, self.reduction = distance, reduction
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                value = getattr(self, name)
+                raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value!r}.")
+        if base == "fast-lin":
+            self._method = methods.FastLin()
+
+    def build(self, trainer: Any) -> None:
+        super().build(trainer)
+        if _is_zero(self.feasibility_weight):
+            return
+        network = network_of(trainer.model)
+        known = set(_relu_nodes(network))
+        for node in network.nodes:
+            if isinstance(node.primitive, Nonlinear) and node not in known:
+                raise NotImplementedError(
+                    f"Layer {node.name!r} is nonlinear and no ReLU: the feasibility regulariser is "
+                    "defined for ReLU networks. Use feasibility_weight=0.0 and the gap alone."
+                )
+
+    def training_method(self) -> Any:
+        return self._method
+
+    def current(self, clock: Clock) -> dict[str, Tensor]:
+        values = super().current(clock)
+        ramp = self.ramp(clock)
+        for name in ("gap_weight", "feasibility_weight"):
+            values[name] = ops.cast(ramped(ramp, getattr(self, name), clock), "float32")
+        return values
+
+    def schedules(self) -> dict[str, Schedule]:
+        known = super().schedules()
+        for name in ("gap_weight", "feasibility_weight"):
+            if isinstance(getattr(self, name), Schedule):
+                known[name] = getattr(self, name)
+        return known
+
+    @property
+    def extra_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        weights = (("gap", self.gap_weight), ("feasibility", self.feasibility_weight))
+        return tuple(name for name, weight in weights if not _is_zero(weight))
+
+    def extra_terms(self, batch: Batch, known: Margins, worst: Tensor) -> dict[str, Tensor]:
+        if not self.extra_names:
+            return {}
+        rows, share = self._rows(batch, known, worst)
+        tightness = relaxation_tightness(known, rows, batch.moments, self.distance, self.reduction)
+        ramp = self.ramp(batch.clock)
+        known = {
+            "gap": (self.gap_weight, tightness.gap),
+            "feasibility": (self.feasibility_weight, tightness.infeasibility),
+        }
+        terms = {}
+        for name in self.extra_names:
+            weight, values = known[name]
+            factor = ops.cast(ramped(ramp, weight, batch.clock), values.dtype)
+            terms[name] = factor * share * ops.sum(values, axis=-1)
+        return terms
+
+    def _rows(self, batch: Batch, known: Margins, worst: Tensor) -> tuple[Tensor, float]:
+        """The margins to regularise, and what a sum over them is multiplied with."""
+        classes = worst.shape[-1]
+        if self.specifications == "all":
+            return known.rows, 1.0 / (classes - 1)
+        if self.specifications == "worst":
+            scores = ops.stop_gradient(worst)
+        else:
+            scores = keras.random.uniform(ops.shape(worst), seed=batch.random())
+        chosen = ops.argmax(ops.where(known.hot > 0, -math.inf, scores), axis=-1)
+        other = ops.one_hot(chosen, classes, dtype=known.hot.dtype)
+        return (known.hot - other)[:, None], 1.0
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "gap_weight": plain_weight(self.gap_weight),
+            "feasibility_weight": plain_weight(self.feasibility_weight),
+            "base": self.base,
+            "specifications": self.specifications,
+            "distance": self.distance,
+            "reduction": self.reduction,
+        }
+
+
+def _is_zero(weight: Any) -> bool:
+    return weight == (0.0, 0.0) or weight == Constant(0.0)

@@ -1,0 +1,308 @@
+"""Numbers that change while a network trains: radii, weights of loss terms, exponents.
+
+A schedule is a function of the trainer's clock, so that a compiled step follows it, and a small
+serialisable object, so that a saved trainer goes on with it. Times are in epochs unless
+``unit="steps"``; a schedule says nothing about what its number is used for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcert.types import Tensor
+
+__all__ = [
+    "Clock",
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "Linear",
+    "Piecewise",
+    "Schedule",
+    "Smoothed",
+    "get",
+]
+
+_UNITS = ("epochs", "steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Where a training run stands.
+
+    Args:
+        step: Steps taken so far: a number or a scalar tensor.
+        steps_per_epoch: Likewise.
+        final: Whether schedules give their last value whatever the step is, as in validation.
+    """
+
+    step: Any = 0
+    steps_per_epoch: Any = 1
+    final: bool = False
+
+    def time(self, unit: str) -> Tensor:
+        """The time in epochs (with fractions) or steps, float32."""
+        step = ops.cast(self.step, "float32")
+        if unit == "steps":
+            return step
+        return step / ops.cast(self.steps_per_epoch, "float32")
+
+
+class Schedule:
+    """A number as a function of the clock.
+
+    A subclass gives ``value_at(time)``, ``last``, the time ``end`` after which nothing changes, and
+    its arguments in ``get_config``.
+    """
+
+    unit: str = "epochs"
+    end: float = 0.0
+
+    def __call__(self, clock: Clock) -> Tensor:
+        """The value, a float32 scalar."""
+        if clock.final:
+            return ops.convert_to_tensor(self.last, dtype="float32")
+        return self.value_at(clock.time(self.unit))
+
+    def value_at(self, time: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def last(self) -> float:
+        """The value after the end."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Schedule:
+        return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.get_config() == other.get_config()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self.get_config())))
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class Constant(Schedule):
+    """The same value all the time."""
+
+    def __init__(self, value: float):
+        self.value = _number("value", value)
+
+    def value_at(self, time: Tensor) -> Tensor:
+        return ops.full_like(time, self.value)
+
+    @property
+    def last(self) -> float:
+        return self.value
+
+    def get_config(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+
+class _Ramp(Schedule):
+    """From ``first`` to ``last`` between two times, constant before and after.
+
+    Args:
+        first: Value up to ``begin``.
+        last: Value from ``end`` on.
+        begin: When the change starts.
+        end: When it is complete.
+        unit: "epochs" or "steps".
+    """
+
+    def __init__(
+        self, first: float, last: float, begin: float, end: float, unit: str = "epochs"
+    ):
+        self.first, self._last = _number("first", first), _number("last", last)
+        self.begin, self.end = _number("begin", begin), _number("end", end)
+        self.unit = _unit(unit)
+        if not 0 <= self.begin <= self.end:
+            raise ValueError(
+                "`begin` must be at least 0 and not after `end`. "
+                f"Received: begin={begin}, end={end}."
+            )
+
+    def value_at(self, time: Tensor) -> Tensor:
+        span = self.end - self.begin
+        if span == 0:  # A jump.
+            progress = ops.cast(time >= self.end, "float32")
+        else:
+            progress = ops.clip((time - self.begin) / span, 0.0, 1.0)
+        # The ends exactly: a schedule that has arrived is at its target, not an ulp beside it.
+        value = self.between(progress)
+        value = ops.where(progress >= 1.0, ops.full_like(value, self._last), value)
+        return ops.where(progress <= 0.0, ops.full_like(value, self.first), value)
+
+    def between(self, progress: Tensor) -> Tensor:
+        """The value at a progress in [0, 1]."""
+        raise NotImplementedError
+
+    @property
+    def last(self) -> float:
+        return self._last
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "first": self.first,
+            "last": self.last,
+            "begin": self.begin,
+            "end": self.end,
+            "unit": self.unit,
+        }
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class Linear(_Ramp):
+    """A straight line from ``first`` at ``begin`` to ``last`` at ``end``.
+
+    Example:
+
+    >>> from tfcert import schedules
+    >>> ramp = schedules.Linear(0.0, 0.1, begin=1, end=11)
+    >>> round(float(ramp(schedules.Clock(step=600, steps_per_epoch=100))), 6)
+    0.05
+    """
+
+    def between(self, progress: Tensor) -> Tensor:
+        return self.first + (self._last - self.first) * progress
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class Smoothed(_Ramp):
+    """Grows with the fourth power of time at first, then straight.
+
+    With ``tm = begin + middle (end - begin)`` the value is ``first + a (t - begin)^4`` up to tm and
+    a straight line from there, with ``a`` such that value and slope are continuous:
+    ``a = (last - first) / (4 (end - tm) (tm - begin)^3 + (tm - begin)^4)``.
+
+    Reference: the ramp of the CROWN-IBP and AdvIBP releases, https://arxiv.org/abs/1906.06316
+    """
+
+    def __init__(
+        self,
+        first: float,
+        last: float,
+        begin: float,
+        end: float,
+        unit: str = "epochs",
+        middle: float = 0.25,
+    ):
+        super().__init__(first, last, begin, end, unit)
+        self.middle = _number("middle", middle)
+        if not 0 < self.middle <= 1:
+            raise ValueError(f"`middle` must lie in (0, 1]. Received: middle={middle}.")
+
+    def between(self, progress: Tensor) -> Tensor:
+        m = self.middle
+        a = 1.0 / (4.0 * (1.0 - m) * m**3 + m**4)
+        early = a * progress**4
+        late = a * m**4 + 4.0 * a * m**3 * (progress - m)
+        return self.first + (self._last - self.first) * ops.where(progress < m, early, late)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "middle": self.middle}
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class Exponential(_Ramp):
+    """``first * (last / first) ^ progress``: equal factors in equal times; both ends > 0."""
+
+    def __init__(
+        self, first: float, last: float, begin: float, end: float, unit: str = "epochs"
+    ):
+        super().__init__(first, last, begin, end, unit)
+        if not (self.first > 0 and self._last > 0):
+            raise ValueError(
+                f"`first` and `last` must be > 0. Received: first={first}, last={last}."
+            )
+
+    def between(self, progress: Tensor) -> Tensor:
+        return self.first * ops.exp(math.log(self._last / self.first) * progress)
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class Cosine(_Ramp):
+    """Half a cosine from ``first`` to ``last``: flat at both ends."""
+
+    def between(self, progress: Tensor) -> Tensor:
+        return self._last + 0.5 * (self.first - self._last) * (1.0 + ops.cos(math.pi * progress))
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class Piecewise(Schedule):
+    """Constant between given times: ``values[i]`` before ``boundaries[i]``, the last one after.
+
+    Args:
+        boundaries: Increasing times.
+        values: One more than boundaries.
+        unit: "epochs" or "steps".
+    """
+
+    def __init__(self, boundaries: Sequence[float], values: Sequence[float], unit: str = "epochs"):
+        self.boundaries = [_number("boundaries", value) for value in boundaries]
+        self.values = [_number("values", value) for value in values]
+        self.unit = _unit(unit)
+        rising = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
+        if len(self.values) != len(self.boundaries) + 1 or not rising:
+            raise ValueError(
+                "`boundaries` must increase, and `values` have one entry more. Received: "
+                f"boundaries={list(boundaries)}, values={list(values)}."
+            )
+        self.end = self.boundaries[-1] if self.boundaries else 0.0
+
+    def value_at(self, time: Tensor) -> Tensor:
+        value = ops.full_like(time, self.values[0])
+        for boundary, following in zip(self.boundaries, self.values[1:], strict=True):
+            value = ops.where(time >= boundary, ops.full_like(time, following), value)
+        return value
+
+    @property
+    def last(self) -> float:
+        return self.values[-1]
+
+    def get_config(self) -> dict[str, Any]:
+        return {"boundaries": self.boundaries, "values": self.values, "unit": self.unit}
+
+
+def get(value: Any) -> Schedule:
+    """A schedule as it is, a number as a constant one."""
+    if isinstance(value, Schedule):
+        return value
+    if isinstance(value, dict):  # From a configuration.
+        value = keras.saving.deserialize_keras_object(value)
+        if isinstance(value, Schedule):
+            return value
+    try:
+        return Constant(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"A number or a schedule of tfcert.schedules is needed. Received: {value!r}."
+        ) from None
+
+
+def _number(name: str, value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"`{name}` must be finite. Received: {name}={value!r}.")
+    return number
+
+
+def _unit(unit: str) -> str:
+    if unit not in _UNITS:
+        raise ValueError(f"`unit` must be one of {_UNITS}. Received: unit={unit!r}.")
+    return unit

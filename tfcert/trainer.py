@@ -1,0 +1,242 @@
+"""``CertifiedTrainer``: a Keras model around the user's own, which trains an objective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import backend, fitting
+from tfcert.network import network_of
+from tfcert.objectives import Batch, Objective
+from tfcert.schedules import Clock
+from tfcert.types import Tensor
+
+__all__ = ["CertifiedTrainer"]
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class CertifiedTrainer(backend.TrainStep, keras.Model):
+    """Trains a model with a certified objective, through Keras's own ``compile`` and ``fit``.
+
+    Logged are ``loss``; every term of the objective, which add up to it; ``accuracy`` of the clean
+    inputs; ``verified_accuracy``: the share that is classified correctly with all margin bounds
+    positive at the objective's *target* region, whatever the schedules say; and the schedules'
+    values (``eps`` and others). In validation the terms are those of the target region too, so that
+    ``val_`` numbers compare from epoch to epoch. While training, ``verified_accuracy`` is that of
+    a part of each batch, see ``verified_share``.
+
+    ``trainer.model`` stays a plain Keras model: save, export and share it without tfcert.
+
+    Args:
+        model: A built Sequential or Functional model that ends in logits, ``(batch, classes)``.
+        objective: From ``tfcert.objectives``.
+        seed: Decides, together with the step, the order of the samples and all noise.
+        verified_share: Share of a training batch that ``verified_accuracy`` is measured on while
+            training, 0 for none; validation always measures all.
+
+    Example:
+
+    >>> region = tfcert.LpBall(0.1, clip=(0.0, 1.0))
+    >>> trainer = tfcert.CertifiedTrainer(model, tfcert.objectives.IBP(region, ramp=(1, 10)))
+    >>> trainer.compile(keras.optimizers.Adam(1e-3))
+    >>> history = trainer.fit(x, y, epochs=20, validation_data=(x_test, y_test))
+    >>> history.history["val_verified_accuracy"][-1]
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        objective: Objective,
+        seed: int = 0,
+        verified_share: float = 0.125,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(objective, Objective):
+            raise ValueError(
+                "`objective` must be one of tfcert.objectives. "
+                f"Received: objective={objective!r}."
+            )
+        if not 0 <= verified_share <= 1:
+            raise ValueError(
+                f"`verified_share` must lie in [0, 1]. Received: verified_share={verified_share}."
+            )
+        fitting.check_model(model)
+        self.network_shape = network_of(model).outputs.shape
+        self.model, self.objective = model, objective
+        self.seed, self.verified_share = int(seed), float(verified_share)
+        self.step = self._counter("step")
+        self.steps_per_epoch = self._counter("steps_per_epoch", 1)
+        objective.build(self)
+        self.trackers = self._make_trackers()
+        self.example: tuple | None = None  # Of the data, for messages.
+        self.built = True
+
+    def _counter(self, name: str, start: int = 0) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=(),
+            dtype="int32",
+            initializer=keras.initializers.Constant(start),
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+
+    def _make_trackers(self) -> dict[str, keras.Metric]:
+        names = [*self.objective.term_names]
+        if self.model.losses:
+            names.append("regularization")
+        trackers = {name: keras.metrics.Mean(name) for name in (*names, "accuracy")}
+        if self.objective.region is not None:
+            trackers["verified_accuracy"] = keras.metrics.Mean("verified_accuracy")
+        return trackers | {name: fitting.Latest(name) for name in self._schedule_names()}
+
+    @property
+    def classes(self) -> int:
+        """Number of the model's scores."""
+        return self.network_shape[0]
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        return self.model(inputs, training=training)
+
+    def compile(self, optimizer: Any = "adam", *, jit_compile: Any = "auto", **kwargs: Any) -> None:
+        """Configures training.
+
+        Args:
+            optimizer: A Keras optimizer.
+            jit_compile: Whether steps are compiled with XLA. "auto" does what is faster: JAX
+                always, TensorFlow on a GPU; not TensorFlow on a CPU, whose convolutions are then
+                several times slower (benchmarks/training.py).
+            **kwargs: Other arguments of ``keras.Model.compile``, such as more ``metrics`` of the
+                logits, or ``steps_per_execution``. The loss is the objective's.
+        """
+        if kwargs.get("loss") is not None:
+            raise ValueError(
+                "CertifiedTrainer takes its loss from the objective. "
+                f"Received: loss={kwargs['loss']!r}. Use keras.Model for another loss."
+            )
+        if jit_compile == "auto":
+            jit_compile = backend.prefers_xla()
+        super().compile(optimizer, jit_compile=jit_compile, **kwargs)
+
+    # Training.
+
+    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """As ``keras.Model.fit``, with checks before the first step.
+
+        Arrays are shuffled by the trainer's seed and the epoch, so that a run that was stopped and
+        resumed sees the samples in the order of an unbroken one. Bring a ``tf.data.Dataset`` for
+        another pipeline; its order is its own.
+        """
+        data, kwargs = fitting.prepare(self, x, y, kwargs)
+        callbacks = kwargs.pop("callbacks", None)
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            several = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+            callbacks = [fitting.StopOnNaN(), *[c for c in several if c is not None]]
+        return super().fit(data, callbacks=callbacks, **kwargs)
+
+    def batch_of(self, data: Any, train: bool, logits: Tensor | None = None) -> Batch:
+        """What the objective sees of one batch; runs the clean pass if logits are not given."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        step = self.step + 0  # The value: a variable would be read when it is used.
+        clock = Clock(step, self.steps_per_epoch + 0, final=not train)
+        return Batch(
+            model=self.model,
+            x=x,
+            y=fitting.labels(y),
+            logits=self.model(x, training=train) if logits is None else logits,
+            clock=clock,
+            training=train,
+            seed=ops.stack([ops.convert_to_tensor(self.seed, dtype="int32"), step]),
+            sample_weight=sample_weight,
+        )
+
+    def losses_of(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """What gradients are taken of (the sum of the terms, or each of them), and the terms."""
+        terms = {name: batch.mean(term) for name, term in self.objective.terms(batch).items()}
+        if tuple(terms) != self.objective.term_names:
+            raise ValueError(
+                f"{type(self.objective).__name__}.terms must give the terms that its term_names "
+                f"lists, {self.objective.term_names}. Received: {tuple(terms)}."
+            )
+        separate = list(terms.values())
+        weights = self.model.losses  # Weight decay and the like.
+        if weights:
+            terms["regularization"] = sum(weights)
+        if self.objective.separate and batch.training:
+            separate[0] = separate[0] + terms.get("regularization", 0.0)
+            return separate, terms
+        return [sum(terms.values())], terms
+
+    def combine(
+        self, terms: dict[str, Tensor], gradients: list[list[Tensor]], batch: Batch
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """One gradient from those of ``losses_of``."""
+        if not self.objective.separate:
+            return terms, gradients[0]
+        own = {name: terms[name] for name in self.objective.term_names}
+        joined, gradient = self.objective.combine(own, gradients, batch)
+        return {**terms, **joined}, gradient
+
+    def log(self, terms: dict[str, Tensor], batch: Batch, data: Any) -> dict[str, Tensor]:
+        """Updates all metrics and returns their results."""
+        size = ops.shape(batch.x)[0]
+        loss = sum(terms.values())
+        self._loss_tracker.update_state(loss, sample_weight=size)
+        for name, term in terms.items():
+            self.trackers[name].update_state(term, sample_weight=size)
+        right = ops.cast(ops.argmax(batch.logits, axis=-1), "int32") == ops.cast(batch.y, "int32")
+        self.trackers["accuracy"].update_state(ops.cast(right, "float32"))
+        self._log_verified(batch, right)
+        if batch.training:
+            for name, value in self.objective.current(batch.clock).items():
+                self.trackers[name].update_state(value)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        logs = self.compute_metrics(x, y, batch.logits, sample_weight)
+        unknown = self._schedule_names() if not batch.training else []
+        if batch.training and self.verified_share == 0:
+            unknown = ["verified_accuracy"]
+        return {name: value for name, value in logs.items() if name not in unknown}
+
+    def _log_verified(self, batch: Batch, right: Tensor) -> None:
+        if "verified_accuracy" not in self.trackers:
+            return
+        x, y = batch.x, batch.y
+        if batch.training:
+            if self.verified_share == 0:
+                return
+            # The last batch of an epoch may be smaller: its size is known when it comes.
+            size = ops.cast(ops.shape(x)[0], "float32")
+            count = ops.cast(ops.ceil(self.verified_share * size), "int32")
+            x, y, right = x[:count], y[:count], right[:count]
+        margins = self.objective.margins(self.model, x, y)
+        hot = ops.one_hot(y, self.classes, dtype="bool")
+        least = ops.min(ops.where(hot, ops.full_like(margins, float("inf")), margins), axis=-1)
+        verified = ops.logical_and(right, least > 0)
+        self.trackers["verified_accuracy"].update_state(ops.cast(verified, "float32"))
+
+    def _schedule_names(self) -> list[str]:
+        return list(self.objective.current(Clock()))
+
+    # Saving.
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "model": keras.saving.serialize_keras_object(self.model),
+            "objective": keras.saving.serialize_keras_object(self.objective),
+            "seed": self.seed,
+            "verified_share": self.verified_share,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> CertifiedTrainer:
+        config = dict(config)
+        for name in ("model", "objective"):
+            config[name] = keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
+        return cls(**config)
