@@ -45,6 +45,7 @@ setuptools.setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "jax": ["jax>=0.10"],
+        "tensorboard": ["tensorboard>=2.20"],
         "test": [
             "hypothesis>=6.100",
             "jax>=0.10",
@@ -52,9 +53,15 @@ setuptools.setup(
             "pytest>=8.2",
             "pytest-xdist>=3.6",
             "scipy>=1.13",
+            "tensorboard>=2.20",
         ],
         # The formatter's output differs between minor versions, hence the upper limit.
         "dev": ["mypy>=2.4,<3", "ruff>=0.17,<0.18"],
     },
-    entry_points={"console_scripts": ["tfcert-demo=tfcert.cli.demo:run"]},
+    entry_points={
+        "console_scripts": [
+            "tfcert-demo=tfcert.cli.demo:run",
+            "tfcert-train=tfcert.cli.train:run",
+        ]
+    },
 )

@@ -82,9 +82,17 @@ class Shuffled(keras.utils.PyDataset):
     A run that is resumed in the middle of an epoch goes on with the next batch of that epoch.
     """
 
-    def __init__(self, trainer: Any, arrays: tuple, batch_size: int, shuffle: bool, length: int):
+    def __init__(
+        self,
+        trainer: Any,
+        arrays: tuple,
+        batch_size: int,
+        shuffle: bool,
+        length: int,
+        augment: str = "none",
+    ):
         super().__init__()
-        self.trainer, self.arrays = trainer, arrays
+        self.trainer, self.arrays, self.augment = trainer, arrays, augment
         self.batch_size, self.shuffle, self.length = batch_size, shuffle, length
         self.samples = len(arrays[0])
         self.start = 0
@@ -100,7 +108,11 @@ class Shuffled(keras.utils.PyDataset):
         epoch, place = divmod(self.start + index, self.length)
         order = self._order(epoch)
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-        return tuple(array[chosen] for array in self.arrays)
+        x, *rest = (array[chosen] for array in self.arrays)
+        if self.augment != "none":
+            generator = np.random.default_rng((self.trainer.seed, self.start + index, 1))
+            x = augmented(x, generator, flip=self.augment == "crop_flip")
+        return (x, *rest)
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
@@ -109,6 +121,19 @@ class Shuffled(keras.utils.PyDataset):
                 np.random.default_rng((self.trainer.seed, epoch)).shuffle(order)
             self._orders = {epoch: order}
         return self._orders[epoch]
+
+
+def augmented(x: np.ndarray, generator: np.random.Generator, flip: bool) -> np.ndarray:
+    """Images shifted at random by up to 4 pixels, black beyond their border, and mirrored."""
+    count, height, width = x.shape[:3]
+    padded = np.pad(x, [(0, 0), (4, 4), (4, 4), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+    top, left = generator.integers(0, 9, size=(2, count))
+    x = np.moveaxis(windows[np.arange(count), top, left], 1, -1)
+    if flip:
+        mirrored = generator.random(count) < 0.5
+        x = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
+    return np.ascontiguousarray(x)
 
 
 def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -123,6 +148,11 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
     shuffle = arguments.pop("shuffle", True)
     split = arguments.pop("validation_split", 0.0)
     weights = arguments.pop("sample_weight", None)
+    augment = arguments.pop("augment", "none")
+    if augment not in ("none", "crop", "crop_flip"):
+        raise ValueError(
+            f'`augment` must be "none", "crop" or "crop_flip". Received: augment={augment!r}.'
+        )
     if _is_array(x):
         arrays = check_arrays(trainer, x, y, weights)
         if split and arguments["validation_data"] is None:
@@ -135,13 +165,13 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
             length = min(length, int(arguments.pop("steps_per_epoch")))
         arguments.pop("steps_per_epoch", None)
         arguments.setdefault("validation_batch_size", batch_size)
-        data = Shuffled(trainer, arrays, batch_size, bool(shuffle), length)
+        data = Shuffled(trainer, arrays, batch_size, bool(shuffle), length, augment)
         trainer.example = tuple(array[:batch_size] for array in arrays[:2])
     else:
-        if y is not None or weights is not None or split:
+        if y is not None or weights is not None or split or augment != "none":
             raise ValueError(
-                "`y`, `sample_weight` and `validation_split` go with arrays; a data set brings "
-                f"its own labels and weights. Received: x of type {type(x).__name__}."
+                "`y`, `sample_weight`, `validation_split` and `augment` go with arrays; a data set "
+                f"brings its own labels and weights. Received: x of type {type(x).__name__}."
             )
         if batch_size is not None:
             raise ValueError(

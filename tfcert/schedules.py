@@ -125,9 +125,7 @@ class _Ramp(Schedule):
         unit: "epochs" or "steps".
     """
 
-    def __init__(
-        self, first: float, last: float, begin: float, end: float, unit: str = "epochs"
-    ):
+    def __init__(self, first: float, last: float, begin: float, end: float, unit: str = "epochs"):
         self.first, self._last = _number("first", first), _number("last", last)
         self.begin, self.end = _number("begin", begin), _number("end", end)
         self.unit = _unit(unit)
@@ -222,9 +220,7 @@ class Smoothed(_Ramp):
 class Exponential(_Ramp):
     """``first * (last / first) ^ progress``: equal factors in equal times; both ends > 0."""
 
-    def __init__(
-        self, first: float, last: float, begin: float, end: float, unit: str = "epochs"
-    ):
+    def __init__(self, first: float, last: float, begin: float, end: float, unit: str = "epochs"):
         super().__init__(first, last, begin, end, unit)
         if not (self.first > 0 and self._last > 0):
             raise ValueError(

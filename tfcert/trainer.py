@@ -57,8 +57,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         super().__init__(**kwargs)
         if not isinstance(objective, Objective):
             raise ValueError(
-                "`objective` must be one of tfcert.objectives. "
-                f"Received: objective={objective!r}."
+                f"`objective` must be one of tfcert.objectives. Received: objective={objective!r}."
             )
         if not 0 <= verified_share <= 1:
             raise ValueError(
@@ -125,11 +124,12 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     # Training.
 
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
-        """As ``keras.Model.fit``, with checks before the first step.
+        """As ``keras.Model.fit``, with checks before the first step, and ``augment``.
 
         Arrays are shuffled by the trainer's seed and the epoch, so that a run that was stopped and
         resumed sees the samples in the order of an unbroken one. Bring a ``tf.data.Dataset`` for
-        another pipeline; its order is its own.
+        another pipeline; its order is its own. ``augment`` is "none", "crop" (random shifts by up to
+        4 pixels) or "crop_flip" (mirrored at random, too), for arrays of images.
         """
         data, kwargs = fitting.prepare(self, x, y, kwargs)
         callbacks = kwargs.pop("callbacks", None)

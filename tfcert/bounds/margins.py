@@ -65,6 +65,7 @@ class Margins:
             self.network, region, region.bind(self.x), self.method, moments
         )
         classes = self.network.outputs.shape[-1]
+        self.y = ops.cast(y, "int32")
         self.hot = ops.one_hot(y, classes, dtype=self.network.dtype)
 
     def interval(self) -> Tensor:
@@ -111,6 +112,15 @@ class Margins:
         return self.hot[:, None] - ops.eye(self.hot.shape[-1], dtype=self.hot.dtype)[None]
 
     def _lower(self, method: methods.Method) -> Tensor:
-        node = self.network.outputs
-        lower = propagation.lower_rows(self.evaluation, method, node, self.rows, intersect=False)
+        """Sweeps the rows of all classes but y, and puts the 0 of y between them."""
+        node, classes = self.network.outputs, self.hot.shape[-1]
+        y = self.y[:, None]
+        # The k-th row is class k before y, and class k + 1 from y on.
+        place = ops.arange(classes - 1, dtype="int32")[None]
+        others = ops.one_hot(place + ops.cast(place >= y, "int32"), classes, dtype=self.hot.dtype)
+        rows = self.hot[:, None] - others
+        lower = propagation.lower_rows(self.evaluation, method, node, rows, intersect=False)
+        label = ops.arange(classes, dtype="int32")[None]
+        row = ops.minimum(label - ops.cast(label > y, "int32"), classes - 2)
+        lower = ops.take_along_axis(lower, row, axis=1)
         return ops.where(self.hot > 0, ops.zeros_like(lower), lower)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import pathlib
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +13,7 @@ from keras import layers
 
 import tfcert
 from tfcert import datasets
+from tfcert.cli import provenance
 
 __all__ = ["METHODS", "Config", "Results", "build_model", "run"]
 
@@ -76,9 +73,9 @@ class Results:
         """All numbers, and what is needed to repeat the run, as plain Python values."""
         return {
             "flags": dataclasses.asdict(self.config),
-            "versions": _versions(),
+            "versions": provenance.versions(),
             "machine": f"{platform.system()} {platform.machine()}",
-            "commit": _commit(),
+            "commit": provenance.commit(),
             "parameters": self.parameters,
             "training_seconds": round(self.training_seconds, 3),
             "test_accuracy": self.test_accuracy,
@@ -195,35 +192,3 @@ def _radii(model: keras.Model, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray
         verified, failed = np.where(holds, eps, verified), np.where(holds, failed, eps)
     closest = np.argmin(_margins(model, x, y, region.with_eps(verified), _RADIUS_METHOD), axis=1)
     return verified, closest
-
-
-def _versions() -> dict[str, str]:
-    names = ["tfcert", "keras", "tensorflow", "jax", "numpy"]
-    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions | {"tfcert": tfcert.__version__}
-
-
-def _commit() -> str | None:
-    """The git commit of the checkout that this file belongs to; None outside of one."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=pathlib.Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    try:
-        # An environment inside somebody else's repository must not report their commit.
-        git("ls-files", "--error-unmatch", pathlib.Path(__file__).name)
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + (" with uncommitted changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

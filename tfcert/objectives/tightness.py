@@ -132,7 +132,8 @@ def _relu_nodes(network: Network) -> list[Node]:
     return [
         node
         for node in network.nodes
-        if isinstance(node.primitive, Elementwise) and _is_relu(node.primitive.parameters("float32"))
+        if isinstance(node.primitive, Elementwise)
+        and _is_relu(node.primitive.parameters("float32"))
     ]
 
 

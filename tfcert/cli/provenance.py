@@ -1,0 +1,46 @@
+"""Which code produced a result: versions and the git commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+
+import keras
+
+import tfcert
+
+__all__ = ["commit", "versions"]
+
+
+def versions() -> dict[str, str]:
+    names = ["tfcert", "keras", "tensorflow", "jax", "numpy"]
+    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions | {"tfcert": tfcert.__version__}
+
+
+def commit() -> str | None:
+    """The git commit of the checkout that this file belongs to; None outside of one."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        # An environment inside somebody else's repository must not report their commit.
+        git("ls-files", "--error-unmatch", pathlib.Path(__file__).name)
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + (" with uncommitted changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,242 @@
+"""What the training program does: build, train with checkpoints, evaluate, write."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import inspect
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcert import attacks, datasets, evaluation, models, objectives, schedules
+from tfcert.cli import provenance
+from tfcert.regions import LpBall
+from tfcert.trainer import CertifiedTrainer
+
+__all__ = ["OBJECTIVES", "SETTINGS", "Config", "prepare", "run", "summary"]
+
+OBJECTIVES: dict[str, type[objectives.Objective]] = {
+    "standard": objectives.Standard,
+    "adversarial": objectives.AdversarialTraining,
+    "ibp": objectives.IBP,
+    "crown-ibp": objectives.CrownIBP,
+    "maar": objectives.MAAR,
+    "tight": objectives.TightRelaxation,
+    "advibp": objectives.AdvIBP,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The flags of ``tfcert-train``, under their names."""
+
+    objective: str
+    option: list[str]
+    dataset: str
+    data_dir: str | None
+    model: str
+    mean: float | None
+    std: float | None
+    init: str
+    eps: float
+    norm: str
+    train_eps: float | None
+    ramp: list[str] | None
+    ramp_shape: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    drops: list[str]
+    drop_factor: float
+    clipnorm: float | None
+    augment: str
+    limit: int | None
+    verify: list[str]
+    attack_steps: int
+    seed: int
+    jit_compile: bool | None
+    resume: bool
+    verbose: int
+    out: str
+
+
+SETTINGS = tuple(field.name for field in dataclasses.fields(Config))
+
+
+@dataclasses.dataclass
+class Training:
+    """A run that is ready to start."""
+
+    config: Config
+    trainer: CertifiedTrainer
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    out: pathlib.Path
+
+
+def prepare(config: Config) -> Training:
+    """Builds all that a run needs, and finds everything that would stop it later."""
+    out = pathlib.Path(config.out)
+    if out.exists() and any(out.iterdir()) and not config.resume:
+        raise ValueError(f"--out={config.out} is not empty. Choose another folder, or --resume.")
+    if config.resume and not (out / "run.json").exists():
+        raise ValueError(f"--resume needs a run in --out={config.out}; there is no run.json.")
+    if config.resume:
+        _check_same(config, json.loads((out / "run.json").read_text())["flags"])
+    train, test = datasets.load(config.dataset, config.data_dir)
+    if config.limit is not None:
+        train = (train[0][: config.limit], train[1][: config.limit])
+        test = (test[0][: config.limit], test[1][: config.limit])
+    keras.utils.set_random_seed(config.seed)
+    model = models.get(config.model, train[0].shape[1:], 10, config.mean, config.std)
+    if config.init == "ibp":
+        models.ibp_initialization(model, config.seed)
+    trainer = CertifiedTrainer(model, _objective(config), seed=config.seed)
+    steps = -(-len(train[0]) // config.batch_size)
+    trainer.compile(
+        keras.optimizers.Adam(_learning_rate(config, steps), clipnorm=config.clipnorm),
+        jit_compile="auto" if config.jit_compile is None else config.jit_compile,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    return Training(config, trainer, train, test, out)
+
+
+def _check_same(config: Config, known: dict[str, Any]) -> None:
+    for name, value in dataclasses.asdict(config).items():
+        if name not in ("resume", "verbose", "data_dir", "out") and known.get(name) != value:
+            raise ValueError(
+                f"--resume goes on with the flags of the run, which had --{name}={known.get(name)}."
+                f" Received: --{name}={value}."
+            )
+
+
+def _objective(config: Config) -> objectives.Objective:
+    kind = OBJECTIVES[config.objective]
+    known = inspect.signature(kind.__init__).parameters
+    choices = sorted(name for name in known if name not in ("self", "region"))
+    arguments: dict[str, Any] = {}
+    if config.train_eps is not None:
+        arguments["train_eps"] = config.train_eps
+    if config.ramp is not None:
+        if len(config.ramp) != 2:
+            raise ValueError(f"--ramp is begin,end. Received: {','.join(config.ramp)}.")
+        begin, end = map(float, config.ramp)
+        shape = {"linear": schedules.Linear, "smoothed": schedules.Smoothed}[config.ramp_shape]
+        arguments["ramp"] = shape(0.0, 1.0, begin, end)
+    for option in config.option:
+        name, _, text = option.partition("=")
+        try:
+            arguments[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            arguments[name] = text
+    for name in arguments:
+        if name not in choices:
+            raise ValueError(
+                f"--objective={config.objective} does not take {name}. It takes: "
+                f"{', '.join(choices)}."
+            )
+    norm: Any = "inf" if config.norm == "inf" else int(config.norm)
+    return kind(LpBall(config.eps, norm=norm, clip=(0.0, 1.0)), **arguments)
+
+
+def _learning_rate(config: Config, steps: int) -> Any:
+    if not config.drops:
+        return config.learning_rate
+    factors = [config.drop_factor**i for i in range(len(config.drops) + 1)]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(
+        [round(float(epoch) * steps) for epoch in config.drops],
+        [config.learning_rate * factor for factor in factors],
+    )
+
+
+class EpochLog(keras.callbacks.Callback):
+    """Writes the History after every epoch, and goes on with that of a resumed run."""
+
+    def __init__(self, path: pathlib.Path):
+        super().__init__()
+        self.path, self.history = path, {}
+        if path.exists():
+            self.history = json.loads(path.read_text())
+        self.begin = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.begin = time.perf_counter()
+        for values in self.history.values():  # An epoch that was not finished is run again.
+            del values[epoch:]
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        values["seconds"] = round(time.perf_counter() - self.begin, 3)
+        for name, value in values.items():
+            self.history.setdefault(name, []).append(value)
+        write_json(self.path, self.history)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes the file as a whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(part, path)
+
+
+def run(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
+    """Trains, evaluates and writes; returns the results."""
+    config, out, trainer = training.config, training.out, training.trainer
+    facts = {
+        "flags": dataclasses.asdict(config),
+        "seed": config.seed,
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+        "parameters": trainer.model.count_params(),
+    }
+    write_json(out / "run.json", facts)
+    callbacks: list[keras.callbacks.Callback] = [
+        EpochLog(out / "history.json"),
+        keras.callbacks.BackupAndRestore(
+            out / "backup", double_checkpoint=True, delete_checkpoint=False
+        ),
+    ]
+    if keras.backend.backend() == "tensorflow" and importlib.util.find_spec("tensorboard"):
+        callbacks.append(keras.callbacks.TensorBoard(out / "logs"))
+    else:
+        log("No TensorBoard logs: they need TensorFlow and pip install tfcert[tensorboard].")
+    begin = time.perf_counter()
+    trainer.fit(
+        *training.train,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        augment=config.augment,
+        validation_data=training.test,
+        validation_batch_size=500,
+        callbacks=callbacks,
+        verbose=config.verbose,
+    )
+    trainer.model.save(out / "model.keras")
+    history = json.loads((out / "history.json").read_text())
+    facts["seconds"] = round(time.perf_counter() - begin, 1)
+    facts["training_seconds"] = round(sum(history["seconds"]), 1)
+    write_json(out / "run.json", facts)
+    region = trainer.objective.region
+    attack = attacks.PGD(region, steps=config.attack_steps, loss="margin")
+    results = evaluation.evaluate(
+        trainer.model, *training.test, region, config.verify, attack, log=log
+    )
+    results = {"eps": config.eps, "objective": config.objective, **results}
+    write_json(out / "results.json", results)
+    return results
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The errors as a small table."""
+    rows = [("clean", results["clean_error"]), ("attack", results["attack"]["error"])]
+    rows += [(f"verified, {name}", v["error"]) for name, v in results["methods"].items()]
+    lines = [f"Errors on {results['samples']} test inputs at eps={results['eps']}:"]
+    return "\n".join(lines + [f"  {name:<24}{100 * error:6.2f} %" for name, error in rows])
