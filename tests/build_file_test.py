@@ -20,8 +20,25 @@ _MAY_KNOW = {
     "rules": {"types", "backend", "regions", "relaxations"},
     "network": {"types", "backend", "relaxations", "graph", "rules"},
     "bounds": {"types", "backend", "regions", "relaxations", "graph", "rules", "network"},
-    "tfcert": {"types", "regions", "relaxations", "rules", "bounds", "datasets"},
-    "cli": {"types", "regions", "bounds", "datasets", "tfcert"},
+    "schedules": {"types"},
+    "attacks": {"types", "backend", "regions", "network", "schedules"},
+    "models": {"network", "rules"},
+    "objectives": {
+        *("types", "backend", "regions", "relaxations", "rules", "network", "bounds"),
+        *("schedules", "attacks"),
+    },
+    "fitting": {"types", "backend", "bounds", "network", "schedules"},
+    "trainer": {"types", "backend", "network", "objectives", "schedules", "fitting"},
+    "evaluation": {"regions", "bounds", "attacks"},
+    "smoothing": {"types", "backend", "network"},
+    "tfcert": {
+        *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
+        *("schedules", "attacks", "models", "objectives", "trainer"),
+    },
+    "cli": {
+        *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "evaluation"),
+        *("models", "objectives", "schedules", "trainer"),
+    },
     "trainers": {"cli"},
     "benchmarks": {"tfcert", "types", "backend", "regions", "graph", "rules", "bounds", "datasets"},
 }

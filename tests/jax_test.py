@@ -92,6 +92,31 @@ class JaxTest(unittest.TestCase):
         assert tfcert.bounds.trace_count(model) == before
         """)
 
+    def test_training_without_tensorflow(self):
+        run_without_tensorflow("""
+        from tfcert import objectives
+        digits, labels = tfcert.datasets.load("digits")[0]
+        ball = tfcert.LpBall(0.02, clip=(0.0, 1.0))
+        for objective in (
+            objectives.IBP(ball, ramp=(0, 2), regularizer=0.5),
+            objectives.MAAR(ball, ramp=(0, 2)),
+            objectives.TightRelaxation(ball, base="fast-lin", ramp=(0, 2)),
+            objectives.AdvIBP(ball, (0, 1)),
+        ):
+            trained = tfcert.models.get("mlp_1x16", (8, 8, 1), 10)
+            trainer = tfcert.CertifiedTrainer(trained, objective, verified_share=0.5)
+            trainer.compile(keras.optimizers.Adam(1e-2))
+            history = trainer.fit(
+                digits[:640], labels[:640], batch_size=64, epochs=8, verbose=0,
+                validation_data=(digits[640:740], labels[640:740]),
+            ).history
+            assert int(trainer.step) == 80, trainer.step
+            assert history["val_accuracy"][-1] > 0.5, (objective, history)
+            assert history["val_verified_accuracy"][-1] > 0.2, (objective, history)
+            verified = tfcert.bound_margins(trained, digits[:50], labels[:50], ball, "ibp")
+            assert np.isfinite(np.asarray(verified)).all()
+        """)
+
     def test_float64_is_asked_for(self):
         run_without_tensorflow("""
         safe = methods.Crown(float_safe=True)

@@ -62,10 +62,12 @@ def evaluate(
             for part in np.array_split(x, max(1, len(x) // batch_size))
         ]
     )
-    right = predicted == y
+    right = np.equal(predicted, y)
     result: dict[str, Any] = {"samples": len(x), "clean_error": float(1 - right.mean())}
     say(f"clean error {result['clean_error']:.4f}")
 
+    if not right.any():
+        raise ValueError("The model misclassifies all inputs: there is nothing to verify.")
     begin = time.perf_counter()
     points = ops.convert_to_numpy(attack(model, x[right], y[right], batch_size=batch_size))
     found = np.concatenate(
@@ -74,10 +76,10 @@ def evaluate(
             for part in np.array_split(points, max(1, len(points) // batch_size))
         ]
     )
-    broken = int((found != y[right]).sum())
+    broken = np.asarray(found != y[right])
     result["attack"] = {
         "name": repr(attack),
-        "error": float(1 - (right.sum() - broken) / len(x)),
+        "error": float(1 - (right.sum() - broken.sum()) / len(x)),
         "seconds": round(time.perf_counter() - begin, 2),
     }
     say(f"attack error {result['attack']['error']:.4f}")
@@ -91,7 +93,7 @@ def evaluate(
             "error": float(1 - verified.sum() / len(x)),
             "seconds": round(time.perf_counter() - begin, 2),
         }
-        unsound = int((verified & (found != y[right])).sum())
+        unsound = int((verified & broken).sum())
         if unsound:
             raise RuntimeError(
                 f"{name} verified {unsound} inputs that the attack broke. Keep the model and the "
@@ -111,5 +113,5 @@ def _verified(
         chosen = np.minimum(np.arange(start, start + size), len(x) - 1)
         margins = ops.convert_to_numpy(bound_margins(model, x[chosen], y[chosen], region, method))
         others = np.where(np.arange(margins.shape[1]) == y[chosen, None], np.inf, margins)
-        parts.append((others > 0).all(axis=1)[: len(x) - start])
-    return np.concatenate(parts) if parts else np.zeros(0, bool)
+        parts.append(np.all(others > 0, axis=1, keepdims=True)[: len(x) - start, 0])
+    return np.concatenate(parts)

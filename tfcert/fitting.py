@@ -1,4 +1,4 @@
-"""What ``CertifiedTrainer.fit`` does around Keras's own: checks, the order of samples, callbacks."""
+"""What ``CertifiedTrainer.fit`` adds to Keras's: checks, the order of samples, callbacks."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def augmented(x: np.ndarray, generator: np.random.Generator, flip: bool) -> np.n
     top, left = generator.integers(0, 9, size=(2, count))
     x = np.moveaxis(windows[np.arange(count), top, left], 1, -1)
     if flip:
-        mirrored = generator.random(count) < 0.5
-        x = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
+        mirrored = generator.random((count, 1, 1, 1)) < 0.5
+        x = np.where(mirrored, x[:, :, ::-1], x)
     return np.ascontiguousarray(x)
 
 

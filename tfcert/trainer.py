@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from tfcert import backend, fitting
@@ -128,10 +128,13 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
         Arrays are shuffled by the trainer's seed and the epoch, so that a run that was stopped and
         resumed sees the samples in the order of an unbroken one. Bring a ``tf.data.Dataset`` for
-        another pipeline; its order is its own. ``augment`` is "none", "crop" (random shifts by up to
-        4 pixels) or "crop_flip" (mirrored at random, too), for arrays of images.
+        another pipeline; its order is its own. For arrays of images ``augment`` is "none", "crop"
+        (random shifts by up to 4 pixels) or "crop_flip" (mirrored at random, too).
         """
+        self._assert_compile_called("fit")
         data, kwargs = fitting.prepare(self, x, y, kwargs)
+        if not self.optimizer.built:  # Inside of the first step it would cost another trace.
+            self.optimizer.build(self.trainable_variables)
         callbacks = kwargs.pop("callbacks", None)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             several = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
@@ -181,10 +184,11 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         joined, gradient = self.objective.combine(own, gradients, batch)
         return {**terms, **joined}, gradient
 
-    def log(self, terms: dict[str, Tensor], batch: Batch, data: Any) -> dict[str, Tensor]:
+    def log(
+        self, loss: Tensor, terms: dict[str, Tensor], batch: Batch, data: Any
+    ) -> dict[str, Tensor]:
         """Updates all metrics and returns their results."""
         size = ops.shape(batch.x)[0]
-        loss = sum(terms.values())
         self._loss_tracker.update_state(loss, sample_weight=size)
         for name, term in terms.items():
             self.trackers[name].update_state(term, sample_weight=size)
@@ -208,9 +212,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         if batch.training:
             if self.verified_share == 0:
                 return
-            # The last batch of an epoch may be smaller: its size is known when it comes.
-            size = ops.cast(ops.shape(x)[0], "float32")
-            count = ops.cast(ops.ceil(self.verified_share * size), "int32")
+            count = self._verified_count(x)
             x, y, right = x[:count], y[:count], right[:count]
         margins = self.objective.margins(self.model, x, y)
         hot = ops.one_hot(y, self.classes, dtype="bool")
@@ -218,10 +220,23 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         verified = ops.logical_and(right, least > 0)
         self.trackers["verified_accuracy"].update_state(ops.cast(verified, "float32"))
 
+    def _verified_count(self, x: Tensor) -> Any:
+        size = x.shape[0]
+        if size is not None:
+            return math.ceil(self.verified_share * size)
+        # In TensorFlow one program serves batches of all sizes.
+        size = ops.cast(ops.shape(x)[0], "float32")
+        return ops.cast(ops.ceil(self.verified_share * size), "int32")
+
     def _schedule_names(self) -> list[str]:
         return list(self.objective.current(Clock()))
 
     # Saving.
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a trainer that was loaded, with its optimizer's state to come."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     def get_config(self) -> dict[str, Any]:
         return {

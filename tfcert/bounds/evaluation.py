@@ -34,6 +34,7 @@ class Evaluation:
         unit: Unit roundoff of the execution whose rounding is to be covered; None: exact
             arithmetic.
         dtype: Type of the computation; None: that of the network.
+        trains: Whether gradients of the bounds will be taken.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Evaluation:
         moments: dict[Node, tuple[Tensor, Tensor]] | None = None,
         unit: float | None = None,
         dtype: str | None = None,
+        trains: bool = False,
     ):
+        self.trains = trains
         self.network, self.region, self.bound, self.slope = network, region, bound, slope
         self.dtype = dtype or network.dtype
         self.unit = unit

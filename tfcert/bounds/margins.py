@@ -62,7 +62,7 @@ class Margins:
         self.network = network_of(model)
         self.region, self.x = region, ops.cast(x, self.network.dtype)
         self.evaluation: Evaluation = propagation.evaluate(
-            self.network, region, region.bind(self.x), self.method, moments
+            self.network, region, region.bind(self.x), self.method, moments, trains=True
         )
         classes = self.network.outputs.shape[-1]
         self.y = ops.cast(y, "int32")
@@ -96,7 +96,8 @@ class Margins:
         Args:
             rows: Coefficients on the scores, ``(batch, rows, classes)``.
         """
-        node, record = self.network.outputs, {}
+        record: dict[Node, Tensor] = {}
+        node = self.network.outputs
         self.prepare()
         value = sweep(self.evaluation, node, Rows(rows), Frame(), record=record)
         point = self.region.minimiser(record[self.network.input], self.x)

@@ -39,6 +39,7 @@ def evaluate(
     bound: BoundRegion,
     method: methods.Method,
     moments: dict[Node, Any] | None = None,
+    trains: bool = False,
 ) -> Evaluation:
     """Bounds of all nodes that a method needs before it answers for the outputs."""
     evaluation = Evaluation(
@@ -49,11 +50,12 @@ def evaluate(
         moments=moments,
         unit=2.0**-24 if method.float_safe else None,
         dtype="float64" if method.float_safe else None,
+        trains=trains,
     )
     if isinstance(method, methods.AlphaCrown) and method.optimize_intermediate:
         # Tighter intervals may give looser default lines behind them: keep both results.
         plain = dataclasses.replace(method, optimize_intermediate=False)
-        evaluation.base = (evaluate(network, region, bound, plain, moments), plain)
+        evaluation.base = (evaluate(network, region, bound, plain, moments, trains), plain)
     needed = set(network.needing_bounds())
     for node in network.nodes:
         interval = evaluation.interval_step(node)

@@ -67,7 +67,8 @@ def refine(
         return turn + 1, lows, highs
 
     turn = ops.convert_to_tensor(0, dtype="int32")
-    _, lows, highs = backend.loop(running, body, (turn, start, start))
+    turns = (ops.shape(order)[0] // chunk) if evaluation.trains else None
+    _, lows, highs = backend.loop(running, body, (turn, start, start), gradients_for=turns)
     shape = (-1, *node.shape)
     return interval.intersect(
         ops.reshape(_scattered(order, lows, total), shape),

@@ -74,7 +74,7 @@ class Results:
         return {
             "flags": dataclasses.asdict(self.config),
             "versions": provenance.versions(),
-            "machine": f"{platform.system()} {platform.machine()}",
+            "machine": provenance.machine(),
             "commit": provenance.commit(),
             "parameters": self.parameters,
             "training_seconds": round(self.training_seconds, 3),

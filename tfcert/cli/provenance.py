@@ -11,10 +11,16 @@ import keras
 
 import tfcert
 
-__all__ = ["commit", "versions"]
+__all__ = ["commit", "machine", "versions"]
+
+
+def machine() -> str:
+    """The system and the processor's architecture."""
+    return f"{platform.system()} {platform.machine()}"
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python, of tfcert and of what it computes with."""
     names = ["tfcert", "keras", "tensorflow", "jax", "numpy"]
     versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
     for name in names:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains with the parsed flags."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    settings = {name: flags.FLAGS[name].value for name in train_run.SETTINGS}
+    settings: dict[str, Any] = {name: flags.FLAGS[name].value for name in train_run.SETTINGS}
     try:
         config = train_run.Config(**settings)
         training = train_run.prepare(config)

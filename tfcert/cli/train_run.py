@@ -225,6 +225,7 @@ def run(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
     facts["training_seconds"] = round(sum(history["seconds"]), 1)
     write_json(out / "run.json", facts)
     region = trainer.objective.region
+    assert region is not None
     attack = attacks.PGD(region, steps=config.attack_steps, loss="margin")
     results = evaluation.evaluate(
         trainer.model, *training.test, region, config.verify, attack, log=log

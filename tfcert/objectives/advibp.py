@@ -181,7 +181,7 @@ class AdvIBP(CrownIBP):
             interval = known.evaluation.intervals[node]
             return interval.lower, interval.upper, scores_from(batch, node)
         if batch.clock.final:
-            region = self.region
+            region = self.target
         else:
             ramp = self.ramp if self.clean_warmup else self.attack_ramp
             region = self.train_region.scaled(ramp(batch.clock))
@@ -237,9 +237,9 @@ class AdvIBP(CrownIBP):
         adversarial, certified = self.phase(batch.clock)
         joint = ops.logical_and(adversarial, certified)
         g1, g2 = gradients
-        watched = [[g[i] for i in self._watched] for g in (g1, g2)]
+        first, second = ([g[i] for i in self._watched] for g in (g1, g2))
         leads = batch.notes["quality"] <= self.conflict_threshold(batch.clock)
-        c1, c2, conflict = self.moments.weights(*watched, joint, leads, self.rescale)
+        c1, c2, conflict = self.moments.weights(first, second, joint, leads, self.rescale)
         one, zero = ops.ones_like(c1), ops.zeros_like(c1)
         c1 = ops.where(joint, c1, ops.where(adversarial, one, zero))
         c2 = ops.where(joint, c2, ops.where(certified, one, zero))

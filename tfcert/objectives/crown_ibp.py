@@ -64,7 +64,7 @@ class CrownIBP(IBP):
         )
         self.backward_weight = as_weight("backward_weight", backward_weight)
         self.slope = slope
-        self._method = methods.CrownIBP(slope)
+        self._method: methods.Method = methods.CrownIBP(slope)
 
     def training_method(self) -> Any:
         return "ibp" if self._never_backward() else self._method

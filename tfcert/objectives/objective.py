@@ -14,7 +14,7 @@ from tfcert.bounds import methods
 from tfcert.bounds.margins import Margins
 from tfcert.bounds.statistics import clean_moments, node_values
 from tfcert.network import network_of
-from tfcert.regions import Box, LpBall, Region
+from tfcert.regions import LpBall, Region
 from tfcert.regions.seeds import Seeds
 from tfcert.rules.primitives import Node
 from tfcert.schedules import Clock, Linear, Schedule, get
@@ -85,8 +85,8 @@ class Batch:
 class Objective:
     """A training objective: named loss terms of a batch, and schedules that shape them.
 
-    A subclass implements ``terms`` and ``term_names`` and lists its arguments in ``get_config``. The trainer reduces
-    each term by ``batch.mean``, logs it under its name and minimises the sum.
+    A subclass implements ``terms`` and ``term_names`` and lists its arguments in ``get_config``.
+    The trainer reduces each term by ``batch.mean``, logs it under its name and minimises the sum.
 
     Attributes:
         region: The target region, of ``verified_accuracy`` in validation; None without one.
@@ -203,15 +203,21 @@ class RobustObjective(Objective):
         # A box has no radius: the History shows the fraction of its size.
         return {"ramp": ramp, **values} if eps is None else {"eps": ramp * eps, **values}
 
+    @property
+    def target(self) -> Region:
+        """The target region, of objectives that have one."""
+        assert self.region is not None
+        return self.region
+
     def _largest_eps(self) -> float | None:
-        if isinstance(self.train_region, Box):
+        if not isinstance(self.train_region, LpBall):
             return None
         return float(np.max(self.train_region.eps))
 
     def region_at(self, clock: Clock) -> Region:
         """The region of this step: in validation the target."""
         if clock.final:
-            return self.region
+            return self.target
         return self.train_region.scaled(self.ramp(clock))
 
     def bounds(self, batch: Batch, method: Any) -> Margins:
@@ -221,7 +227,7 @@ class RobustObjective(Objective):
 
     def margins(self, model: keras.Model, x: Tensor, y: Tensor) -> Tensor:
         method = methods.get(self.validation_method or self.default_method)
-        known = Margins(model, x, y, self.region, method)
+        known = Margins(model, x, y, self.target, method)
         margins = known.interval()
         if isinstance(method, methods.Backward):
             margins = ops.maximum(margins, known.backward())

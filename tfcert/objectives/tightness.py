@@ -260,13 +260,13 @@ class TightRelaxation(CrownIBP):
         rows, share = self._rows(batch, known, worst)
         tightness = relaxation_tightness(known, rows, batch.moments, self.distance, self.reduction)
         ramp = self.ramp(batch.clock)
-        known = {
+        found = {
             "gap": (self.gap_weight, tightness.gap),
             "feasibility": (self.feasibility_weight, tightness.infeasibility),
         }
         terms = {}
         for name in self.extra_names:
-            weight, values = known[name]
+            weight, values = found[name]
             factor = ops.cast(ramped(ramp, weight, batch.clock), values.dtype)
             terms[name] = factor * share * ops.sum(values, axis=-1)
         return terms

@@ -6,6 +6,7 @@ from keras import ops
 
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.relaxations import TwoPiece
+from tfcert.rules.interval import Interval
 from tfcert.rules.nonlinear import Elementwise
 from tfcert.types import Tensor
 
@@ -43,13 +44,13 @@ def warmup_regularizers(evaluation: Evaluation, tolerance: float) -> Tensor:
     return sum(terms) / len(terms)
 
 
-def _tightness(interval, width: Tensor, tolerance: float) -> Tensor:
+def _tightness(interval: Interval, width: Tensor, tolerance: float) -> Tensor:
     ratio = width / ops.maximum(ops.mean(interval.radius), _TINY)
     # At radius 0 both widths are 0, and nothing explodes.
     return ops.where(width > 0, ops.relu(tolerance - ratio) / tolerance, 0.0)
 
 
-def _balance(interval, tolerance: float) -> Tensor:
+def _balance(interval: Interval, tolerance: float) -> Tensor:
     center = interval.center
     active = ops.cast(interval.lower > 0, center.dtype)
     inactive = ops.cast(interval.upper < 0, center.dtype)

@@ -119,7 +119,7 @@ class Box(region.Region):
         dtype, values = keras.backend.standardize_dtype(x.dtype), {}
         for name, cast in (("lower", rounding.cast_up), ("upper", rounding.cast_down)):
             limit = getattr(self, name)
-            if len(limit.shape) == len(x.shape) and limit.shape[0] != 1:
+            if len(limit.shape) == len(x.shape):
                 values[name] = cast(limit, dtype)
         if not isinstance(self._fraction, float) and len(self._fraction.shape) == 1:
             values["_fraction"] = rounding.cast_down(self._fraction, dtype)

@@ -217,12 +217,16 @@ class Region:
         points = ops.clip(lower + uniform * (upper - lower), lower, upper)
         return ops.where(lower == upper, lower, points)
 
+    def inner_limits(self, x: Tensor) -> types.Bounds:
+        """The smallest box that encloses the region, clipped, rounded towards x: for attacks."""
+        return types.Bounds(*self._limits(arguments.as_input(x), outward=False))
+
     def reach(self, x: Tensor) -> Tensor:
         """How far the region goes from x in each coordinate, before clipping: of the shape of x.
 
         Attacks measure their steps in it. A box may lie askew around x: half its width.
         """
-        lower, upper = self._limits(arguments.as_input(x), outward=False)
+        lower, upper = self.inner_limits(x)
         return 0.5 * (upper - lower)
 
     def per_sample(self, x: Tensor) -> dict[str, Tensor]:
@@ -233,8 +237,11 @@ class Region:
         """
         return {}
 
-    def with_per_sample(self, values: dict[str, Tensor]) -> Region:
-        """The same region with parts of what ``per_sample`` gave."""
+    def with_per_sample(self, values: dict[str, Any]) -> Region:
+        """The same region with parts of what ``per_sample`` gave.
+
+        With None for all of them, regions that differ in nothing else are equal.
+        """
         other = copy.copy(self)
         other.__dict__.update(values)
         return other

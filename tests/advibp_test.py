@@ -1,0 +1,252 @@
+"""AdvIBP: combination weights, moments that lag behind, phases, layer-wise stages."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from tests import training_support as ts
+from tfcert import CertifiedTrainer, LpBall, attacks, objectives, schedules
+from tfcert.bounds import methods as bound_methods
+from tfcert.bounds import propagation
+from tfcert.network import network_of
+from tfcert.objectives.latent import latent_node
+from tfcert.objectives.moments import GradientMoments, combination_weights
+
+
+def weights_of(g1, g2, leads=True, rescale=False):
+    """The weights where averages equal the gradients themselves."""
+    norms = [ops.convert_to_tensor(np.float32(np.linalg.norm(g))) for g in (g1, g2)]
+    squares = [ops.convert_to_tensor(np.float32(g @ g)) for g in (g1, g2)]
+    dot = ops.convert_to_tensor(np.float32(g1 @ g2))
+    leads = ops.convert_to_tensor(leads)
+    c1, c2, conflict = combination_weights(dot, norms, squares, leads, rescale)
+    return float(c1), float(c2), bool(conflict)
+
+
+def test_agreement_follows_the_bisector():
+    g1, g2 = np.array([2.0, 0.5, 0.0], "float32"), np.array([0.3, 1.0, 4.0], "float32")
+    c1, c2, conflict = weights_of(g1, g2)
+    assert not conflict and c1 > 0 and c2 > 0
+    step, u1, u2 = c1 * g1 + c2 * g2, g1 / np.linalg.norm(g1), g2 / np.linalg.norm(g2)
+    np.testing.assert_allclose(step @ u1, step @ u2, rtol=1e-5)
+    # Its length is the mean of the two gradients' projections on it.
+    direction = (u1 + u2) / np.linalg.norm(u1 + u2)
+    mean = (g1 @ direction + g2 @ direction) / 2
+    np.testing.assert_allclose(np.linalg.norm(step), mean, rtol=1e-5)
+    scaled = weights_of(g1, g2, rescale=True)
+    np.testing.assert_allclose(scaled[:2], np.linalg.norm(g1) * np.array([c1, c2]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_in_a_conflict_the_leader_is_freed_of_the_other(leads):
+    g1, g2 = np.array([2.0, 0.5, 0.0], "float32"), np.array([-3.0, 1.0, 1.0], "float32")
+    c1, c2, conflict = weights_of(g1, g2, leads)
+    assert conflict
+    assert (c1 if leads else c2) == 1.0
+    step = c1 * g1 + c2 * g2
+    np.testing.assert_allclose(step @ (g2 if leads else g1), 0.0, atol=1e-5)
+    assert step @ (g1 if leads else g2) > 0
+
+
+def test_a_norm_of_zero_gives_weight_zero():
+    zero, g = np.zeros(2, "float32"), np.array([1.0, 2.0], "float32")
+    assert weights_of(zero, g, True) == (1.0, 0.0, True)
+    assert weights_of(zero, g, False)[:2] == (0.0, 1.0)
+    assert np.isfinite(weights_of(zero, zero)[:2]).all()
+
+
+class Holder(keras.layers.Layer):
+    """Keeps variables, as a trainer does."""
+
+
+def test_moments_lag_one_step_behind():
+    generator = np.random.default_rng(0)
+    gradients = generator.normal(size=(6, 2, 4)).astype("float32") + 0.5
+
+    def run(last):
+        moments, results = GradientMoments(Holder(), [(4,)]), []
+        for g1, g2 in [*gradients, last]:
+            args = ([ops.convert_to_tensor(g1)], [ops.convert_to_tensor(g2)])
+            true = ops.convert_to_tensor(True)
+            results.append([float(v) for v in moments.weights(*args, true, true, False)[:2]])
+        return results
+
+    plain = run(gradients[0])
+    # The weights of a step are the same whatever its own batch is.
+    np.testing.assert_array_equal(plain[-1], run(-7.0 * gradients[3])[-1])
+
+    mean, norm = np.zeros((2, 4)), np.zeros(2)
+    for t in range(1, 7):
+        seen = gradients[max(t - 2, 0)]
+        mean = 0.9 * mean + 0.1 * seen
+        norm = 0.99 * norm + 0.01 * np.linalg.norm(seen, axis=1)
+        m, n = mean / (1 - 0.9**t), norm / (1 - 0.99**t)
+        expected = combination_weights(
+            *(ops.convert_to_tensor(np.float32(v)) for v in [m[0] @ m[1]]),
+            [np.float32(v) for v in n],
+            [np.float32(v @ v) for v in m],
+            ops.convert_to_tensor(True),
+            False,
+        )
+        np.testing.assert_allclose(plain[t - 1], [float(v) for v in expected[:2]], rtol=1e-4)
+
+
+def test_moments_rest_before_the_joint_phase():
+    moments = GradientMoments(Holder(), [(2,)])
+    g = [ops.ones((2,))]
+    false, true = ops.convert_to_tensor(False), ops.convert_to_tensor(True)
+    moments.weights(g, g, false, true, False)
+    assert float(moments.count) == 0 and np.abs(moments.last[0][0]).max() == 0
+    moments.weights(g, g, true, true, False)
+    assert float(moments.count) == 1 and np.abs(moments.last[0][0]).max() == 1
+
+
+def _objective(**options):
+    options = {"attack_ramp": (1, 2), "ramp": (2, 4), "joint_begin": 5.0, **options}
+    return objectives.AdvIBP(ts.REGION, **options)
+
+
+def test_phases():
+    x, y = ts.data(8)
+    clean = ts.terms_at(objectives.Standard(), ts.mlp(), x, y)["natural"]
+    certified = ts.terms_at(objectives.IBP(ts.REGION, 0.0), ts.mlp(), x, y)["robust"]
+    natural = ts.terms_at(_objective(), ts.mlp(), x, y, 0.5)
+    np.testing.assert_allclose(natural["adversarial"], clean, rtol=1e-5)
+    assert natural["robust"] == 0.0
+    attacked = ts.terms_at(_objective(), ts.mlp(), x, y, 2.0)
+    assert attacked["adversarial"] > clean * 1.01 and attacked["robust"] == 0.0
+    warmup = ts.terms_at(_objective(clean_warmup=True), ts.mlp(), x, y, 2.0)
+    np.testing.assert_allclose(warmup["adversarial"], clean, rtol=1e-5)
+    growing = ts.terms_at(_objective(), ts.mlp(), x, y, 3.0)
+    assert growing["adversarial"] == 0.0 and 0 < growing["robust"] < certified
+    waiting = ts.terms_at(_objective(), ts.mlp(), x, y, 4.5)
+    assert waiting["adversarial"] == 0.0
+    joint = ts.terms_at(_objective(), ts.mlp(), x, y, 5.0)
+    assert joint["adversarial"] > clean
+    np.testing.assert_allclose(joint["robust"], certified, rtol=1e-5)
+
+
+def test_the_attack_and_its_quality():
+    x, y = ts.data(16)
+    model = ts.mlp()
+    objective = _objective()
+    _, batch = ts.batch_at(objective, model, x, y, epoch=9)
+    loss, quality = objective._adversarial(batch)
+    clean = ts.terms_at(objectives.Standard(), model, x, y)["natural"]
+    strong = attacks.PGD(ts.REGION, 40, early_stop=False)(model, x, y)
+    bound = float(ops.mean(ts.batch_at(objective, model, np.asarray(strong), y)[1].mean(loss)))
+    assert clean < float(ops.mean(loss)) <= bound * 1.05
+    assert 0 <= float(quality) < 0.01
+    # More steps come closer to a stationary point.
+    better = _objective(attack_steps=8)._adversarial(batch)[1]
+    assert float(better) <= float(quality) + 1e-9
+    # A sample that rests after its first step keeps its point.
+    resting = _objective(attack_steps=8, conflict_threshold=1e9)._adversarial(batch)
+    single = _objective(attack_steps=2, conflict_threshold=1e9)._adversarial(batch)
+    np.testing.assert_allclose(resting[0], single[0], rtol=1e-6)
+
+
+def test_the_joint_step_is_the_combined_gradient():
+    x, y = ts.data(16)
+    objective = objectives.AdvIBP(ts.REGION, gradients="all", rescale=False)
+    seen = {}
+
+    def combine(terms, gradients, batch):
+        result = objectives.AdvIBP.combine(objective, terms, gradients, batch)
+        seen.update(terms=terms, gradients=gradients, result=result)
+        return result
+
+    objective.combine = combine
+    model = ts.mlp()
+    trainer = CertifiedTrainer(model, objective)
+    trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    before = model.get_weights()
+    logs = trainer.train_on_batch(x, y, return_dict=True)
+    steps = [(b - a) / 0.1 for a, b in zip(model.get_weights(), before, strict=True)]
+    (logged, gradient), (g1, g2) = seen["result"], seen["gradients"]
+    for step, part in zip(steps, gradient, strict=True):
+        np.testing.assert_allclose(step, part, atol=1e-5)
+    flat1, flat2 = (np.concatenate([np.ravel(p) for p in g]) for g in (g1, g2))
+    c1, c2, conflict = weights_of(flat1, flat2, leads=False)
+    more = float(seen["terms"]["robust"]) if conflict else 0.0
+    joined = np.concatenate([np.ravel(p) for p in gradient])
+    np.testing.assert_allclose(joined, c1 * flat1 + (c2 + more) * flat2, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(logs["loss"], sum(map(float, logged.values())), rtol=1e-5)
+
+
+def test_layerwise_stages():
+    x, y = ts.data(32, shape=(6, 6, 1))
+    model = ts.cnn()
+    trainer = CertifiedTrainer(model, objectives.AdvIBP(LpBall(0.05, clip=(0, 1))))
+    trainer.compile(keras.optimizers.Adam(1e-2))
+    trainer.fit(x, y, epochs=1, batch_size=8, verbose=0)
+    following = objectives.next_stage(trainer)
+    assert following.objective.stage == 2
+    kernel = model.layers[0].get_weights()[0]
+    head = model.layers[-1].get_weights()[0]
+    following.compile(keras.optimizers.Adam(1e-2))
+    history = following.fit(x, y, epochs=2, batch_size=8, verbose=0).history
+    np.testing.assert_array_equal(model.layers[0].get_weights()[0], kernel)
+    assert np.abs(model.layers[-1].get_weights()[0] - head).max() > 1e-4
+    assert np.isfinite(history["loss"]).all()
+    with pytest.raises(ValueError, match="between 1 and 2"):
+        objectives.next_stage(following)
+
+
+def test_the_latent_attack_stays_in_the_interval():
+    x, y = ts.data(12, shape=(6, 6, 1))
+    model = ts.cnn(batch_norm=True)
+    objective = objectives.AdvIBP(LpBall(0.05, clip=(0, 1)), stage=2)
+    _, batch = ts.batch_at(objective, model, x, y)
+    lower, upper, scores = objective._attacked_box(batch)
+    network = network_of(model)
+    region = objective.region.bind(ops.convert_to_tensor(x))
+    evaluation = propagation.evaluate(
+        network, objective.region, region, bound_methods.IBP(), batch.moments
+    )
+    node = latent_node(network, 2)
+    np.testing.assert_allclose(lower, evaluation.intervals[node].lower, rtol=1e-6)
+    points, _ = objective._attack(batch, scores, lower, upper)
+    assert (np.asarray(points) >= np.asarray(lower)).all()
+    assert (np.asarray(points) <= np.asarray(upper)).all()
+    # Behind the attacked value the network is the same.
+    from tfcert.bounds.statistics import node_values
+
+    inner = node_values(network, {network.input: ops.convert_to_tensor(x)}, batch.moments)[node]
+    np.testing.assert_allclose(scores(inner), batch.forward(batch.x), atol=1e-5)
+
+
+def test_stages_need_a_chain():
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(4, activation="relu")(inputs)
+    added = keras.layers.Add()([keras.layers.Dense(4, name="inner")(hidden), inputs])
+    model = keras.Model(inputs, keras.layers.Dense(2)(added))
+    with pytest.raises(NotImplementedError, match="'inner'"):
+        CertifiedTrainer(model, objectives.AdvIBP(ts.REGION, stage=2))
+    CertifiedTrainer(model, objectives.AdvIBP(ts.REGION, stage=3))
+
+
+def test_the_threshold_decides_a_conflict_in_training():
+    x, y = ts.data(16)
+
+    def weights(threshold):
+        model = ts.mlp(1)
+        objective = objectives.AdvIBP(LpBall(0.6), conflict_threshold=threshold)
+        trainer, batch = ts.batch_at(objective, model, x, y)
+        _, terms = trainer.losses_of(batch)
+        g1 = [ops.ones_like(v) for v in model.trainable_variables]
+        g2 = [-0.5 * ops.ones_like(v) for v in model.trainable_variables]
+        logged, gradient = objective.combine(terms, [g1, g2], batch)
+        return terms, logged, float(np.asarray(gradient[0]).ravel()[0])
+
+    # g1 = -2 g2: either leader is left with nothing but the term L2 g2.
+    for threshold in (schedules.Constant(1e9), 0.0):
+        terms, logged, step = weights(threshold)
+        robust = float(terms["robust"])
+        np.testing.assert_allclose(step, -0.5 * robust, rtol=1e-4, atol=1e-5)
+    l1 = float(terms["adversarial"])
+    high, low = weights(1e9)[1], weights(0.0)[1]
+    np.testing.assert_allclose(float(high["adversarial"]), l1, rtol=1e-5)
+    np.testing.assert_allclose(float(low["adversarial"]), 0.5 * l1, rtol=1e-5)
+    np.testing.assert_allclose(float(low["robust"]), robust + 0.5 * robust**2, rtol=1e-5)

@@ -1,0 +1,175 @@
+"""The training program: what it writes, resuming after a kill, what it refuses, the recipes."""
+
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+
+from tests import support
+from tfcert import LpBall, bound_margins, datasets
+from tfcert.cli import train, train_run
+
+SMALL = {
+    "objective": "crown-ibp",
+    "model": "mlp_1x12",
+    "eps": "0.03",
+    "train_eps": "0.04",
+    "ramp": "1,3",
+    "epochs": "4",
+    "batch_size": "100",
+    "learning_rate": "0.01",
+    "limit": "300",
+    "verify": "ibp,crown",
+    "attack_steps": "5",
+    "verbose": "0",
+}
+
+
+def command(out, **changes):
+    settings = {**SMALL, "out": str(out), **changes}
+    options = settings.pop("option", [])
+    names = [f"--{name}={value}" for name, value in settings.items() if value is not None]
+    return [
+        sys.executable,
+        "trainers/train.py",
+        *names,
+        *[f"--option={option}" for option in options],
+    ]
+
+
+def run(out, **changes):
+    return subprocess.run(
+        command(out, **changes),
+        cwd=support.ROOT,
+        env={**os.environ, "PYTHONPATH": str(support.ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def config_of(arguments):
+    """A configuration as the program reads it from a command line."""
+    before = set(flags.FLAGS)
+    train._define_flags()
+    try:
+        flags.FLAGS(["train", *arguments])
+        return train_run.Config(**{name: flags.FLAGS[name].value for name in train_run.SETTINGS})
+    finally:
+        flags.FLAGS.unparse_flags()
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+
+
+def test_a_run(tmp_path):
+    result = run(tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    out = tmp_path / "run"
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["flags"]["eps"] == 0.03 and facts["seed"] == 0
+    assert facts["parameters"] == 64 * 12 + 12 + 120 + 10
+    assert {"keras", "numpy", "python"} <= set(facts["versions"]) and facts["training_seconds"] > 0
+    history = json.loads((out / "history.json").read_text())
+    assert len(history["val_verified_accuracy"]) == len(history["seconds"]) == 4
+    np.testing.assert_allclose(history["eps"][-1], 0.04)
+
+    (_, _), (x, y) = datasets.load("digits")
+    x, y = x[:300], y[:300]
+    model = keras.saving.load_model(out / "model.keras")
+    results = json.loads((out / "results.json").read_text())
+    wrong = np.asarray(model(x)).argmax(1) != y
+    np.testing.assert_allclose(results["clean_error"], wrong.mean())
+    for method in ("ibp", "crown"):
+        margins = np.asarray(bound_margins(model, x, y, LpBall(0.03, clip=(0, 1)), method))
+        verified = (np.where(np.arange(10) == y[:, None], 1, margins) > 0).all(1) & ~wrong
+        np.testing.assert_allclose(results["methods"][method]["error"], 1 - verified.mean())
+    assert wrong.mean() <= results["attack"]["error"] <= results["methods"]["crown"]["error"]
+    percent = f"{100 * results['methods']['crown']['error']:.2f} %"
+    assert percent in result.stdout
+
+    again = run(tmp_path / "run")
+    assert again.returncode != 0 and "is not empty" in again.stderr
+    other = run(tmp_path / "run", resume="true", eps="0.05")
+    assert other.returncode != 0 and "--eps=0.03" in other.stderr
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    whole = run(tmp_path / "whole", epochs="6", model="mlp_2x40")
+    assert whole.returncode == 0, whole.stderr
+    arguments = {"epochs": "6", "model": "mlp_2x40"}
+    process = subprocess.Popen(
+        command(tmp_path / "killed", **arguments),
+        cwd=support.ROOT,
+        env={**os.environ, "PYTHONPATH": str(support.ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    backup = tmp_path / "killed" / "backup" / "training_metadata.json"
+    deadline = time.monotonic() + 120
+    while not backup.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = run(tmp_path / "killed", resume="true", **arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    first, second = (
+        json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "killed")
+    )
+    for name in first:
+        if name != "seconds":
+            assert first[name] == second[name], name
+    models = [
+        keras.saving.load_model(tmp_path / name / "model.keras") for name in ("whole", "killed")
+    ]
+    for a, b in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+BAD = {
+    "option": ({"option": ["weight=5.0"]}, "does not take weight. It takes: .*natural_weight"),
+    "model": ({"model": "lenet"}, "`name` must be one of dm_small"),
+    "image": ({"ramp": "3"}, "--ramp is begin,end"),
+    "data": ({"dataset": "mnist", "data_dir": "/nowhere"}, "no such file"),
+    "norm": ({"objective": "advibp", "norm": "2"}, "norm inf"),
+    "resume": ({"resume": "true"}, "there is no run.json"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_refused_before_training(name, tmp_path):
+    changes, text = BAD[name]
+    options = changes.pop("option", [])
+    arguments = [f"--{k}={v}" for k, v in {**SMALL, "out": str(tmp_path / "o"), **changes}.items()]
+    arguments += [f"--option={option}" for option in options]
+    with pytest.raises((ValueError, OSError), match=text):
+        train_run.prepare(config_of(arguments))
+    assert not (tmp_path / "o").exists()
+
+
+RECIPES = sorted((support.ROOT / "trainers" / "recipes").rglob("*.flags"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_recipes_build(path, monkeypatch):
+    """Every recipe gives an objective and a model, on arrays of the shape of its data."""
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    config = config_of([*shlex.split(" ".join(map(shlex.quote, lines))), "--out=unused"])
+    shape = (32, 32, 3) if config.dataset == "cifar10" else (28, 28, 1)
+    objective = train_run._objective(config)
+    ends = [s.end for s in objective.schedules().values() if s.unit == "epochs"]
+    assert max(ends) <= config.epochs
+    assert config.train_eps >= config.eps
+    train_run.models.get(config.model, shape, 10, config.mean, config.std)
+    train_run._learning_rate(config, 100)
+    assert pathlib.Path(config.out).name == "unused"
+    comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any(path.name in line for line in comment), "the head shows the command"

@@ -1,0 +1,63 @@
+"""How a backend differentiates, compiles, loops and trains: the only place that asks which it is.
+
+Everything else in the numerical core speaks ``keras.ops``. TensorFlow is the product; JAX runs the
+same bounds and objectives, compiled by XLA, where TensorFlow is not installed.
+"""
+
+import keras
+
+_NAME = keras.backend.backend()
+
+if _NAME == "tensorflow":
+    from tfcert.backend.tensorflow_backend import (
+        TrainStep,
+        check_float64,
+        check_full_precision,
+        compile_function,
+        eagerly,
+        fused,
+        is_symbolic,
+        leaky_slope,
+        loop,
+        misplaces_sum,
+        prefers_xla,
+        value_and_gradients,
+        vector_jacobian,
+    )
+elif _NAME == "jax":
+    from tfcert.backend.jax_backend import (  # type: ignore[assignment]
+        TrainStep,
+        check_float64,
+        check_full_precision,
+        compile_function,
+        eagerly,
+        fused,
+        is_symbolic,
+        leaky_slope,
+        loop,
+        misplaces_sum,
+        prefers_xla,
+        value_and_gradients,
+        vector_jacobian,
+    )
+else:
+    raise ImportError(
+        f"tfcert runs on the Keras backends tensorflow and jax. Received: {_NAME!r}. "
+        "Set the environment variable KERAS_BACKEND before the first import of keras."
+    )
+
+__all__ = [
+    "TrainStep",
+    "check_float64",
+    "check_full_precision",
+    "compile_function",
+    "eagerly",
+    "fused",
+    "is_symbolic",
+    "leaky_slope",
+    "loop",
+    "misplaces_sum",
+    "prefers_xla",
+    "value_and_gradients",
+    "vector_jacobian",
+]

@@ -1,0 +1,206 @@
+"""Differentiation, compilation, loops and training steps in JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import keras
+from keras import ops
+
+from tfcert.backend import shared
+from tfcert.types import Tensor
+
+__all__ = [
+    "TrainStep",
+    "check_float64",
+    "check_full_precision",
+    "compile_function",
+    "eagerly",
+    "fused",
+    "is_symbolic",
+    "leaky_slope",
+    "loop",
+    "misplaces_sum",
+    "prefers_xla",
+    "value_and_gradients",
+    "vector_jacobian",
+]
+
+
+def vector_jacobian(
+    function: Callable[..., Tensor], primals: Sequence[Tensor], cotangent: Tensor
+) -> Sequence[Tensor]:
+    """``J^T cotangent`` of a function at ``primals``, one tensor per primal."""
+    _, pullback = jax.vjp(function, *primals)
+    return pullback(cotangent)
+
+
+def value_and_gradients(
+    function: Callable[[list[Tensor]], tuple[Tensor, Any]], variables: list[Tensor]
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """``(value, auxiliary, gradients)`` of a function that returns ``(value, auxiliary)``."""
+    (value, auxiliary), gradients = jax.value_and_grad(function, has_aux=True)(variables)
+    return value, auxiliary, gradients
+
+
+def loop(
+    condition: Callable[..., Tensor],
+    body: Callable[..., tuple],
+    variables: tuple,
+    maximum_iterations: int | None = None,
+    gradients_for: int | None = None,
+) -> tuple:
+    """A while loop whose turns run one after another, so that memory stays that of one turn.
+
+    Args:
+        condition: Whether to go on, a function of the variables.
+        body: New values of the variables.
+        variables: Their first values.
+        maximum_iterations: Most turns.
+        gradients_for: Where gradients are to flow back through the loop, the most turns that it
+            can take.
+    """
+    if gradients_for is None:
+        return ops.while_loop(condition, body, variables, maximum_iterations=maximum_iterations)
+
+    # JAX differentiates loops of a known length only: turns after the end do nothing.
+    def turn(state: tuple, _: Any) -> tuple[tuple, None]:
+        following = jax.lax.cond(condition(*state), lambda s: tuple(body(*s)), lambda s: s, state)
+        return following, None
+
+    return jax.lax.scan(turn, tuple(variables), length=gradients_for)[0]
+
+
+def compile_function(
+    function: Callable[..., Any], model: keras.Model, jit_compile: bool | None = None
+) -> Callable[..., Any]:
+    """Compiles a function of tensors that reads the variables of ``model``."""
+    if jit_compile is False:
+        return function
+    variables = model.variables
+
+    # Variables read inside a jitted function would be baked in as constants: pass their values.
+    def with_values(values: list[Tensor], *arguments: Any) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return function(*arguments)
+
+    compiled = jax.jit(with_values)
+    return lambda *arguments: compiled([v.value for v in variables], *arguments)
+
+
+def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
+    """``function(*arguments)``: XLA fuses what it can by itself."""
+    return function(*arguments)
+
+
+def eagerly() -> Any:
+    """A context that computes at once, also where a graph is being built around it."""
+    return jax.ensure_compile_time_eval()
+
+
+def is_symbolic(value: Any) -> bool:
+    """Whether a value has no numbers yet, because a graph is being built from it."""
+    return isinstance(value, keras.KerasTensor | jax.core.Tracer)
+
+
+class TrainStep:
+    """How a trainer takes a step: gradients of its losses, joined, applied and logged.
+
+    A mixin before ``keras.Model``; the trainer gives ``batch_of``, ``losses_of``, ``combine`` and
+    ``log``. A step whose loss or gradient is NaN or infinite changes no weights.
+    """
+
+    def train_step(self: Any, state: tuple, data: Any) -> tuple:
+        trainable, fixed, optimizer_state, metrics = state
+
+        def forward(trainable: list[Tensor]) -> tuple[list[Tensor], tuple]:
+            with self._scope(trainable, fixed, metrics) as scope:
+                batch = self.batch_of(data, True)
+                losses, terms = self.losses_of(batch)
+            left = _values(scope, self.non_trainable_variables, fixed)
+            return losses, (terms, batch.logits, batch.notes, left)
+
+        losses, pullback, found = jax.vjp(forward, trainable, has_aux=True)
+        terms, logits, notes, fixed = found
+        gradients = []
+        for place in range(len(losses)):
+            hot = [jax.numpy.full_like(x, i == place) for i, x in enumerate(losses)]
+            gradients.append(pullback(hot)[0])
+        with self._scope(trainable, fixed, metrics) as scope:
+            batch = self.batch_of(data, True, logits)
+            batch.notes.update(notes)
+            terms, gradient = self.combine(terms, gradients, batch)
+            loss, gradient = shared.only_finite(sum(terms.values()), gradient)
+            logs = self.log(loss, terms, batch, data)
+            self.step.assign(self.step + 1)
+        fixed = _values(scope, self.non_trainable_variables, fixed)
+        metrics = _values(scope, self.metrics_variables, metrics)
+        trainable, optimizer_state = self.optimizer.stateless_apply(
+            optimizer_state, gradient, trainable
+        )
+        return logs, (trainable, fixed, optimizer_state, metrics)
+
+    def test_step(self: Any, state: tuple, data: Any) -> tuple:
+        trainable, fixed, metrics = state
+        with self._scope(trainable, fixed, metrics) as scope:
+            batch = self.batch_of(data, False)
+            _, terms = self.losses_of(batch)
+            logs = self.log(sum(terms.values()), terms, batch, data)
+        return logs, (
+            trainable,
+            _values(scope, self.non_trainable_variables, fixed),
+            _values(scope, self.metrics_variables, metrics),
+        )
+
+    def _scope(self: Any, trainable: list, fixed: list, metrics: list) -> Any:
+        pairs = [
+            *zip(self.trainable_variables, trainable, strict=True),
+            *zip(self.non_trainable_variables, fixed, strict=True),
+            *zip(self.metrics_variables, metrics, strict=True),
+        ]
+        return keras.StatelessScope(state_mapping=pairs)
+
+
+def _values(scope: Any, variables: list, before: list) -> list[Tensor]:
+    """What a scope leaves in variables."""
+    found = [scope.get_current_value(variable) for variable in variables]
+    return [old if new is None else new for new, old in zip(found, before, strict=True)]
+
+
+def prefers_xla() -> bool:
+    """Whether training steps are faster compiled with XLA."""
+    return True
+
+
+def check_float64(what: str) -> None:
+    """Raises where the backend has no float64."""
+    if not jax.config.jax_enable_x64:
+        raise ValueError(
+            f"{what} needs float64, which JAX replaces by float32. Set the environment "
+            "variable JAX_ENABLE_X64=1, or call jax.config.update('jax_enable_x64', True) "
+            "before the model is made."
+        )
+
+
+def check_full_precision() -> None:
+    """Raises where products of float32 numbers are known to be computed with fewer bits."""
+    shared.check_environment()
+    precision = jax.config.jax_default_matmul_precision
+    if jax.default_backend() != "cpu" and precision not in ("highest", "float32"):
+        raise shared.reduced(
+            f"jax_default_matmul_precision={precision} on a {jax.default_backend()}",
+            "Call jax.config.update('jax_default_matmul_precision', 'highest').",
+        )
+
+
+def misplaces_sum(shape: tuple[int, ...], constant: tuple[int, ...]) -> bool:
+    """Whether ``ops.add`` puts a constant elsewhere than broadcasting would."""
+    del shape, constant
+    return False
+
+
+def leaky_slope(slope: float) -> float:
+    """The slope that ``leaky_relu`` computes with: in the type of its input."""
+    return slope

@@ -1,0 +1,42 @@
+"""What both backends share."""
+
+from __future__ import annotations
+
+import os
+
+from keras import ops
+
+from tfcert.types import Tensor
+
+__all__ = ["check_environment", "only_finite", "reduced"]
+
+
+def reduced(setting: str, remedy: str) -> ValueError:
+    """The error for a setting that float_safe does not cover."""
+    return ValueError(
+        f"float_safe covers products in full float32. Received: {setting}, which rounds their "
+        f"operands to fewer bits. {remedy}"
+    )
+
+
+def check_environment() -> None:
+    """oneDNN, which both backends may call on a CPU, takes fewer bits where it is told to."""
+    for name in (
+        "ONEDNN_DEFAULT_FPMATH_MODE",
+        "DNNL_DEFAULT_FPMATH_MODE",
+        "TF_SET_ONEDNN_FPMATH_MODE",
+    ):
+        if os.environ.get(name, "STRICT").upper() != "STRICT":
+            raise reduced(f"{name}={os.environ[name]}", f"Unset {name}.")
+
+
+def only_finite(loss: Tensor, gradient: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The loss and its gradient; NaN and 0 where either is not finite.
+
+    A loss may be finite where its gradient is not: a ReLU may turn NaN into 0.
+    """
+    finite = ops.isfinite(loss)
+    for part in gradient:
+        finite = ops.logical_and(finite, ops.isfinite(ops.sum(part)))
+    gradient = [ops.where(finite, part, ops.zeros_like(part)) for part in gradient]
+    return ops.where(finite, loss, ops.full_like(loss, float("nan"))), gradient

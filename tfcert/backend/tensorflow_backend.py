@@ -1,0 +1,198 @@
+"""Differentiation, compilation, loops and training steps in TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfcert.backend import shared
+from tfcert.types import Tensor
+
+__all__ = [
+    "TrainStep",
+    "check_float64",
+    "check_full_precision",
+    "compile_function",
+    "eagerly",
+    "fused",
+    "is_symbolic",
+    "leaky_slope",
+    "loop",
+    "misplaces_sum",
+    "prefers_xla",
+    "value_and_gradients",
+    "vector_jacobian",
+]
+
+
+def vector_jacobian(
+    function: Callable[..., Tensor], primals: Sequence[Tensor], cotangent: Tensor
+) -> Sequence[Tensor]:
+    """``J^T cotangent`` of a function at ``primals``, one tensor per primal."""
+    with tf.GradientTape(persistent=False, watch_accessed_variables=False) as tape:
+        for primal in primals:
+            tape.watch(primal)
+        value = function(*primals)
+    return tape.gradient(
+        value,
+        list(primals),
+        output_gradients=cotangent,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+
+
+def value_and_gradients(
+    function: Callable[[list[Tensor]], tuple[Tensor, Any]], variables: list[Tensor]
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """``(value, auxiliary, gradients)`` of a function that returns ``(value, auxiliary)``."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(variables)
+        value, auxiliary = function(variables)
+    gradients = tape.gradient(value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return value, auxiliary, gradients
+
+
+def loop(
+    condition: Callable[..., Tensor],
+    body: Callable[..., tuple],
+    variables: tuple,
+    maximum_iterations: int | None = None,
+    gradients_for: int | None = None,
+) -> tuple:
+    """A while loop whose turns run one after another, so that memory stays that of one turn.
+
+    Args:
+        condition: Whether to go on, a function of the variables.
+        body: New values of the variables.
+        variables: Their first values.
+        maximum_iterations: Most turns.
+        gradients_for: Where gradients are to flow back through the loop, the most turns that it
+            can take.
+    """
+    del gradients_for  # They flow through any loop.
+    return tf.while_loop(
+        condition,
+        body,
+        variables,
+        parallel_iterations=1,
+        maximum_iterations=maximum_iterations,
+    )
+
+
+def compile_function(
+    function: Callable[..., Any], model: keras.Model, jit_compile: bool | None = None
+) -> Callable[..., Any]:
+    """Compiles a function of tensors that reads the variables of ``model``."""
+    del model  # A tf.function reads the current values of the variables by itself.
+    # XLA on a CPU turns transposed convolutions into plain loops (measured 3x slower than the
+    # kernels TensorFlow calls); it is used where it is asked for.
+    return tf.function(function, jit_compile=bool(jit_compile), autograph=False)
+
+
+def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
+    """``function(*arguments)`` as one kernel, where a graph is being built.
+
+    For chains of elementwise operations, whose time is that of reading and writing memory.
+    """
+    if tf.executing_eagerly():  # Compiling would cost more than one call saves.
+        return function(*arguments)
+    return tf.function(function, jit_compile=True, autograph=False)(*arguments)
+
+
+def eagerly() -> Any:
+    """A context that computes at once, also where a graph is being built around it."""
+    return tf.init_scope()
+
+
+def is_symbolic(value: Any) -> bool:
+    """Whether a value has no numbers yet, because a graph is being built from it."""
+    return isinstance(value, keras.KerasTensor) or tf.is_symbolic_tensor(value)
+
+
+class TrainStep:
+    """How a trainer takes a step: gradients of its losses, joined, applied and logged.
+
+    A mixin before ``keras.Model``; the trainer gives ``batch_of``, ``losses_of``, ``combine`` and
+    ``log``. A step whose loss or gradient is NaN or infinite changes no weights.
+    """
+
+    def train_step(self: Any, data: Any) -> dict[str, Any]:
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1 and self.objective.separate:
+            raise NotImplementedError(
+                f"{type(self.objective).__name__} weighs the gradients of its terms by those "
+                "of the whole batch: train it on one device, without a tf.distribute strategy."
+            )
+        with tf.GradientTape(persistent=True) as tape:
+            batch = self.batch_of(data, True)
+            losses, terms = self.losses_of(batch)
+            # The optimizer adds up the gradients of all replicas.
+            scaled = [self.optimizer.scale_loss(loss / replicas) for loss in losses]
+        variables = self.trainable_variables
+        gradients = [
+            tape.gradient(loss, variables, unconnected_gradients="zero") for loss in scaled
+        ]
+        del tape
+        terms, gradient = self.combine(terms, gradients, batch)
+        loss, gradient = shared.only_finite(sum(terms.values()), gradient)
+        logs = self.log(loss, terms, batch, data)
+        self.optimizer.apply_gradients(zip(gradient, variables, strict=True))
+        self.step.assign_add(1)
+        return logs
+
+    def test_step(self: Any, data: Any) -> dict[str, Any]:
+        batch = self.batch_of(data, False)
+        _, terms = self.losses_of(batch)
+        return self.log(sum(terms.values()), terms, batch, data)
+
+
+def prefers_xla() -> bool:
+    """Whether training steps are faster compiled with XLA."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def check_float64(what: str) -> None:
+    """Raises where the backend has no float64."""
+    del what
+
+
+def check_full_precision() -> None:
+    """Raises where products of float32 numbers are known to be computed with fewer bits."""
+    shared.check_environment()
+    if tf.config.experimental.tensor_float_32_execution_enabled() and (
+        tf.config.get_visible_devices("GPU")
+    ):
+        raise shared.reduced(
+            "TF32 enabled on a GPU",
+            "Call tf.config.experimental.enable_tensor_float_32_execution(False).",
+        )
+    for name, value in tf.config.optimizer.get_experimental_options().items():
+        if name.startswith("auto_mixed_precision") and value:
+            raise shared.reduced(
+                f"the optimizer option {name}",
+                f"Call tf.config.optimizer.set_experimental_options({{{name!r}: False}}).",
+            )
+
+
+def misplaces_sum(shape: tuple[int, ...], constant: tuple[int, ...]) -> bool:
+    """Whether ``ops.add`` puts a constant elsewhere than broadcasting would.
+
+    Keras takes a constant that varies along one axis for a bias: of the last axis where that
+    has its size, else of the first one behind the batch (Keras 3.15).
+    """
+    varying = [(i - len(constant), size) for i, size in enumerate(constant) if size > 1]
+    if len(varying) != 1 or not shape:
+        return False
+    ((axis, size),) = varying
+    if size == shape[-1]:
+        return axis != -1
+    return size == shape[0] and axis != -len(shape)
+
+
+def leaky_slope(slope: float) -> float:
+    """The slope that ``leaky_relu`` computes with: float32 whatever the type of its input."""
+    return float(np.float32(slope))
