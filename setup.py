@@ -50,6 +50,7 @@ setuptools.setup(
             "hypothesis>=6.100",
             "jax>=0.10",
             "mpmath>=1.3",
+            "onnx>=1.23",
             "pytest>=8.2",
             "pytest-xdist>=3.6",
             "scipy>=1.13",
@@ -60,6 +61,7 @@ setuptools.setup(
     },
     entry_points={
         "console_scripts": [
+            "tfcert-attack=tfcert.cli.attack:run",
             "tfcert-demo=tfcert.cli.demo:run",
             "tfcert-train=tfcert.cli.train:run",
         ]

@@ -113,9 +113,10 @@ def _as_before(monkeypatch, tmp_path):
 def test_code_runs(page):
     output = _run(page)
     if page == _README:
-        right, verified = map(float, re.findall(r"([\d.]+)%", output))
+        right, verified, trained = map(float, re.findall(r"([\d.]+)%", output))
         assert 90 < right <= 100
         assert 50 < verified <= right
+        assert verified < trained <= 100
 
 
 def test_code_blocks_say_what_they_are():

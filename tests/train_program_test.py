@@ -139,6 +139,8 @@ BAD = {
     "model": ({"model": "lenet"}, "`name` must be one of dm_small"),
     "image": ({"ramp": "3"}, "--ramp is begin,end"),
     "data": ({"dataset": "mnist", "data_dir": "/nowhere"}, "no such file"),
+    "schedule": ({"option": ["natural_weight=linear(1,0,5)"]}, "with the schedule linear"),
+    "mean": ({"mean": "a"}, "--mean are numbers"),
     "norm": ({"objective": "advibp", "norm": "2"}, "norm inf"),
     "resume": ({"resume": "true"}, "there is no run.json"),
 }
@@ -168,7 +170,10 @@ def test_recipes_build(path, monkeypatch):
     ends = [s.end for s in objective.schedules().values() if s.unit == "epochs"]
     assert max(ends) <= config.epochs
     assert config.train_eps >= config.eps
-    train_run.models.get(config.model, shape, 10, config.mean, config.std)
+    mean, std = train_run._numbers("mean", config.mean), train_run._numbers("std", config.std)
+    if "large" not in config.model and "medium" not in config.model:  # Those take long.
+        train_run.models.get(config.model, shape, 10, mean, std)
+    assert config.model in train_run.models.NAMES and (mean is None or len(mean) in (1, shape[-1]))
     train_run._learning_rate(config, 100)
     assert pathlib.Path(config.out).name == "unused"
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]

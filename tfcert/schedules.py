@@ -71,6 +71,7 @@ class Schedule:
         return self.value_at(clock.time(self.unit))
 
     def value_at(self, time: Tensor) -> Tensor:
+        """The value at a time in the schedule's unit."""
         raise NotImplementedError
 
     @property

@@ -99,6 +99,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         return self.network_shape[0]
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """The model's own scores."""
         return self.model(inputs, training=training)
 
     def compile(self, optimizer: Any = "adam", *, jit_compile: Any = "auto", **kwargs: Any) -> None:

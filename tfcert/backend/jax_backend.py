@@ -113,6 +113,7 @@ class TrainStep:
     """
 
     def train_step(self: Any, state: tuple, data: Any) -> tuple:
+        """One step of training, for Keras\'s fit."""
         trainable, fixed, optimizer_state, metrics = state
 
         def forward(trainable: list[Tensor]) -> tuple[list[Tensor], tuple]:
@@ -143,6 +144,7 @@ class TrainStep:
         return logs, (trainable, fixed, optimizer_state, metrics)
 
     def test_step(self: Any, state: tuple, data: Any) -> tuple:
+        """One step of evaluation, for Keras\'s evaluate and for validation."""
         trainable, fixed, metrics = state
         with self._scope(trainable, fixed, metrics) as scope:
             batch = self.batch_of(data, False)

@@ -121,6 +121,7 @@ class TrainStep:
     """
 
     def train_step(self: Any, data: Any) -> dict[str, Any]:
+        """One step of training, for Keras\'s fit."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if replicas > 1 and self.objective.separate:
             raise NotImplementedError(
@@ -145,6 +146,7 @@ class TrainStep:
         return logs
 
     def test_step(self: Any, data: Any) -> dict[str, Any]:
+        """One step of evaluation, for Keras\'s evaluate and for validation."""
         batch = self.batch_of(data, False)
         _, terms = self.losses_of(batch)
         return self.log(sum(terms.values()), terms, batch, data)

@@ -26,15 +26,16 @@ def _define_flags() -> None:
         "option",
         [],
         "An argument of the objective, name=value, such as --option=weight=5.0 or, for a value "
-        "that moves as the radius grows, --option=natural_weight=(1.0,0.5). May be repeated.",
+        "that moves as the radius grows, --option=natural_weight=(1.0,0.5), or a schedule over "
+        "epochs, --option=conflict_threshold=linear(1e-5,0.0,109,158). May be repeated.",
     )
     flags.DEFINE_enum("dataset", "digits", datasets.NAMES, "Data set.")
     flags.DEFINE_string("data_dir", None, "Folder of npz files; default: Keras's downloads.")
     flags.DEFINE_string(
         "model", "dm_small", f"One of {', '.join(models.NAMES)}, or mlp_<layers>x<units>."
     )
-    flags.DEFINE_float("mean", None, "Subtracted from pixels inside of the model.")
-    flags.DEFINE_float("std", None, "What pixels are divided by inside of the model.")
+    flags.DEFINE_list("mean", None, "Subtracted from pixels inside of the model; per channel.")
+    flags.DEFINE_list("std", None, "What pixels are divided by inside of the model, then.")
     flags.DEFINE_enum(
         "init", "keras", ["keras", "ibp"], "Initial weights; ibp: tfcert.models.ibp_initialization."
     )

@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,8 +44,8 @@ class Config:
     dataset: str
     data_dir: str | None
     model: str
-    mean: float | None
-    std: float | None
+    mean: list[str] | None
+    std: list[str] | None
     init: str
     eps: float
     norm: str
@@ -96,7 +97,8 @@ def prepare(config: Config) -> Training:
         train = (train[0][: config.limit], train[1][: config.limit])
         test = (test[0][: config.limit], test[1][: config.limit])
     keras.utils.set_random_seed(config.seed)
-    model = models.get(config.model, train[0].shape[1:], 10, config.mean, config.std)
+    mean, std = _numbers("mean", config.mean), _numbers("std", config.std)
+    model = models.get(config.model, train[0].shape[1:], 10, mean, std)
     if config.init == "ibp":
         models.ibp_initialization(model, config.seed)
     trainer = CertifiedTrainer(model, _objective(config), seed=config.seed)
@@ -133,10 +135,7 @@ def _objective(config: Config) -> objectives.Objective:
         arguments["ramp"] = shape(0.0, 1.0, begin, end)
     for option in config.option:
         name, _, text = option.partition("=")
-        try:
-            arguments[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            arguments[name] = text
+        arguments[name] = _value(text)
     for name in arguments:
         if name not in choices:
             raise ValueError(
@@ -145,6 +144,30 @@ def _objective(config: Config) -> objectives.Objective:
             )
     norm: Any = "inf" if config.norm == "inf" else int(config.norm)
     return kind(LpBall(config.eps, norm=norm, clip=(0.0, 1.0)), **arguments)
+
+
+_SCHEDULE = re.compile(r"(constant|linear|smoothed|exponential|cosine|piecewise)\((.*)\)")
+
+
+def _value(text: str) -> Any:
+    """What the text of an option stands for: a schedule, a Python literal, or itself."""
+    schedule = _SCHEDULE.fullmatch(text)
+    try:
+        if schedule:
+            kind = getattr(schedules, schedule[1].title())
+            return kind(*ast.literal_eval(f"({schedule[2]},)"))
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError) as error:
+        if schedule:
+            raise ValueError(f"--option with the schedule {text}: {error}") from error
+        return text
+
+
+def _numbers(name: str, values: list[str] | None) -> list[float] | None:
+    try:
+        return None if values is None else [float(value) for value in values]
+    except ValueError:
+        raise ValueError(f"--{name} are numbers. Received: {','.join(values or [])}.") from None
 
 
 def _learning_rate(config: Config, steps: int) -> Any:

@@ -133,8 +133,11 @@ class AdvIBP(CrownIBP):
     def current(self, clock: Clock) -> dict[str, Tensor]:
         values = super().current(clock)
         values.pop("natural_weight")
-        ramp = values.pop("attack_ramp")
-        return {**values, "attack_eps": ramp * self._largest_eps()}
+        return {
+            **values,
+            "attack_eps": self.attack_ramp(clock) * self._largest_eps(),
+            "conflict_threshold": self.conflict_threshold(clock),
+        }
 
     def phase(self, clock: Clock) -> tuple[Tensor, Tensor]:
         """Whether the adversarial and the certified loss take part (both: the joint phase)."""

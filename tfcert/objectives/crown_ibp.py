@@ -10,9 +10,8 @@ from keras import ops
 from tfcert.bounds import methods
 from tfcert.bounds.margins import Margins
 from tfcert.objectives.ibp import IBP
-from tfcert.objectives.objective import Batch, as_weight, plain_weight, ramped
+from tfcert.objectives.objective import Batch
 from tfcert.regions import Region
-from tfcert.schedules import Clock, Constant, Schedule
 from tfcert.types import Tensor
 
 __all__ = ["CrownIBP"]
@@ -62,39 +61,23 @@ class CrownIBP(IBP):
             tolerance=tolerance,
             validation_method=validation_method,
         )
-        self.backward_weight = as_weight("backward_weight", backward_weight)
+        self.add_weights(backward_weight=backward_weight)
         self.slope = slope
         self._method: methods.Method = methods.CrownIBP(slope)
 
     def training_method(self) -> Any:
-        return "ibp" if self._never_backward() else self._method
-
-    def _never_backward(self) -> bool:
-        weight = self.backward_weight
-        return weight == (0.0, 0.0) or weight == Constant(0.0)
+        return "ibp" if self.weights["backward_weight"].is_zero else self._method
 
     @property
     def default_method(self) -> Any:  # type: ignore[override]
-        return "ibp" if self._last_backward_weight() == 0 else self._method
-
-    def _last_backward_weight(self) -> float:
-        weight = self.backward_weight
-        return weight.last if isinstance(weight, Schedule) else weight[1]
-
-    def schedules(self) -> dict[str, Schedule]:
-        known = super().schedules()
-        if isinstance(self.backward_weight, Schedule):
-            known["backward_weight"] = self.backward_weight
-        return known
-
-    def current(self, clock: Clock) -> dict[str, Tensor]:
-        return {**super().current(clock), "backward_weight": self._backward_weight(clock)}
+        """How ``verified_accuracy`` is bounded: as at the end of training."""
+        return "ibp" if self.weights["backward_weight"].last == 0 else self._method
 
     def margin_bounds(self, batch: Batch, known: Margins) -> Tensor:
         interval = known.interval()
-        if self._never_backward():
+        if self.weights["backward_weight"].is_zero:
             return interval
-        beta = self._backward_weight(batch.clock)
+        beta = self.weight("backward_weight", batch.clock)
         known.prepare()  # Outside of the branch: others may read it too.
 
         def mixed() -> Tensor:
@@ -103,13 +86,5 @@ class CrownIBP(IBP):
         # The sweep costs several times what all else does: not where its weight is 0.
         return ops.cond(beta > 0, mixed, lambda: interval)
 
-    def _backward_weight(self, clock: Clock) -> Tensor:
-        weight = ramped(self.ramp(clock), self.backward_weight, clock)
-        return ops.cast(weight, "float32")
-
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "backward_weight": plain_weight(self.backward_weight),
-            "slope": self.slope,
-        }
+        return {**super().get_config(), "slope": self.slope}

@@ -5,20 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras import ops
 
 from tfcert.bounds.margins import Margins
 from tfcert.objectives.losses import cross_entropy, worst_case_logits
-from tfcert.objectives.objective import (
-    Batch,
-    RobustObjective,
-    as_weight,
-    plain_weight,
-    ramped,
-)
+from tfcert.objectives.objective import Batch, RobustObjective
 from tfcert.objectives.warmup import warmup_regularizers
 from tfcert.regions import Region
-from tfcert.schedules import Clock, Schedule
 from tfcert.types import Tensor
 
 __all__ = ["IBP"]
@@ -67,22 +59,13 @@ class IBP(RobustObjective):
         super().__init__(
             region, train_eps=train_eps, ramp=ramp, validation_method=validation_method
         )
-        self.natural_weight = as_weight("natural_weight", natural_weight)
+        self.add_weights(natural_weight=natural_weight)
         self.regularizer, self.tolerance = float(regularizer), float(tolerance)
         if self.regularizer < 0 or not self.tolerance > 0:
             raise ValueError(
                 "`regularizer` must be at least 0 and `tolerance` > 0. "
                 f"Received: regularizer={regularizer}, tolerance={tolerance}."
             )
-
-    def schedules(self) -> dict[str, Schedule]:
-        known = super().schedules()
-        if isinstance(self.natural_weight, Schedule):
-            known["natural_weight"] = self.natural_weight
-        return known
-
-    def current(self, clock: Clock) -> dict[str, Tensor]:
-        return {**super().current(clock), "natural_weight": self._natural_weight(clock)}
 
     @property
     def term_names(self) -> tuple[str, ...]:
@@ -93,7 +76,7 @@ class IBP(RobustObjective):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         known = self.bounds(batch, self.training_method())
         worst = worst_case_logits(self.margin_bounds(batch, known))
-        kappa = self._natural_weight(batch.clock)
+        kappa = self.weight("natural_weight", batch.clock)
         terms = {
             "natural": kappa * cross_entropy(batch.y, batch.logits),
             "robust": (1.0 - kappa) * self.robust_loss(batch, worst),
@@ -120,14 +103,9 @@ class IBP(RobustObjective):
         """What a method adds to this loss."""
         return {}
 
-    def _natural_weight(self, clock: Clock) -> Tensor:
-        weight = ramped(self.ramp(clock), self.natural_weight, clock)
-        return ops.cast(weight, "float32")
-
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "natural_weight": plain_weight(self.natural_weight),
             "regularizer": self.regularizer,
             "tolerance": self.tolerance,
         }

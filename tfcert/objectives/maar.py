@@ -10,9 +10,8 @@ from keras import ops
 from tfcert.bounds.margins import Margins
 from tfcert.objectives.crown_ibp import CrownIBP
 from tfcert.objectives.losses import boosted_cross_entropy, cross_entropy, kl_divergence
-from tfcert.objectives.objective import Batch, as_weight, plain_weight, ramped
+from tfcert.objectives.objective import Batch
 from tfcert.regions import Region
-from tfcert.schedules import Clock, Schedule
 from tfcert.types import Tensor
 
 __all__ = ["MAAR"]
@@ -98,7 +97,7 @@ class MAAR(CrownIBP):
             tolerance=tolerance,
             validation_method=validation_method,
         )
-        self.weight = as_weight("weight", weight)
+        self.add_weights(weight=weight)
         self.classification, self.divergence = classification, divergence
         self.selection, self.consistency_bound = selection, consistency_bound
         self.detach = tuple(detach)
@@ -112,15 +111,6 @@ class MAAR(CrownIBP):
             )
 
     extra_names = ("consistency",)
-
-    def current(self, clock: Clock) -> dict[str, Tensor]:
-        return {**super().current(clock), "consistency_weight": self._weight(clock)}
-
-    def schedules(self) -> dict[str, Schedule]:
-        known = super().schedules()
-        if isinstance(self.weight, Schedule):
-            known["consistency_weight"] = self.weight
-        return known
 
     def robust_loss(self, batch: Batch, worst: Tensor) -> Tensor:
         if self.classification == "boosted":
@@ -137,7 +127,7 @@ class MAAR(CrownIBP):
         if "clean" in self.detach:
             clean = ops.stop_gradient(clean)
         term = self._divergence(clean, worst, known)
-        return {"consistency": self._weight(batch.clock) * chosen * term}
+        return {"consistency": self.weight("weight", batch.clock) * chosen * term}
 
     def _selected(self, batch: Batch) -> Tensor:
         if self.selection == "hard":
@@ -156,13 +146,9 @@ class MAAR(CrownIBP):
         largest = -known.pairs()  # u[:, k, j] >= z'_j - z'_k
         return ops.sum(ops.exp(log_p) * (log_p + ops.logsumexp(largest, axis=-1)), axis=-1)
 
-    def _weight(self, clock: Clock) -> Tensor:
-        return ops.cast(ramped(self.ramp(clock), self.weight, clock), "float32")
-
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "weight": plain_weight(self.weight),
             "classification": self.classification,
             "divergence": self.divergence,
             "selection": self.selection,

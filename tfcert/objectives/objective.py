@@ -17,10 +17,10 @@ from tfcert.network import network_of
 from tfcert.regions import LpBall, Region
 from tfcert.regions.seeds import Seeds
 from tfcert.rules.primitives import Node
-from tfcert.schedules import Clock, Linear, Schedule, get
+from tfcert.schedules import Clock, Constant, Linear, Schedule, get
 from tfcert.types import Tensor
 
-__all__ = ["Batch", "Objective", "RobustObjective", "as_weight", "plain_weight", "ramped"]
+__all__ = ["Batch", "Objective", "RobustObjective", "Weight"]
 
 
 @dataclasses.dataclass
@@ -154,6 +154,48 @@ class Objective:
         return f"{type(self).__name__}(region={self.region!r})"
 
 
+class Weight:
+    """The weight of a term: a number, a schedule, or a pair that follows the radius.
+
+    Args:
+        name: For messages.
+        value: What the user gave; a pair is (at radius 0, at full radius).
+    """
+
+    def __init__(self, name: str, value: Any):
+        self.schedule: Schedule | None = None
+        if isinstance(value, (tuple, list)):
+            if len(value) != 2:
+                raise ValueError(
+                    f"`{name}` must be a number, a schedule or a pair (at radius 0, at full "
+                    f"radius). Received: {name}={value!r}."
+                )
+            self.first, self.last = float(value[0]), float(value[1])
+        else:
+            self.schedule = get(value)
+            self.first = self.last = self.schedule.last
+
+    def at(self, ramp: Tensor, clock: Clock) -> Tensor:
+        """The weight at a fraction of the radius, a float32 scalar."""
+        if self.schedule is not None:
+            return self.schedule(clock)
+        return ops.cast(self.first + (self.last - self.first) * ramp, "float32")
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is 0 all the time, so that the term need not be computed."""
+        if self.schedule is not None:
+            return self.schedule == Constant(0.0)
+        return self.first == self.last == 0.0
+
+    @property
+    def config(self) -> Any:
+        """The weight as a configuration holds it."""
+        if self.schedule is None:
+            return [self.first, self.last]
+        return keras.saving.serialize_keras_object(self.schedule)
+
+
 class RobustObjective(Objective):
     """An objective that trains at a radius which grows from 0.
 
@@ -192,16 +234,27 @@ class RobustObjective(Objective):
         if validation_method is not None:
             methods.get(validation_method)
         self.train_region = region if train_eps is None else region.with_eps(train_eps)
+        # By the names of the arguments that they come from, which the History shows too.
+        self.weights: dict[str, Weight] = {}
+
+    def add_weights(self, **values: Any) -> None:
+        """Takes arguments that are weights of terms."""
+        for name, value in values.items():
+            self.weights[name] = Weight(name, value)
+
+    def weight(self, name: str, clock: Clock) -> Tensor:
+        """A weight at this step."""
+        return self.weights[name].at(self.ramp(clock), clock)
 
     def schedules(self) -> dict[str, Schedule]:
-        return {"ramp": self.ramp}
+        known = {name: weight.schedule for name, weight in self.weights.items()}
+        return {"ramp": self.ramp, **{k: v for k, v in known.items() if v is not None}}
 
     def current(self, clock: Clock) -> dict[str, Tensor]:
-        values = super().current(clock)
-        ramp = values.pop("ramp")
-        eps = self._largest_eps()
+        ramp, eps = self.ramp(clock), self._largest_eps()
         # A box has no radius: the History shows the fraction of its size.
-        return {"ramp": ramp, **values} if eps is None else {"eps": ramp * eps, **values}
+        values = {"ramp": ramp} if eps is None else {"eps": ramp * eps}
+        return values | {name: self.weight(name, clock) for name in self.weights}
 
     @property
     def target(self) -> Region:
@@ -239,34 +292,8 @@ class RobustObjective(Objective):
             "train_eps": self.train_eps,
             "ramp": keras.saving.serialize_keras_object(self.ramp),
             "validation_method": self.validation_method,
+            **{name: weight.config for name, weight in self.weights.items()},
         }
-
-
-def ramped(ramp: Tensor, weight: Any, clock: Clock) -> Tensor:
-    """A weight: a schedule's value, or between a pair's numbers as the radius grows."""
-    if isinstance(weight, Schedule):
-        return weight(clock)
-    first, last = weight
-    return first + (last - first) * ramp
-
-
-def as_weight(name: str, value: Any) -> Any:
-    """A number or a schedule as a schedule; a pair that follows the radius stays one."""
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(
-                f"`{name}` must be a number, a schedule or a pair (at radius 0, at full radius). "
-                f"Received: {name}={value!r}."
-            )
-        return float(value[0]), float(value[1])
-    return get(value)
-
-
-def plain_weight(value: Any) -> Any:
-    """A weight as a configuration holds it."""
-    if isinstance(value, tuple):
-        return list(value)
-    return keras.saving.serialize_keras_object(value)
 
 
 def _is_object(value: Any) -> bool:

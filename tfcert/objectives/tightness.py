@@ -13,12 +13,11 @@ from tfcert.bounds.margins import Margins
 from tfcert.bounds.statistics import node_values
 from tfcert.network import Network, network_of
 from tfcert.objectives.crown_ibp import CrownIBP
-from tfcert.objectives.objective import Batch, as_weight, plain_weight, ramped
+from tfcert.objectives.objective import Batch
 from tfcert.regions import Region
 from tfcert.relaxations import TwoPiece
 from tfcert.rules.nonlinear import Elementwise
 from tfcert.rules.primitives import Node, Nonlinear
-from tfcert.schedules import Clock, Constant, Schedule
 from tfcert.types import Tensor
 
 __all__ = ["Tightness", "TightRelaxation", "relaxation_tightness"]
@@ -208,8 +207,7 @@ class TightRelaxation(CrownIBP):
             tolerance=tolerance,
             validation_method=validation_method,
         )
-        self.gap_weight = as_weight("gap_weight", gap_weight)
-        self.feasibility_weight = as_weight("feasibility_weight", feasibility_weight)
+        self.add_weights(gap_weight=gap_weight, feasibility_weight=feasibility_weight)
         self.base, self.specifications = base, specifications
         self.distance, self.reduction = distance, reduction
         for name, choices in _CHOICES.items():
@@ -221,7 +219,7 @@ class TightRelaxation(CrownIBP):
 
     def build(self, trainer: Any) -> None:
         super().build(trainer)
-        if _is_zero(self.feasibility_weight):
+        if self.weights["feasibility_weight"].is_zero:
             return
         network = network_of(trainer.model)
         known = set(_relu_nodes(network))
@@ -235,41 +233,20 @@ class TightRelaxation(CrownIBP):
     def training_method(self) -> Any:
         return self._method
 
-    def current(self, clock: Clock) -> dict[str, Tensor]:
-        values = super().current(clock)
-        ramp = self.ramp(clock)
-        for name in ("gap_weight", "feasibility_weight"):
-            values[name] = ops.cast(ramped(ramp, getattr(self, name), clock), "float32")
-        return values
-
-    def schedules(self) -> dict[str, Schedule]:
-        known = super().schedules()
-        for name in ("gap_weight", "feasibility_weight"):
-            if isinstance(getattr(self, name), Schedule):
-                known[name] = getattr(self, name)
-        return known
-
     @property
     def extra_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        weights = (("gap", self.gap_weight), ("feasibility", self.feasibility_weight))
-        return tuple(name for name, weight in weights if not _is_zero(weight))
+        return tuple(n for n in ("gap", "feasibility") if not self.weights[f"{n}_weight"].is_zero)
 
     def extra_terms(self, batch: Batch, known: Margins, worst: Tensor) -> dict[str, Tensor]:
         if not self.extra_names:
             return {}
         rows, share = self._rows(batch, known, worst)
         tightness = relaxation_tightness(known, rows, batch.moments, self.distance, self.reduction)
-        ramp = self.ramp(batch.clock)
-        found = {
-            "gap": (self.gap_weight, tightness.gap),
-            "feasibility": (self.feasibility_weight, tightness.infeasibility),
+        found = {"gap": tightness.gap, "feasibility": tightness.infeasibility}
+        return {
+            name: self.weight(f"{name}_weight", batch.clock) * share * ops.sum(found[name], axis=-1)
+            for name in self.extra_names
         }
-        terms = {}
-        for name in self.extra_names:
-            weight, values = found[name]
-            factor = ops.cast(ramped(ramp, weight, batch.clock), values.dtype)
-            terms[name] = factor * share * ops.sum(values, axis=-1)
-        return terms
 
     def _rows(self, batch: Batch, known: Margins, worst: Tensor) -> tuple[Tensor, float]:
         """The margins to regularise, and what a sum over them is multiplied with."""
@@ -287,14 +264,8 @@ class TightRelaxation(CrownIBP):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "gap_weight": plain_weight(self.gap_weight),
-            "feasibility_weight": plain_weight(self.feasibility_weight),
             "base": self.base,
             "specifications": self.specifications,
             "distance": self.distance,
             "reduction": self.reduction,
         }
-
-
-def _is_zero(weight: Any) -> bool:
-    return weight == (0.0, 0.0) or weight == Constant(0.0)

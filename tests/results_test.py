@@ -1,0 +1,44 @@
+"""The tables in the docs are those of the measurements that are kept."""
+
+import importlib.util
+import sys
+
+import pytest
+
+from tests import support
+
+
+def load(name):
+    """A program of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, support.ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _flags_as_before():
+    from absl import flags
+
+    before = set(flags.FLAGS)
+    yield
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+
+
+def test_results_of_training():
+    text = (support.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert load("results_table").tables().strip() in text
+
+
+def test_results_of_benchmarks():
+    text = (support.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert load("tables").page(text) == text
+
+
+def test_no_run_tells_where_it_was():
+    for path in (support.ROOT / "docs" / "results").rglob("run.json"):
+        text = path.read_text(encoding="utf-8")
+        assert "uncommitted" not in text
+        assert '"data_dir": "data"' in text
