@@ -3,8 +3,8 @@
     python benchmarks/results_table.py           # writes the tables into docs/results.md
     python benchmarks/results_table.py --collect=runs   # first copies finished runs from a folder
 
-A run keeps its flags, versions and commit (run.json), its History (history.json) and the errors that
-were measured (results.json).
+A run keeps its flags, versions and commit (run.json), its History (history.json) and its errors
+(results.json).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""tfcert's side of the training benchmark: one training step of an objective, as ``fit`` runs it."""
+"""The training benchmark of tfcert: one step of an objective, as ``fit`` runs it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _MAY_KNOW = {
     "network": {"types", "backend", "relaxations", "graph", "rules"},
     "bounds": {"types", "backend", "regions", "relaxations", "graph", "rules", "network"},
     "schedules": {"types"},
-    "attacks": {"types", "backend", "regions", "network", "schedules"},
+    "attacks": {"types", "backend", "regions", "graph", "network", "schedules"},
     "models": {"network", "rules"},
     "objectives": {
         *("types", "backend", "regions", "relaxations", "rules", "network", "bounds"),
@@ -30,17 +30,20 @@ _MAY_KNOW = {
     "fitting": {"types", "backend", "bounds", "network", "schedules"},
     "trainer": {"types", "backend", "network", "objectives", "schedules", "fitting"},
     "evaluation": {"regions", "bounds", "attacks"},
-    "smoothing": {"types", "backend", "network"},
+    "smoothing": {"types", "backend", "regions"},
     "tfcert": {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
-        *("schedules", "attacks", "models", "objectives", "trainer"),
+        *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "evaluation"),
         *("models", "objectives", "schedules", "trainer"),
     },
     "trainers": {"cli"},
-    "benchmarks": {"tfcert", "types", "backend", "regions", "graph", "rules", "bounds", "datasets"},
+    "benchmarks": {
+        *("tfcert", "types", "backend", "regions", "graph", "rules", "bounds", "datasets"),
+        "smoothing",
+    },
 }
 
 

@@ -1,6 +1,15 @@
 """Sound, tight and fast output bounds for Keras models under input perturbations."""
 
-from tfcert import attacks, datasets, models, objectives, relaxations, rules, schedules
+from tfcert import (
+    attacks,
+    datasets,
+    models,
+    objectives,
+    relaxations,
+    rules,
+    schedules,
+    smoothing,
+)
 from tfcert.bounds import bound, bound_margins, methods
 from tfcert.regions import Box, LpBall
 from tfcert.rules import register_activation, register_affine, register_monotone, register_rule
@@ -29,4 +38,5 @@ __all__ = [
     "relaxations",
     "rules",
     "schedules",
+    "smoothing",
 ]

@@ -1,0 +1,17 @@
+"""Randomized smoothing: certificates that hold with a chosen probability, for any network."""
+
+from tfcert.smoothing.classifier import SmoothedCertificates, SmoothedClassifier
+from tfcert.smoothing.confidence import lower_bound
+from tfcert.smoothing.noise import Gaussian, Laplace, Noise, Uniform
+from tfcert.smoothing.sequential import Adaptive
+
+__all__ = [
+    "Adaptive",
+    "Gaussian",
+    "Laplace",
+    "Noise",
+    "SmoothedCertificates",
+    "SmoothedClassifier",
+    "Uniform",
+    "lower_bound",
+]

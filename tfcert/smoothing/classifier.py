@@ -1,0 +1,244 @@
+"""Randomized smoothing: certificates of a network's most frequent class under noise."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from tfcert.smoothing import confidence, sequential
+from tfcert.smoothing.counting import BLOCK, VoteCounter
+from tfcert.smoothing.noise import Noise, resolve
+
+__all__ = ["SmoothedCertificates", "SmoothedClassifier"]
+
+# Independent noise for each purpose: the class that is certified must not be chosen by the samples
+# that certify it.
+_SELECTION, _ESTIMATION, _PREDICTION = range(3)
+
+
+class SmoothedCertificates(NamedTuple):
+    """What `SmoothedClassifier.certify` finds, one entry per input.
+
+    Attributes:
+        prediction: The certified class; -1 where the classifier abstains. int64.
+        radius: Every input that is closer gets the same class, in the norm and the units of the
+            noise; 0 where the classifier abstains. float64.
+        p_lower: Lower bound of the class's probability under noise. float64.
+        samples: Draws that ``p_lower`` comes from; the n0 of the selection come on top. int64.
+    """
+
+    prediction: np.ndarray
+    radius: np.ndarray
+    p_lower: np.ndarray
+    samples: np.ndarray
+
+
+class SmoothedClassifier:
+    """The classifier that returns a network's most probable class under noise.
+
+    ``g(x) = argmax_c P(argmax f(x + noise) = c)``. `certify` gives a radius around x in which g
+    does not change, true with probability 1 - alpha over the noise that it draws. The network f may
+    be anything; it classifies well under noise only where it was trained with it. The noise is
+    added to the model's input, so normalisation belongs into the model.
+
+    Args:
+        model: A Keras model with one input of floats and scores of shape ``(batch, classes)``;
+            logits and probabilities are alike, as only their order counts.
+        sigma: The standard deviation of Gaussian noise (radii in the l2 norm), in the units of the
+            input.
+        noise: Instead of sigma: ``tfcert.smoothing.Gaussian``, ``Laplace`` or ``Uniform`` (the
+            last two: radii in the l1 norm), or ``tfp.distributions.Normal``, ``Laplace`` or
+            ``Uniform`` of one coordinate.
+        batch_size: Noisy samples per call of the network, in steps of 100; by default chosen for
+            the device. It changes speed and memory, not the noise.
+
+    Example:
+
+    >>> smoothed = tfcert.smoothing.SmoothedClassifier(model, sigma=0.25)
+    >>> found = smoothed.certify(x_test[:10], n=10_000)
+    >>> certified = (found.prediction == y_test[:10]) & (found.radius > 0.5)
+
+    Reference: Cohen et al., 2019, https://arxiv.org/abs/1902.02918, section 3.2.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        sigma: float | None = None,
+        noise: Any = None,
+        batch_size: int | None = None,
+    ):
+        self.model = _checked_model(model)
+        self.noise: Noise = resolve(sigma, noise)
+        if batch_size is not None:
+            _check_count("batch_size", batch_size, BLOCK)
+        self._counter = VoteCounter(model, self.noise, batch_size)
+
+    def certify(
+        self,
+        x: Any,
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        index: Any = 0,
+        adaptive: bool | sequential.Adaptive = False,
+    ) -> SmoothedCertificates:
+        """The smoothed class of each input, and the radius in which it is certain.
+
+        The n0 first samples choose a class. n further ones, independent of them, give a one-sided
+        Clopper-Pearson bound of its probability at level alpha, and with it the radius. Where the
+        bound is at most 1/2, the classifier abstains.
+
+        Args:
+            x: Inputs, ``(batch, *input_shape)``.
+            n0: Samples for the choice of the class.
+            n: Samples for the bound; the most there can be with ``adaptive``.
+            alpha: The probability, for each input, with which its certificate may be wrong.
+            seed: A non-negative integer. The same seed gives the same noise: take one that an
+                attacker cannot know where that matters.
+            index: The place of the first input in its data set, or one place per input. The noise
+                of an input depends on its place, not on the batch that it comes in.
+            adaptive: Whether an input may draw fewer samples where more would change little; an
+                `Adaptive` to set how little.
+
+        Example:
+
+        >>> found = smoothed.certify(x, n=100_000, adaptive=True)
+        >>> print(found.prediction[0], found.radius[0], found.samples[0])
+        """
+        _check_count("n0", n0)
+        _check_count("n", n)
+        confidence.check_alpha(alpha)
+        x, classes = self._checked(x)
+        places = _checked_places(index, len(x))
+        _check_seed(seed)
+
+        chosen = self._counter.count(x, places, classes, (seed, _SELECTION), 0, n0)
+        prediction = chosen.argmax(axis=-1)
+
+        def draw(active: np.ndarray, start: int, stop: int) -> np.ndarray:
+            key = (seed, _ESTIMATION)
+            votes = self._counter.count(x[active], places[active], classes, key, start, stop)
+            return votes[np.arange(len(active)), prediction[active]]
+
+        rule = _checked_adaptive(adaptive)
+        plan = rule.plan(n, alpha, BLOCK) if rule else sequential.single_look(n, alpha)
+        p_lower, samples = sequential.estimate(draw, len(x), plan, rule, self.noise.radius)
+        prediction = np.where(p_lower > 0.5, prediction, -1)
+        return SmoothedCertificates(prediction, self.noise.radius(p_lower), p_lower, samples)
+
+    def predict(
+        self, x: Any, n: int = 1000, alpha: float = 0.001, seed: int = 0, index: Any = 0
+    ) -> np.ndarray:
+        """The smoothed class of each input, without a radius.
+
+        The two classes with the most votes are compared by a two-sided binomial test. Where it
+        does not tell them apart at level alpha, the classifier abstains.
+
+        Args:
+            x: Inputs, ``(batch, *input_shape)``.
+            n: Samples.
+            alpha: The probability, for each input, of another class than the smoothed one.
+            seed: As for `certify`; the noise is another one.
+            index: As for `certify`.
+
+        Returns:
+            int64, ``(batch,)``: classes, -1 where the classifier abstains.
+
+        Reference: Hung and Fithian, "Rank verification for exponential families", 2019,
+        https://arxiv.org/abs/1610.03944; Cohen et al., 2019, Proposition 1.
+        """
+        _check_count("n", n)
+        confidence.check_alpha(alpha)
+        x, classes = self._checked(x)
+        places = _checked_places(index, len(x))
+        _check_seed(seed)
+        votes = self._counter.count(x, places, classes, (seed, _PREDICTION), 0, n)
+        second, first = np.moveaxis(np.sort(votes, axis=-1)[:, -2:], -1, 0)
+        clear = confidence.two_sided_test(first, second) <= alpha
+        return np.where(clear, votes.argmax(axis=-1), -1)
+
+    def _checked(self, x: Any) -> tuple[np.ndarray, int]:
+        """The inputs as the model takes them, and its number of classes."""
+        if keras.ops.is_tensor(x):
+            x = keras.ops.convert_to_numpy(x)
+        x = np.asarray(x)
+        expected = tuple(self.model.input_shape)[1:]
+        fits = len(x.shape) == len(expected) + 1 and all(
+            wanted in (None, size) for wanted, size in zip(expected, x.shape[1:], strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"`x` must have the shape (batch, {', '.join(map(str, expected))}) that model "
+                f"{self.model.name!r} takes. Received: x of shape {x.shape}."
+            )
+        if not len(x):
+            raise ValueError(f"`x` is empty. Received: x of shape {x.shape}.")
+        x = x.astype(keras.backend.standardize_dtype(self.model.inputs[0].dtype))
+        if not np.isfinite(x).all():
+            raise ValueError("`x` must be finite. Received: NaN or infinite entries.")
+        return x, int(self.model.output_shape[-1])
+
+
+def _checked_model(model: Any) -> keras.Model:
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"`model` must be a keras.Model. Received: {model!r} (of type {type(model).__name__})."
+        )
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            f"Model {model.name!r} has no known input. It must be a Sequential model that is built "
+            "or a functional one; wrap others: keras.Model(inputs, model(inputs))."
+        )
+    if len(model.inputs) != 1:
+        raise ValueError(f"Model {model.name!r} must have one input. Received: {model.inputs}.")
+    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+    if dtype not in ("float32", "float64"):
+        raise ValueError(
+            f"Model {model.name!r} must take float32 or float64, to which noise can be added. "
+            f"Received: an input of type {dtype}."
+        )
+    shapes = [tuple(output.shape) for output in keras.tree.flatten(model.outputs)]
+    if len(shapes) != 1 or len(shapes[0]) != 2 or (shapes[0][1] or 0) < 2:
+        raise ValueError(
+            f"Model {model.name!r} must have one output of shape (batch, classes) with at least "
+            f"two classes. Received: output shapes {shapes}."
+        )
+    return model
+
+
+def _check_count(name: str, value: Any, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}."
+        )
+
+
+def _check_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"`seed` must be a non-negative integer. Received: seed={seed!r}.")
+
+
+def _checked_places(index: Any, batch: int) -> np.ndarray:
+    places = np.asarray(index)
+    known = np.issubdtype(places.dtype, np.integer) and places.shape in ((), (batch,))
+    if not known or places.min() < 0:
+        raise ValueError(
+            "`index` must be the place of the first input in its data set, or one place per input "
+            f"({batch}): non-negative integers. Received: index={index!r}."
+        )
+    return places if places.shape else places + np.arange(batch)
+
+
+def _checked_adaptive(adaptive: Any) -> sequential.Adaptive | None:
+    if isinstance(adaptive, sequential.Adaptive):
+        return adaptive
+    if not isinstance(adaptive, (bool, np.bool_)):
+        raise ValueError(
+            "`adaptive` must be True, False or a tfcert.smoothing.Adaptive. "
+            f"Received: adaptive={adaptive!r}."
+        )
+    return sequential.Adaptive() if adaptive else None

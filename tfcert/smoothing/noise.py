@@ -1,0 +1,185 @@
+"""Noise distributions with a proven radius.
+
+Each coordinate of the noise is drawn independently, with location zero. Where the base classifier
+returns class A with a probability of at least p > 1/2 under the noise around x, the class that it
+returns most often is A at every point closer to x than ``radius(p)``, in the noise's norm. All
+other classes together have at most 1 - p, which is the bound of the runner-up that is used here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tfcert.smoothing import drawing
+
+__all__ = ["Gaussian", "Laplace", "Noise", "Uniform", "resolve"]
+
+_NORMAL = statistics.NormalDist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """What all noise distributions share: a scale, a norm and a radius.
+
+    Attributes:
+        scale: In the units of the model's input.
+        norm: Of the radius: 1 or 2.
+    """
+
+    scale: float
+    norm: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        wrong = isinstance(self.scale, bool) or not isinstance(self.scale, (int, float, np.number))
+        if wrong or not 0.0 < self.scale < math.inf:
+            raise ValueError(
+                f"`scale` of {type(self).__name__} noise must be a positive finite number. "
+                f"Received: scale={self.scale!r}."
+            )
+        object.__setattr__(self, "scale", float(self.scale))
+
+    def radius(self, p_lower: Any) -> np.ndarray:
+        """The certified radius where the class has at least probability ``p_lower``.
+
+        Args:
+            p_lower: A lower bound of the class's probability under noise; a number or an array.
+
+        Returns:
+            float64, the shape of ``p_lower``; 0 where ``p_lower`` is at most 1/2.
+        """
+        p = np.asarray(p_lower, "float64")
+        if not ((p >= 0.0) & (p <= 1.0)).all():
+            raise ValueError(f"`p_lower` must lie in [0, 1]. Received: p_lower={p_lower!r}.")
+        result = np.zeros(p.shape)
+        above = p > 0.5
+        result[above] = self.scale * self._unit_radius(p[above])
+        return result
+
+    def _unit_radius(self, p: np.ndarray) -> np.ndarray:
+        """The radius at scale 1 for probabilities above 1/2."""
+        raise NotImplementedError
+
+
+class Gaussian(Noise):
+    """Normal noise: radii in the l2 norm.
+
+    Density ``exp(-z^2 / (2 sigma^2)) / (sigma sqrt(2 pi))``, radius ``sigma * Phi^-1(p)`` with the
+    quantile function ``Phi^-1`` of the standard normal distribution. It is the largest possible
+    one: some base classifier with this p changes its class right behind it.
+
+    Args:
+        scale: The standard deviation sigma.
+
+    Example:
+
+    >>> Gaussian(0.25).radius([0.4, 0.9, 0.999]).round(4)
+    array([0.    , 0.3204, 0.7726])
+
+    Reference: Cohen et al., 2019, https://arxiv.org/abs/1902.02918, Theorem 1 with the runner-up's
+    probability bounded by 1 - p (their section 3.2.2).
+    """
+
+    norm: ClassVar[int] = 2
+
+    def _unit_radius(self, p: np.ndarray) -> np.ndarray:
+        values = [_NORMAL.inv_cdf(value) if value < 1.0 else math.inf for value in p.ravel()]
+        return np.asarray(values, "float64").reshape(p.shape)
+
+
+class Laplace(Noise):
+    """Laplace noise: radii in the l1 norm.
+
+    Density ``exp(-|z| / b) / (2 b)``, radius ``-b * log(2 (1 - p))``. It is the largest possible
+    one, reached along a coordinate axis. Lecuyer et al., 2019, https://arxiv.org/abs/1802.03471,
+    have ``b / 2 * log(p / (1 - p))`` from differential privacy, which is never larger.
+
+    Args:
+        scale: The parameter b; the standard deviation is ``b * sqrt(2)``.
+
+    Example:
+
+    >>> Laplace(0.25).radius([0.4, 0.9, 0.999]).round(4)
+    array([0.    , 0.4024, 1.5537])
+
+    Reference: Teng et al., "l1 adversarial robustness certificates: a randomized smoothing
+    approach", 2020; also Yang et al., 2020, https://arxiv.org/abs/2002.08118, Table 1.
+    """
+
+    norm: ClassVar[int] = 1
+
+    def _unit_radius(self, p: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):  # p = 1: every distance.
+            return -np.log(2.0 * (1.0 - p))
+
+
+class Uniform(Noise):
+    """Uniform noise on a cube: radii in the l1 norm.
+
+    Density ``1 / (2 w)`` on ``[-w, w]``, radius ``2 w (p - 1/2)``: a shift by d leaves
+    ``prod(1 - |d_i| / 2w) >= 1 - |d|_1 / 2w`` of the cube's volume where it was, and what left it
+    may count against the class.
+
+    Args:
+        scale: The half width w of the cube.
+
+    Example:
+
+    >>> Uniform(0.25).radius([0.4, 0.9, 0.999]).round(4)
+    array([0.    , 0.2   , 0.2495])
+
+    Reference: Yang et al., 2020, https://arxiv.org/abs/2002.08118, Table 1.
+    """
+
+    norm: ClassVar[int] = 1
+
+    def _unit_radius(self, p: np.ndarray) -> np.ndarray:
+        return 2.0 * (p - 0.5)
+
+
+_FAMILIES = {"Normal": Gaussian, "Laplace": Laplace, "Uniform": Uniform}
+
+
+def resolve(sigma: Any, noise: Any) -> Noise:
+    """The noise that ``sigma=`` or ``noise=`` means; exactly one of them is given.
+
+    A distribution of TensorFlow Probability is accepted where its exact class is Normal, Laplace
+    or Uniform (a subclass may have another density), its location is zero and its parameters are
+    numbers, so that the coordinates are independent and alike.
+    """
+    if (sigma is None) == (noise is None):
+        raise ValueError(
+            "Exactly one of `sigma` (of Gaussian noise) and `noise` must be given. "
+            f"Received: sigma={sigma!r}, noise={noise!r}."
+        )
+    if noise is None:
+        wrong = isinstance(sigma, bool) or not isinstance(sigma, (int, float, np.number))
+        if wrong or not 0.0 < sigma < math.inf:
+            raise ValueError(
+                f"`sigma` must be a positive finite number. Received: sigma={sigma!r}."
+            )
+        return Gaussian(sigma)
+    if type(noise) in (Gaussian, Laplace, Uniform):
+        return noise
+    family, parameters = drawing.describe(noise)
+    for name, value in parameters.items():
+        if value.shape != ():
+            raise NotImplementedError(
+                "`noise` must be the distribution of one coordinate, the same for all: parameters "
+                f"without a shape. Received: {family} with {name} of shape {value.shape}."
+            )
+    if family == "Uniform":
+        location = 0.5 * (parameters["low"] + parameters["high"])
+        scale = parameters["high"]
+    else:
+        location, scale = parameters["loc"], parameters["scale"]
+    if location != 0.0:
+        raise ValueError(
+            "`noise` must have location zero: radii are proven for noise around the input. "
+            f"Received: {family} around {float(location):g}."
+        )
+    return _FAMILIES[family](float(scale))
