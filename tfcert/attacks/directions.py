@@ -12,22 +12,31 @@ from tfcert.types import Tensor
 __all__ = ["steepest"]
 
 
-def steepest(region: Region, gradient: Tensor, x: Tensor, sparsity: float = 0.05) -> Tensor:
+def steepest(
+    region: Region, gradient: Tensor, points: Tensor, x: Tensor, sparsity: float = 0.05
+) -> Tensor:
     """The d with ``||d / r||_p <= 1`` for which ``sum(gradient * d)`` is largest.
 
     ``r`` is the region's radius in each coordinate. For p = 1 the maximum moves a single
     coordinate; here the share ``sparsity`` of them with the largest ``|gradient| r`` moves, alike.
+    For finite p, coordinates that are at their limit and would be pushed beyond it get no share of
+    the step, which clipping would take away again.
 
     Args:
         region: Gives r and p.
         gradient: Tensor of the shape of x.
+        points: Where the gradient was taken, inside the region.
         x: Inputs.
         sparsity: See above.
+
+    Reference: for p = 1, Tramer and Boneh, 2019, https://arxiv.org/abs/1904.13000, algorithm 1
     """
     radius = region.reach(x)
     if region.norm == math.inf:
         return radius * ops.sign(gradient)
-    weights = ops.abs(gradient) * radius
+    lower, upper = region.inner_limits(x)
+    stuck = ops.where(gradient > 0, points >= upper, points <= lower)
+    weights = ops.where(stuck, ops.zeros_like(gradient), ops.abs(gradient)) * radius
     flat = ops.reshape(weights, (-1, math.prod(weights.shape[1:])))
     # Scaled to at most 1 first, so that no power under- or overflows.
     flat = flat / ops.maximum(ops.max(flat, axis=-1, keepdims=True), 1e-30)

@@ -8,7 +8,7 @@ from keras import ops
 
 from tfcert.types import Tensor
 
-__all__ = ["LOSSES", "margin"]
+__all__ = ["CLASSES", "LOSSES", "margin"]
 
 
 def margin(y: Tensor, logits: Tensor) -> Tensor:
@@ -27,8 +27,7 @@ def cross_entropy(y: Tensor, logits: Tensor) -> Tensor:
 def logits_ratio(y: Tensor, logits: Tensor) -> Tensor:
     """The margin over the difference of the best and the third score: blind to their scale.
 
-    Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, equation 6; needs three
-    classes.
+    Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, equation 6
     """
     best = ops.top_k(logits, k=3, sorted=True)[0]
     return margin(y, logits) / (best[..., 0] - best[..., 2] + 1e-12)
@@ -39,3 +38,6 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "margin": margin,
     "logits_ratio": logits_ratio,
 }
+
+# The fewest classes that a loss is defined for.
+CLASSES: Mapping[str, int] = {"cross_entropy": 2, "margin": 2, "logits_ratio": 3}

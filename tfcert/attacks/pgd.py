@@ -3,55 +3,57 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend
-from tfcert.attacks import losses
+from tfcert import backend, graph
+from tfcert.attacks import inputs, losses
 from tfcert.attacks.directions import steepest
+from tfcert.attacks.inputs import Scores
 from tfcert.network import cache_of
 from tfcert.regions import Region
-from tfcert.schedules import Clock, Schedule, get
+from tfcert.schedules import Clock, Constant, Schedule, get
 from tfcert.types import Tensor
 
 __all__ = ["FGSM", "PGD"]
 
-# function(points) -> scores, (batch, classes)
-Scores = Callable[[Tensor], Tensor]
-
 
 class PGD:
-    """Projected gradient ascent on a loss, from several random starts.
+    """Projected gradient ascent on a loss, from one or several starts.
 
-    Calling it gives, for every input, the worst point that was met: one that the model
-    misclassifies if there was any, else the one with the smallest margin. Every point lies in the
-    region, inside of its float limits.
+    Calling it gives, for every input, the worst point that was met, x among them: the one with the
+    largest margin of a wrong class over the right one, which is misclassified where this margin is
+    positive. Every point lies in the region, inside of its float limits.
 
     Args:
         region: Where to search.
         steps: Gradient steps of each restart.
         step_size: Length of a step, as a fraction of the region's radius (of its half width, for a
             ``Box``): a number or a schedule over steps. Default: ``min(1, 2.5 / steps)``.
-        restarts: Number of starts.
+        restarts: Number of starts. Of several, the last is at x: it often finds what others miss.
         loss: "cross_entropy", "margin" or "logits_ratio".
-        momentum: Share of the last direction that is kept; gradients are normalised to mean
-            absolute value 1 before they are added up, as in MI-FGSM.
-        random_start: Whether to start at random points of the region, instead of at x.
-        early_stop: Whether a sample rests once it is misclassified, and all stop when all are.
+        momentum: What the directions of earlier steps are multiplied with before the new one is
+            added; gradients are first normalised to mean absolute value 1, as in MI-FGSM.
+        random_start: Whether (other) starts are random points of the region, instead of x.
+        early_stop: Whether to end once all inputs that are attacked together are misclassified.
         sparsity: For norm 1, the share of coordinates that a step moves.
 
     Example:
 
-    >>> attack = tfcert.attacks.PGD(tfcert.LpBall(0.1, clip=(0.0, 1.0)), steps=40, restarts=3)
-    >>> worst = attack(model, x, y)
+    >>> import keras, numpy as np, tfcert
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    >>> model.set_weights([np.eye(2), np.zeros(2)])
+    >>> x, y = np.array([[0.5, 0.25]], "float32"), np.array([0])
+    >>> attack = tfcert.attacks.PGD(tfcert.LpBall(0.25), steps=10, restarts=2)
+    >>> np.asarray(model(attack(model, x, y))).argmax(axis=1).tolist()
+    [1]
 
     Reference: Madry et al., 2018, https://arxiv.org/abs/1706.06083; momentum: Dong et al., 2018,
-    https://arxiv.org/abs/1710.06081; norm 1: Tramer and Boneh, 2019,
-    https://arxiv.org/abs/1904.13000, section 4.
+    https://arxiv.org/abs/1710.06081, algorithm 1.
     """
 
     def __init__(
@@ -73,15 +75,20 @@ class PGD:
             )
         if loss not in losses.LOSSES:
             raise ValueError(f"`loss` must be one of {tuple(losses.LOSSES)}. Received: {loss!r}.")
-        for name, value in (("steps", steps), ("restarts", restarts)):
-            if not (isinstance(value, (int, np.integer)) and value >= 1):
-                raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}.")
+        steps, restarts = _positive("steps", steps), _positive("restarts", restarts)
+        if restarts > 1 and not random_start:
+            raise ValueError(
+                "`restarts` above 1 need random starts; all others would be the same. "
+                f"Received: restarts={restarts}, random_start={random_start}."
+            )
         if not 0 <= momentum < 1:
             raise ValueError(f"`momentum` must lie in [0, 1). Received: momentum={momentum}.")
         if not 0 < sparsity <= 1:
             raise ValueError(f"`sparsity` must lie in (0, 1]. Received: sparsity={sparsity}.")
-        self.region, self.steps, self.restarts = region, int(steps), int(restarts)
+        self.region, self.steps, self.restarts = region, steps, restarts
         self.step_size = get(min(1.0, 2.5 / steps) if step_size is None else step_size)
+        if isinstance(self.step_size, Constant) and not self.step_size.value > 0:
+            raise ValueError(f"`step_size` must be > 0. Received: step_size={step_size}.")
         self.loss, self.momentum, self.random_start = loss, momentum, random_start
         self.early_stop, self.sparsity = early_stop, sparsity
 
@@ -91,44 +98,52 @@ class PGD:
         """The worst points found.
 
         Args:
-            model: A built model with one output, ``(batch, classes)``; runs in inference mode.
+            model: A model with one output, ``(batch, classes)``; runs in inference mode.
             x: Inputs, ``(batch, *input_shape)``.
             y: Integer labels, ``(batch,)``.
             seed: Decides the random starts.
-            batch_size: Samples that are attacked together.
+            batch_size: Inputs that are attacked together.
 
         Returns:
             A tensor of the shape of x.
         """
-        x, y = _checked(model, x, y)
+        if not isinstance(seed, (int, np.integer)):
+            raise ValueError(f"`seed` must be an integer. Received: seed={seed!r}.")
+        x, y = inputs.check(model, x, y, losses.CLASSES[self.loss])
         self.region.validate(x)
-        if not keras.backend.is_float_dtype(x.dtype):
-            x = ops.cast(x, keras.config.floatx())
         size = x.shape[0]
-        piece = min(size, batch_size)
+        piece = min(size, _positive("batch_size", batch_size))
         own = self.region.per_sample(x)
         compiled = self._compiled(model, tuple(own))
         found = []
         for index, start in enumerate(range(0, size, piece)):
+            # The last batch is filled up, so that all of them run the same program.
             chosen = np.minimum(np.arange(start, start + piece), size - 1)
-            key = ops.convert_to_tensor(np.array([seed, index], "int32"))
+            key = ops.convert_to_tensor(np.array([int(seed) & 0x7FFFFFFF, index], "int32"))
             cut = [ops.take(tensor, chosen, axis=0) for tensor in (x, y, *own.values())]
             found.append(compiled(key, *cut)[: min(piece, size - start)])
         return found[0] if len(found) == 1 else ops.concatenate(found, axis=0)
 
     def _compiled(self, model: keras.Model, names: tuple[str, ...]) -> Callable:
-        """The search as one program, kept with the model."""
-        functions = cache_of(model).setdefault("attacks", {})
-        key = (type(self), *self.__dict__.values())
-        if key not in functions:
+        """The search as one program, kept with the model as long as its layers are the same."""
+        settings = graph.settings(model)
+        before, programs = cache_of(model).get("attacks", (None, {}))
+        if before is None or not graph.same_settings(before, settings):
+            programs = {}
+            cache_of(model)["attacks"] = (settings, programs)
+        # What differs from sample to sample is an argument of the program and no part of its key.
+        rest = tuple(value for name, value in vars(self).items() if name != "region")
+        key = (type(self), self.region.with_per_sample(dict.fromkeys(names)), names, rest)
+        if key not in programs:
+            attack = copy.copy(self)  # whose attributes nobody changes
 
             def run(seed: Tensor, x: Tensor, y: Tensor, *values: Tensor) -> Tensor:
-                region = self.region.with_per_sample(dict(zip(names, values, strict=True)))
-                search = self.with_region(region).search
-                return search(lambda points: model(points, training=False), x, y, seed)
+                own = dict(zip(names, values, strict=True))
+                found = attack.with_region(attack.region.with_per_sample(own))
+                return found.search(inputs.scores_of(model), x, y, seed)
 
-            functions[key] = backend.compile_function(run, model)
-        return functions[key]
+            programs[key] = backend.compile_function(run, model)
+        return programs[key]
 
     def with_region(self, region: Region) -> PGD:
         """The same attack elsewhere."""
@@ -149,14 +164,15 @@ class PGD:
         state = (ops.convert_to_tensor(0, dtype="int32"), x, best_margin)
 
         def running(restart: Tensor, best: Tensor, best_margin: Tensor) -> Tensor:
-            open_ = ops.any(best_margin <= 0) if self.early_stop else True
-            return ops.logical_and(restart < self.restarts, open_)
+            return ops.logical_and(restart < self.restarts, self._goes_on(best_margin))
 
         def body(restart: Tensor, best: Tensor, best_margin: Tensor) -> tuple:
             start = x
             if self.random_start:
                 own = ops.cast(seed, "int32") + ops.stack([0 * restart, 7919 * restart])
                 start = self.region.sample(x, 1, own)[:, 0]
+            if self.restarts > 1:
+                start = ops.where(restart == self.restarts - 1, x, start)
             best, best_margin = self._ascend(scores, x, y, start, best, best_margin)
             return restart + 1, best, best_margin
 
@@ -169,7 +185,7 @@ class PGD:
         moves = ops.zeros_like(x)
 
         def body(step: Tensor, points: Tensor, moves: Tensor) -> tuple:
-            gradient, _ = self._gradient(scores, y, points)
+            _, _, gradient = self._measure(scores, y, points)
             points, moves = self._move(x, points, moves, gradient, step)
             return step + 1, points, moves
 
@@ -178,6 +194,10 @@ class PGD:
             lambda step, *_: step < self.steps, body, (start, points, moves)
         )
         return points
+
+    def _goes_on(self, best_margin: Tensor) -> Tensor:
+        """Whether some input is still classified correctly, where that decides."""
+        return ops.any(best_margin <= 0) if self.early_stop else ops.convert_to_tensor(True)
 
     def _ascend(
         self,
@@ -191,38 +211,36 @@ class PGD:
         """One restart: the best points so far, with those met on the way."""
 
         def running(
-            step: Tensor, points: Tensor, moves: Tensor, best: Tensor, margin: Tensor
+            step: Tensor, points: Tensor, moves: Tensor, best: Tensor, best_margin: Tensor
         ) -> Tensor:
-            open_ = ops.any(margin <= 0) if self.early_stop else True
-            return ops.logical_and(step < self.steps, open_)
+            return ops.logical_and(step < self.steps, self._goes_on(best_margin))
 
         def body(
-            step: Tensor, points: Tensor, moves: Tensor, best: Tensor, margin: Tensor
+            step: Tensor, points: Tensor, moves: Tensor, best: Tensor, best_margin: Tensor
         ) -> tuple:
-            gradient, here = self._gradient(scores, y, points)
-            best, margin = better(points, here, best, margin)
+            _, margin, gradient = self._measure(scores, y, points)
+            best, best_margin = better(points, margin, best, best_margin)
             points, moves = self._move(x, points, moves, gradient, step)
-            return step + 1, points, moves, best, margin
+            return step + 1, points, moves, best, best_margin
 
         state = (
             ops.convert_to_tensor(0, dtype="int32"),
-            start,
-            ops.zeros_like(x),
-            best,
-            best_margin,
+            *(start, ops.zeros_like(x)),
+            *(best, best_margin),
         )
         _, points, _, best, best_margin = backend.loop(running, body, state)
         return better(points, losses.margin(y, scores(points)), best, best_margin)
 
-    def _gradient(self, scores: Scores, y: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of the loss, and the margin."""
+    def _measure(self, scores: Scores, y: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of every sample, its margin, and the gradient of the loss."""
 
-        def total(variables: list[Tensor]) -> tuple[Tensor, Tensor]:
+        def total(variables: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             logits = scores(variables[0])
-            return ops.sum(losses.LOSSES[self.loss](y, logits)), losses.margin(y, logits)
+            loss = losses.LOSSES[self.loss](y, logits)
+            return ops.sum(loss), (loss, losses.margin(y, logits))
 
-        _, margin, (gradient,) = backend.value_and_gradients(total, [points])
-        return gradient, margin
+        _, (loss, margin), (gradient,) = backend.value_and_gradients(total, [points])
+        return loss, margin, gradient
 
     def _move(
         self, x: Tensor, points: Tensor, moves: Tensor, gradient: Tensor, step: Tensor
@@ -232,24 +250,32 @@ class PGD:
             size = ops.mean(ops.abs(gradient), axis=axes, keepdims=True)
             gradient = self.momentum * moves + gradient / ops.maximum(size, 1e-30)
         length = ops.cast(self.step_size(Clock(step, 1)), x.dtype)
-        direction = steepest(self.region, gradient, x, self.sparsity)
+        direction = steepest(self.region, gradient, points, x, self.sparsity)
         return self.region.project(points + length * direction, x), gradient
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.region!r}, steps={self.steps}, "
-            f"step_size={self.step_size!r}, restarts={self.restarts}, loss={self.loss!r})"
-        )
+        names = inspect.signature(type(self)).parameters
+        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
 
 
 class FGSM(PGD):
     """One step along the sign of the gradient (norm inf; else its steepest direction), from x.
 
-    Reference: Goodfellow et al., 2015, https://arxiv.org/abs/1412.6572
+    Gives where that step ends, ``project(x + eps sign(gradient))``, even if the model does better
+    there than at x.
+
+    Args:
+        region: Where to step.
+        loss: As in ``PGD``.
+
+    Reference: Goodfellow et al., 2015, https://arxiv.org/abs/1412.6572, section 4
     """
 
     def __init__(self, region: Region, *, loss: str = "cross_entropy"):
         super().__init__(region, steps=1, step_size=1.0, loss=loss, random_start=False)
+
+    def search(self, scores: Scores, x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
+        return self.last_point(scores, x, y, seed)
 
 
 def better(points: Tensor, margin: Tensor, best: Tensor, best_margin: Tensor) -> tuple:
@@ -262,26 +288,7 @@ def better(points: Tensor, margin: Tensor, best: Tensor, best_margin: Tensor) ->
     )
 
 
-def _checked(model: keras.Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    x, y = ops.convert_to_tensor(x), ops.convert_to_tensor(y)
-    shape = getattr(model, "output_shape", None)
-    if not (isinstance(shape, tuple) and len(shape) == 2):
-        raise ValueError(
-            "Attacks need a model with one output of shape (batch, classes). "
-            f"Received: output shape {shape}."
-        )
-    if x.shape[0] == 0:
-        raise ValueError(f"`x` is empty. Received: x of shape {tuple(x.shape)}.")
-    if len(y.shape) != 1 or y.shape[0] != x.shape[0] or not keras.backend.is_int_dtype(y.dtype):
-        kind = keras.backend.standardize_dtype(y.dtype)
-        raise ValueError(
-            f"`y` must hold one integer label per input, shape ({x.shape[0]},). "
-            f"Received: {kind} of shape {tuple(y.shape)}."
-        )
-    labels = ops.convert_to_numpy(y)
-    if labels.min() < 0 or labels.max() >= shape[1]:
-        raise ValueError(
-            f"`y` must lie in [0, {shape[1]}), the model's classes. "
-            f"Received: labels from {labels.min()} to {labels.max()}."
-        )
-    return x, ops.cast(y, "int32")
+def _positive(name: str, value: int) -> int:
+    if not (isinstance(value, (int, np.integer)) and value >= 1):
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
+    return int(value)

@@ -1,0 +1,99 @@
+"""What attacks are given: a model as a function of points, and labelled inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert.types import Tensor
+
+__all__ = ["Scores", "check", "scores_of"]
+
+# function(points) -> scores, (batch, classes)
+Scores = Callable[[Tensor], Tensor]
+
+
+def scores_of(model: keras.Model) -> Scores:
+    """The model in inference mode; behind a final softmax, the logarithm of its outputs.
+
+    The logarithm orders the classes alike. It undoes the softmax up to a constant, and with it the
+    gradients that vanish where the model is sure.
+    """
+    last = _last_operation(model)
+    name = getattr(getattr(last, "activation", None), "__name__", "")
+    softmax = isinstance(last, keras.layers.Softmax) or name == "softmax"
+
+    def scores(points: Tensor) -> Tensor:
+        outputs = model(points, training=False)
+        if keras.backend.standardize_dtype(outputs.dtype) in ("float16", "bfloat16"):
+            outputs = ops.cast(outputs, "float32")  # sums over a batch would overflow
+        if not softmax:
+            return outputs
+        tiny = float(np.finfo(keras.backend.standardize_dtype(outputs.dtype)).tiny)
+        return ops.log(ops.maximum(outputs, tiny))
+
+    return scores
+
+
+def _last_operation(model: Any) -> Any:
+    """What computes the output; None for a model that is written as a class."""
+    while isinstance(model, keras.Model):
+        outputs = getattr(model, "outputs", None)
+        if not outputs:
+            return None
+        model = outputs[0]._keras_history.operation
+    return model
+
+
+def check(model: keras.Model, x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    """Inputs as floats and labels as integers; raises unless all three fit together.
+
+    Args:
+        model: The model.
+        x: Inputs.
+        y: Labels.
+        least: How many classes are needed.
+    """
+    x, y = ops.convert_to_tensor(x), ops.convert_to_tensor(y)
+    if len(x.shape) == 0 or x.shape[0] == 0:
+        raise ValueError(f"`x` must hold inputs. Received: x of shape {tuple(x.shape)}.")
+    if not keras.backend.is_float_dtype(x.dtype):
+        x = ops.cast(x, keras.config.floatx())
+    if len(y.shape) != 1 or y.shape[0] != x.shape[0] or not keras.backend.is_int_dtype(y.dtype):
+        kind = keras.backend.standardize_dtype(y.dtype)
+        raise ValueError(
+            f"`y` must hold one integer label per input, shape ({x.shape[0]},). "
+            f"Received: {kind} of shape {tuple(y.shape)}."
+        )
+    classes = _classes(model, x)
+    if classes < least:
+        raise ValueError(
+            f"The attack needs a model with at least {least} classes. Received: a model with "
+            f"{classes}."
+        )
+    labels = ops.convert_to_numpy(y)
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"`y` must lie in [0, {classes}), the model's classes. "
+            f"Received: labels from {labels.min()} to {labels.max()}."
+        )
+    return x, ops.cast(y, "int32")
+
+
+def _classes(model: keras.Model, x: Tensor) -> int:
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
+    outputs = getattr(model, "outputs", None)
+    # A model that is written as a class tells its shapes only by running.
+    outputs = outputs or keras.tree.flatten(model(x[:1], training=False))
+    shapes = [tuple(output.shape) for output in outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] is None:
+        raise ValueError(
+            "Attacks need a model with one output of shape (batch, classes). "
+            f"Received: outputs of shapes {shapes}."
+        )
+    return shapes[0][1]

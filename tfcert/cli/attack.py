@@ -1,0 +1,169 @@
+"""Attacks a trained classifier and says how often it still answers right.
+
+tfcert-attack --model_path=run/model.keras --dataset=digits --eps=0.05 --attack=apgd --out=a.json
+
+Attacks the test images of a data set, with pixels from 0 to 1. Writes into --out, as JSON: accuracy
+on clean images and under attack, the numbers of the images that the attack broke, flags, versions,
+commit and time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from absl import app, flags, logging
+from keras import ops
+
+from tfcert import attacks, datasets
+from tfcert.attacks import losses
+from tfcert.cli import program, provenance, train_run
+from tfcert.regions import LpBall
+
+__all__ = ["Config", "attack_model", "main", "run"]
+
+_ATTACKS: dict[str, type[attacks.PGD]] = {
+    "apgd": attacks.APGD,
+    "fgsm": attacks.FGSM,
+    "pgd": attacks.PGD,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The flags of ``tfcert-attack``, under their names."""
+
+    model_path: str
+    dataset: str
+    data_dir: str | None
+    eps: float
+    norm: str
+    attack: str
+    steps: int | None
+    restarts: int | None
+    loss: str
+    limit: int | None
+    seed: int
+    batch_size: int
+    out: str
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("model_path", None, "The classifier, a .keras file.")
+    flags.DEFINE_enum("dataset", "digits", datasets.NAMES, "Data set, whose test part is attacked.")
+    flags.DEFINE_string("data_dir", None, "Folder of npz files; default: Keras's downloads.")
+    flags.DEFINE_float("eps", None, "Radius, on the pixel scale 0 to 1.", 0.0)
+    flags.DEFINE_string("norm", "inf", "Norm of the radius: inf, or a number from 1 on.")
+    flags.DEFINE_enum("attack", "pgd", sorted(_ATTACKS), "How points are searched.")
+    flags.DEFINE_integer("steps", None, "Gradient steps of pgd and apgd. Default: 100.", 1)
+    flags.DEFINE_integer("restarts", None, "Random starts of pgd and apgd. Default: 1.", 1)
+    flags.DEFINE_enum("loss", "margin", sorted(losses.LOSSES), "What is maximised.")
+    flags.DEFINE_integer("limit", None, "Attack only so many images, the first ones.", 1)
+    flags.DEFINE_integer("seed", 0, "Decides the random starts.")
+    flags.DEFINE_integer("batch_size", 500, "Images that are attacked together.", 1)
+    flags.DEFINE_string("out", None, "File for the results.")
+    flags.mark_flags_as_required(["model_path", "eps", "out"])
+
+
+def attack_model(config: Config, log: Callable[[str], None]) -> dict[str, Any]:
+    """Attacks what the model gets right, writes the results and returns them."""
+    attack, model, (x, y) = _prepare(config)
+    begin = time.perf_counter()
+    right = np.flatnonzero(_predicted(model, x, config.batch_size) == y)
+    log(f"clean accuracy {len(right) / len(x):.4f}")
+    broken = np.zeros(0, int)
+    if len(right):
+        points = attack(model, x[right], y[right], config.seed, config.batch_size)
+        points = np.asarray(ops.convert_to_numpy(points))
+        _check_inside(attack, points, x[right], config.batch_size)
+        broken = right[_predicted(model, points, config.batch_size) != y[right]]
+    results = {
+        "samples": len(x),
+        "clean_accuracy": len(right) / len(x),
+        "accuracy_under_attack": (len(right) - len(broken)) / len(x),
+        "attack": repr(attack),
+        "broken": broken.tolist(),
+        "seconds": round(time.perf_counter() - begin, 2),
+        "flags": dataclasses.asdict(config),
+        "model_sha256": hashlib.sha256(pathlib.Path(config.model_path).read_bytes()).hexdigest(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+    }
+    log(f"accuracy under attack {results['accuracy_under_attack']:.4f}")
+    out = pathlib.Path(config.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    train_run.write_json(out, results)
+    return results
+
+
+def _prepare(config: Config) -> tuple[attacks.PGD, keras.Model, tuple[np.ndarray, np.ndarray]]:
+    """All that is needed, after finding what would stop the program later."""
+    if pathlib.Path(config.out).exists():
+        raise ValueError(f"--out={config.out} is there already. Choose another file.")
+    given = {"steps": config.steps, "restarts": config.restarts}
+    if config.attack == "fgsm" and any(given.values()):
+        raise ValueError(
+            "--attack=fgsm takes one step from x, so no --steps and no --restarts. "
+            f"Received: --steps={config.steps}, --restarts={config.restarts}."
+        )
+    arguments: dict[str, Any] = {"loss": config.loss}
+    if config.attack != "fgsm":
+        arguments |= {"steps": config.steps or 100, "restarts": config.restarts or 1}
+    attack = _ATTACKS[config.attack](LpBall(config.eps, config.norm, (0.0, 1.0)), **arguments)
+    model = keras.models.load_model(config.model_path, compile=False)
+    _, (x, y) = datasets.load(config.dataset, config.data_dir)
+    x, y = x[: config.limit], y[: config.limit]
+    if tuple(model.input_shape[1:]) != x.shape[1:]:
+        raise ValueError(
+            f"--dataset={config.dataset} has images of shape {x.shape[1:]}. Received: a model for "
+            f"inputs of shape {tuple(model.input_shape[1:])}."
+        )
+    return attack, model, (x, y)
+
+
+def _predicted(model: keras.Model, x: np.ndarray, size: int) -> np.ndarray:
+    parts = [model(x[start : start + size], training=False) for start in range(0, len(x), size)]
+    return np.concatenate([np.argmax(ops.convert_to_numpy(part), axis=-1) for part in parts])
+
+
+def _check_inside(attack: attacks.PGD, points: np.ndarray, x: np.ndarray, size: int) -> None:
+    """Decides beyond float64 what the attack should have seen to."""
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
+        outside = int((~attack.region.contains(points[part], x[part])).sum())
+        if outside:
+            raise RuntimeError(
+                f"{outside} points of {attack!r} lie outside of the region. Keep the model, and "
+                "report this as a bug."
+            )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Attacks with the parsed flags."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    names = [field.name for field in dataclasses.fields(Config)]
+    settings: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
+    config = Config(**settings)
+    try:
+        results = attack_model(config, log=logging.info)
+    except (ValueError, NotImplementedError, OSError) as error:
+        raise app.UsageError(str(error)) from error
+    print(
+        f"{results['samples']} test images of {config.dataset}, eps={config.eps}, "
+        f"norm {config.norm}:\n"
+        f"  clean accuracy         {100 * results['clean_accuracy']:6.2f} %\n"
+        f"  accuracy under attack  {100 * results['accuracy_under_attack']:6.2f} %\n"
+        f"Details are in {config.out}."
+    )
+
+
+def run() -> None:
+    """The console entry point ``tfcert-attack``."""
+    program.start(main, _define_flags, __doc__)
