@@ -25,7 +25,7 @@ _MAY_KNOW = {
     "models": {"network", "rules"},
     "objectives": {
         *("types", "backend", "regions", "relaxations", "rules", "network", "bounds"),
-        *("schedules", "attacks"),
+        *("schedules", "attacks", "smoothing"),
     },
     "fitting": {"types", "backend", "bounds", "network", "schedules"},
     "trainer": {"types", "backend", "network", "objectives", "schedules", "fitting"},

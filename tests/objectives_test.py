@@ -7,6 +7,7 @@ import pytest
 from hypothesis import strategies as hps
 from keras import ops
 
+from tests import smoothing_training_test
 from tests import training_support as ts
 from tfcert import Box, LpBall, attacks, bound_margins, methods, objectives, schedules
 from tfcert.bounds.margins import Margins
@@ -61,6 +62,7 @@ def test_configuration_round_trip(name):
 def test_every_objective_is_listed_here():
     kinds = {type(make(ts.REGION)).__name__ for make in EVERY.values()}
     others = {"Batch", "Objective", "RobustObjective", "next_stage"}
+    others |= {type(make()).__name__ for make in smoothing_training_test.EVERY.values()}
     assert kinds == set(objectives.__all__) - others
 
 

@@ -88,7 +88,9 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         names = [*self.objective.term_names]
         if self.model.losses:
             names.append("regularization")
-        trackers = {name: keras.metrics.Mean(name) for name in (*names, "accuracy")}
+        trackers = {
+            name: keras.metrics.Mean(name) for name in (*names, self.objective.accuracy_name)
+        }
         if self.objective.region is not None:
             trackers["verified_accuracy"] = keras.metrics.Mean("verified_accuracy")
         return trackers | {name: fitting.Latest(name) for name in self._schedule_names()}
@@ -143,20 +145,23 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         return super().fit(data, callbacks=callbacks, **kwargs)
 
     def batch_of(self, data: Any, train: bool, logits: Tensor | None = None) -> Batch:
-        """What the objective sees of one batch; runs the clean pass if logits are not given."""
+        """What the objective sees of one batch; runs its first pass if logits are not given."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         step = self.step + 0  # The value: a variable would be read when it is used.
         clock = Clock(step, self.steps_per_epoch + 0, final=not train)
-        return Batch(
+        batch = Batch(
             model=self.model,
             x=x,
             y=fitting.labels(y),
-            logits=self.model(x, training=train) if logits is None else logits,
+            logits=logits,
             clock=clock,
             training=train,
             seed=ops.stack([ops.convert_to_tensor(self.seed, dtype="int32"), step]),
             sample_weight=sample_weight,
         )
+        if logits is None:
+            batch.logits = self.objective.first_pass(batch)
+        return batch
 
     def losses_of(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
         """What gradients are taken of (the sum of the terms, or each of them), and the terms."""
@@ -193,14 +198,14 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         self._loss_tracker.update_state(loss, sample_weight=size)
         for name, term in terms.items():
             self.trackers[name].update_state(term, sample_weight=size)
-        right = ops.cast(ops.argmax(batch.logits, axis=-1), "int32") == ops.cast(batch.y, "int32")
-        self.trackers["accuracy"].update_state(ops.cast(right, "float32"))
+        right = self.objective.correct(batch)
+        self.trackers[self.objective.accuracy_name].update_state(right)
         self._log_verified(batch, right)
         if batch.training:
             for name, value in self.objective.current(batch.clock).items():
                 self.trackers[name].update_state(value)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        logs = self.compute_metrics(x, y, batch.logits, sample_weight)
+        logs = self.compute_metrics(x, y, self.objective.predictions(batch), sample_weight)
         unknown = self._schedule_names() if not batch.training else []
         if batch.training and self.verified_share == 0:
             unknown = ["verified_accuracy"]
@@ -218,8 +223,8 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         margins = self.objective.margins(self.model, x, y)
         hot = ops.one_hot(y, self.classes, dtype="bool")
         least = ops.min(ops.where(hot, ops.full_like(margins, float("inf")), margins), axis=-1)
-        verified = ops.logical_and(right, least > 0)
-        self.trackers["verified_accuracy"].update_state(ops.cast(verified, "float32"))
+        verified = right * ops.cast(least > 0, right.dtype)
+        self.trackers["verified_accuracy"].update_state(verified)
 
     def _verified_count(self, x: Tensor) -> Any:
         size = x.shape[0]

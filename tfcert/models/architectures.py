@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from tfcert.models import image_networks
+
 __all__ = ["NAMES", "get"]
 
 # One convolution: filters, kernel size, stride, padding in pixels.
@@ -78,8 +80,16 @@ _ARCHITECTURES: Mapping[str, Callable[[], list[Any]]] = {
     "cnn7_narrow": lambda: _cnn7(16),
 }
 
+# Those that are no plain stacks: functions of the input.
+_GRAPHS: Mapping[str, Callable[[Any, int], Any]] = {
+    "lenet": image_networks.lenet,
+    "resnet20": lambda x, classes: image_networks.resnet(x, classes, 20),
+    "resnet110": lambda x, classes: image_networks.resnet(x, classes, 110),
+    "densenet40": image_networks.densenet,
+}
+
 # "mlp_3x100" and the like are understood besides.
-NAMES: tuple[str, ...] = tuple(_ARCHITECTURES)
+NAMES: tuple[str, ...] = (*_ARCHITECTURES, *_GRAPHS)
 
 _MLP = re.compile(r"mlp_(\d+)x(\d+)$")
 
@@ -96,7 +106,8 @@ def get(
     ``dm_small``, ``dm_medium`` and ``dm_large`` are the networks of Gowal et al. ``cnn2_w*`` and
     ``cnn4_w*`` have two and four convolutions in widths 2, 4 and 8; ``cnn7`` has five convolutions
     and two dense layers with batch normalisation (Shi et al.), ``cnn7_narrow`` a quarter of its
-    channels. ``mlp_3x100`` has three hidden layers of 100 units; any numbers go.
+    channels. ``lenet``, ``resnet20``, ``resnet110`` and ``densenet40`` are the networks that
+    smoothing is measured on. ``mlp_3x100`` has three hidden layers of 100 units; any numbers go.
 
     Args:
         name: One of ``NAMES``, or ``mlp_<layers>x<units>``.
@@ -107,7 +118,7 @@ def get(
             stay in the units of the raw input.
 
     Returns:
-        A ``keras.Sequential``, built.
+        A built Sequential or Functional model.
 
     Example:
 
@@ -119,26 +130,26 @@ def get(
     https://arxiv.org/abs/2103.17268.
     """
     mlp = _MLP.fullmatch(name)
-    if mlp:
-        layers, units = int(mlp[1]), int(mlp[2])
-        stack = _convolutions([], [units] * layers)
-    elif name in _ARCHITECTURES:
-        if len(input_shape) != 3:
-            raise ValueError(
-                f"Model {name!r} takes images, input_shape (height, width, channels). "
-                f"Received: input_shape={tuple(input_shape)}."
-            )
-        stack = _ARCHITECTURES[name]()
-    else:
+    if not mlp and name not in NAMES:
         raise ValueError(
             f"`name` must be one of {', '.join(NAMES)}, or mlp_<layers>x<units>. "
             f"Received: name={name!r}."
         )
+    if not mlp and len(input_shape) != 3:
+        raise ValueError(
+            f"Model {name!r} takes images, input_shape (height, width, channels). "
+            f"Received: input_shape={tuple(input_shape)}."
+        )
+    first: list[Any] = []
     if mean is not None or std is not None:
         mean, std = 0.0 if mean is None else mean, 1.0 if std is None else std
-        stack.insert(0, _normalization(mean, std, input_shape[-1]))
-    head = keras.layers.Dense(classes)
-    return keras.Sequential([keras.Input(tuple(input_shape)), *stack, head], name=name)
+        first.append(_normalization(mean, std, input_shape[-1]))
+    inputs = keras.Input(tuple(input_shape))
+    if name in _GRAPHS:
+        x = first[0](inputs) if first else inputs
+        return keras.Model(inputs, _GRAPHS[name](x, classes), name=name)
+    stack = _convolutions([], [int(mlp[2])] * int(mlp[1])) if mlp else _ARCHITECTURES[name]()
+    return keras.Sequential([inputs, *first, *stack, keras.layers.Dense(classes)], name=name)
 
 
 def _normalization(mean: Any, std: Any, channels: int) -> keras.layers.Layer:

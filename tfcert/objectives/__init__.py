@@ -6,18 +6,30 @@ from tfcert.objectives.ibp import IBP
 from tfcert.objectives.latent import next_stage
 from tfcert.objectives.maar import MAAR
 from tfcert.objectives.objective import Batch, Objective, RobustObjective
+from tfcert.objectives.smoothing import (
+    MACER,
+    ConsistencySmoothing,
+    GaussianSmoothing,
+    SmoothAdv,
+    StabilitySmoothing,
+)
 from tfcert.objectives.standard import AdversarialTraining, Standard
 from tfcert.objectives.tightness import TightRelaxation
 
 __all__ = [
     "IBP",
     "MAAR",
+    "MACER",
     "AdvIBP",
     "AdversarialTraining",
     "Batch",
+    "ConsistencySmoothing",
     "CrownIBP",
+    "GaussianSmoothing",
     "Objective",
     "RobustObjective",
+    "SmoothAdv",
+    "StabilitySmoothing",
     "Standard",
     "TightRelaxation",
     "next_stage",

@@ -31,7 +31,8 @@ class Batch:
         model: The user's model.
         x: Inputs.
         y: Integer labels, ``(batch,)``.
-        logits: ``model(x)``, in training mode while training: the clean pass.
+        logits: What the objective's ``first_pass`` gave: by default ``model(x)``, in training mode
+            while training.
         clock: Where training stands; ``clock.final`` in validation.
         training: Whether this step trains.
         seed: Integer tensor of shape ``(2,)``, made of the trainer's seed and the step.
@@ -94,6 +95,8 @@ class Objective:
     """
 
     separate: ClassVar[bool] = False
+    # Under which name the accuracy of the first pass is logged.
+    accuracy_name: ClassVar[str] = "accuracy"
 
     def __init__(self, region: Region | None = None):
         if region is not None and not isinstance(region, Region):
@@ -105,10 +108,21 @@ class Objective:
     def build(self, trainer: Any) -> None:
         """Called once by the trainer, before training; may add variables to it."""
 
-    @property
-    def term_names(self) -> tuple[str, ...]:
-        """The names of the loss terms."""
-        raise NotImplementedError
+    def first_pass(self, batch: Batch) -> Tensor:
+        """The scores that a step begins with: the clean pass, in training mode while training."""
+        return batch.model(batch.x, training=batch.training)
+
+    def predictions(self, batch: Batch) -> Tensor:
+        """What metrics of ``compile`` see, ``(batch, classes)``."""
+        return batch.logits
+
+    def correct(self, batch: Batch) -> Tensor:
+        """Which samples the first pass classifies correctly, ``(batch,)``; for the accuracy."""
+        classes = ops.cast(ops.argmax(batch.logits, axis=-1), "int32")
+        return ops.cast(classes == batch.y, "float32")
+
+    # The names of the loss terms, in their order; a property where they depend on arguments.
+    term_names: Any = ()
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The loss terms by their names, each ``(batch,)`` or a scalar."""

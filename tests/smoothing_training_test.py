@@ -1,0 +1,231 @@
+"""Objectives for randomized smoothing: formulas, noise, attacks, configuration, fit."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import stats
+
+from tests import training_support as ts
+from tfcert import CertifiedTrainer, datasets, objectives, schedules
+from tfcert.smoothing import SmoothedClassifier
+
+EVERY = {
+    "gaussian": lambda: objectives.GaussianSmoothing(0.3, copies=2),
+    "stability": lambda: objectives.StabilitySmoothing(0.3, 0.3, copies=2),
+    "smooth_adv": lambda: objectives.SmoothAdv(0.2, 0.5, 3, copies=2, warmup=4),
+    "macer": lambda: objectives.MACER(0.3, schedules.Piecewise([1], [0.0, 4.0]), copies=4),
+    "consistency": lambda: objectives.ConsistencySmoothing(0.3, 5.0),
+    "consistency_adv": lambda: objectives.ConsistencySmoothing(0.3, 2.0, radius=0.5, steps=2),
+}
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def first(objective, model=None, samples=20, epoch=0.0, training=True):
+    """The batch behind the first pass, the terms, and the scores as NumPy."""
+    x, y = ts.data(samples)
+    trainer, batch = ts.batch_at(objective, model or ts.mlp(), x, y, epoch, training)
+    _, terms = trainer.losses_of(batch)
+    terms = {name: float(ops.convert_to_numpy(term)) for name, term in terms.items()}
+    return x, y, batch, terms, np.asarray(batch.logits)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_configuration_and_names(name):
+    objective = EVERY[name]()
+    config = keras.saving.serialize_keras_object(objective)
+    again = keras.saving.deserialize_keras_object(config)
+    assert keras.saving.serialize_keras_object(again) == config
+    *_, terms, _ = first(objective)
+    assert tuple(terms) == objective.term_names
+    assert terms == first(again)[3]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_fit(name):
+    (x, y), test = datasets.load("digits")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    )
+    trainer = CertifiedTrainer(model, EVERY[name]())
+    trainer.compile(keras.optimizers.Adam(1e-2), metrics=["sparse_categorical_accuracy"])
+    history = trainer.fit(
+        x[:640], y[:640], batch_size=64, epochs=4, validation_data=test, verbose=0
+    ).history
+    assert "verified_accuracy" not in history and "accuracy" not in history
+    # Guessing gives 0.1; attacked copies are harder.
+    assert history["val_noisy_accuracy"][-1] > (0.35 if "adv" in name else 0.6)
+    assert history["val_sparse_categorical_accuracy"][-1] >= history["val_noisy_accuracy"][-1]
+    parts = sum(np.array(history[part]) for part in trainer.objective.term_names)
+    np.testing.assert_allclose(history["loss"], parts, rtol=1e-5)
+
+
+def test_noise_is_gaussian_and_fresh():
+    objective = objectives.GaussianSmoothing(0.3, copies=8)
+    x, y = ts.data(400)
+
+    def noise(step, seed=0):
+        trainer = CertifiedTrainer(ts.mlp(), objective, seed=seed)
+        trainer.step.assign(step)
+        batch = trainer.batch_of((ops.convert_to_tensor(x), ops.convert_to_tensor(y)), True)
+        return np.asarray(objective._noise(batch))
+
+    here = noise(0)
+    assert here.shape == (400, 8, 5)
+    assert stats.kstest(here.ravel(), "norm", args=(0, 0.3)).pvalue > 1e-3
+    np.testing.assert_array_equal(here, noise(0))
+    for other in (noise(1), noise(0, seed=1)):
+        assert abs(np.corrcoef(here.ravel(), other.ravel())[0, 1]) < 0.05
+    copies = here.reshape(400, 8, 5)
+    assert abs(np.corrcoef(copies[:, 0].ravel(), copies[:, 1].ravel())[0, 1]) < 0.1
+
+
+def test_compiled_steps_draw_fresh_noise():
+    x, y = ts.data(32)
+    trainer = CertifiedTrainer(ts.mlp(), objectives.GaussianSmoothing(0.5))
+    trainer.compile(keras.optimizers.SGD(0.0))
+    losses = [float(trainer.train_on_batch(x, y, return_dict=True)["noisy"]) for _ in range(4)]
+    single = np.diff(np.array(losses) * np.arange(1, 5), prepend=0)
+    assert len(set(np.round(single, 5))) == 4
+
+
+def test_gaussian_is_the_mean_cross_entropy():
+    x, y, _, terms, z = first(objectives.GaussianSmoothing(0.3, copies=3))
+    assert z.shape == (20, 3, 3)
+    losses = -np.log(np.take_along_axis(softmax(z), y[:, None, None], 2))
+    np.testing.assert_allclose(terms["noisy"], losses.mean(), rtol=1e-5)
+
+
+def test_no_noise_is_plain_training():
+    objective = objectives.GaussianSmoothing(1e-6, copies=2)
+    x, y, batch, terms, _ = first(objective)
+    plain = ts.terms_at(objectives.Standard(), ts.mlp(), x, y)["natural"]
+    np.testing.assert_allclose(terms["noisy"], plain, rtol=1e-4)
+    right = np.asarray(ts.mlp()(x)).argmax(1) == y
+    np.testing.assert_allclose(objective.correct(batch), right)
+
+
+def test_stability():
+    x, y, batch, terms, z = first(objectives.StabilitySmoothing(0.3, 1.5, copies=3))
+    p = softmax(np.asarray(batch.model(x)))
+    expected = -1.5 * (p[:, None] * np.log(softmax(z))).sum(-1).mean()
+    np.testing.assert_allclose(terms["stability"], expected, rtol=1e-5)
+    clean = -np.log(p[np.arange(20), y]).mean()
+    np.testing.assert_allclose(terms["natural"], clean, rtol=1e-5)
+
+
+def test_macer_by_hand():
+    objective = objectives.MACER(0.3, 4.0, gamma=3.0, beta=2.0, copies=6)
+    _, y, _, terms, z = first(objective)
+    p, q = softmax(z).mean(1), softmax(2.0 * z).mean(1)
+    np.testing.assert_allclose(terms["noisy"], -np.log(p[np.arange(20), y]).mean(), rtol=1e-5)
+    right = q[np.arange(20), y]
+    other = np.where(np.arange(3) == y[:, None], -1, q).max(1)
+    margin = stats.norm.ppf(right) - stats.norm.ppf(other)
+    active = (right > other) & (np.abs(margin) <= 3.0)
+    assert 0 < active.sum() < 20
+    hinge = np.where(active, 3.0 - margin, 0).mean()
+    np.testing.assert_allclose(terms["radius"], 4.0 * 0.15 * hinge, rtol=1e-4)
+
+
+def test_macer_has_a_gradient_where_the_model_is_sure():
+    model = ts.mlp()
+    model.layers[-1].kernel.assign(1e3 * model.layers[-1].kernel)
+    x, y = ts.data(16)
+    trainer = CertifiedTrainer(model, objectives.MACER(0.01, 4.0, copies=4))
+    trainer.compile(keras.optimizers.SGD(1e-3))
+    logs = trainer.train_on_batch(x, y, return_dict=True)
+    assert np.isfinite(logs["loss"])
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+@pytest.mark.parametrize("form", ["default", "cross_entropy", "kl", "squared"])
+def test_consistency_by_hand(form):
+    objective = objectives.ConsistencySmoothing(0.4, 5.0, 0.7, copies=3, form=form)
+    _, _, _, terms, z = first(objective)
+    f = softmax(z)
+    mean = f.mean(1)
+    kl = (mean[:, None] * np.log(mean[:, None] / f)).sum(-1).mean(1)
+    entropy = -(mean * np.log(mean)).sum(-1)
+    expected = {
+        "default": 5.0 * kl + 0.7 * entropy,
+        "cross_entropy": -5.0 * (mean[:, None] * np.log(f)).sum(-1).mean(1),
+        "kl": 5.0 * kl,
+        "squared": 5.0 * ((f[:, 0] - f[:, 1]) ** 2).sum(-1),
+    }[form]
+    np.testing.assert_allclose(terms["consistency"], expected.mean(), rtol=1e-4)
+
+
+def test_copies_that_agree_cost_only_their_entropy():
+    objective = objectives.ConsistencySmoothing(1e-6, 5.0, 0.0)
+    np.testing.assert_allclose(first(objective)[3]["consistency"], 0.0, atol=1e-5)
+
+
+def test_smooth_adv_attacks_the_smoothed_model():
+    objective = objectives.SmoothAdv(0.2, 0.5, 5, copies=4, warmup=0)
+    x, _, batch, terms, _ = first(objective)
+    noise = objective._noise(batch)
+    points = np.asarray(objective._attacked(batch, noise))
+    length = np.sqrt(((points - x) ** 2).sum(1))
+    assert length.max() <= 0.5 + 1e-5 and length.max() > 0.3
+    assert points.min() >= 0 and points.max() <= 1
+    # Under the same noise, the attacked points are worse than the clean ones.
+    clean = first(objectives.GaussianSmoothing(0.2, copies=4))[3]
+    assert terms["noisy"] > 1.05 * clean["noisy"]
+    plain = objectives.ConsistencySmoothing(0.2, 0.0, copies=4, eta=0.0)
+    np.testing.assert_allclose(first(plain)[3]["noisy"], clean["noisy"], rtol=1e-6)
+
+
+def test_the_attack_radius_warms_up():
+    objective = objectives.SmoothAdv(0.2, 0.8, warmup=4)
+    values = [
+        float(objective.current(schedules.Clock(step, 10))["attack_radius"])
+        for step in (0, 9, 10, 25, 30, 90)
+    ]
+    np.testing.assert_allclose(values, [0.2, 0.2, 0.4, 0.6, 0.8, 0.8], rtol=1e-6)
+    assert float(objective.current(schedules.Clock(0, 10, final=True))["attack_radius"]) > 0.79
+
+
+def test_consistency_raises_certified_radii():
+    (x, y), (xt, yt) = datasets.load("digits")
+
+    def radius(objective):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(64, activation="relu"),
+                keras.layers.Dense(10),
+            ]
+        )
+        trainer = CertifiedTrainer(model, objective)
+        trainer.compile(keras.optimizers.Adam(3e-3))
+        trainer.fit(x, y, batch_size=64, epochs=12, verbose=0)
+        found = SmoothedClassifier(model, sigma=0.5).certify(xt[:120], n=1000)
+        return np.mean(found.radius * (found.prediction == yt[:120]))
+
+    plain = radius(objectives.GaussianSmoothing(0.5, copies=2))
+    assert radius(objectives.ConsistencySmoothing(0.5, 5.0)) > 1.03 * plain
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: objectives.GaussianSmoothing(0.0), "positive finite number"),
+        (lambda: objectives.GaussianSmoothing(0.1, copies=0), "`copies` must be a positive"),
+        (lambda: objectives.SmoothAdv(0.1, radius=-1.0), "`radius` must be > 0"),
+        (lambda: objectives.ConsistencySmoothing(0.1, form="l1"), "`form` must be one of"),
+        (lambda: objectives.ConsistencySmoothing(0.1, copies=1), "at least 2"),
+        (lambda: objectives.ConsistencySmoothing(0.1, radius=-0.1), "`radius` must be at least 0"),
+        (lambda: objectives.MACER(0.1, weight="big"), "A number or a schedule"),
+    ],
+)
+def test_errors(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()

@@ -1,0 +1,373 @@
+"""Training for randomized smoothing: the model has to be right, and to agree, under noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcert import backend
+from tfcert.objectives.losses import cross_entropy
+from tfcert.objectives.objective import Batch, Objective
+from tfcert.regions import LpBall
+from tfcert.schedules import Clock, Linear, Schedule, get
+from tfcert.smoothing import drawing
+from tfcert.smoothing.noise import Gaussian
+from tfcert.types import Tensor
+
+__all__ = [
+    "MACER",
+    "ConsistencySmoothing",
+    "GaussianSmoothing",
+    "SmoothAdv",
+    "StabilitySmoothing",
+]
+
+_TINY = 1e-20
+
+
+class NoisyObjective(Objective):
+    """What these objectives share: several noisy copies of each input pass the model at once.
+
+    Noise is added to the inputs as they come, so that normalisation belongs into the model, and is
+    not clipped. It is fresh in every step, and follows from the trainer's seed and the step. The
+    logged accuracy is that of single noisy copies.
+
+    Args:
+        sigma: Standard deviation of the noise, in the units of the input.
+        copies: m: noisy copies of each input. The papers cut a batch of 256 into m chunks of
+            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
+    """
+
+    accuracy_name = "noisy_accuracy"
+
+    def __init__(self, sigma: float, copies: int = 1):
+        super().__init__()
+        self.noise = Gaussian(sigma)
+        self.sigma, self.copies = self.noise.scale, int(copies)
+        if self.copies < 1:
+            raise ValueError(f"`copies` must be a positive integer. Received: copies={copies}.")
+
+    def first_pass(self, batch: Batch) -> Tensor:
+        """Scores of all copies, ``(batch, copies, classes)``."""
+        return self._scores(batch, self.inputs(batch), batch.training)
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """What noise is added to."""
+        return batch.x
+
+    def _noise(self, batch: Batch) -> Tensor:
+        """``(batch, copies, *input_shape)``."""
+        shape = (self.copies, *batch.x.shape[1:])
+        size = batch.x.shape[0] or ops.shape(batch.x)[0]
+        dtype = keras.backend.standardize_dtype(batch.x.dtype)
+        return drawing.draw(self.noise, batch.seed[None], (size, *shape), dtype)[0]
+
+    def _scores(
+        self, batch: Batch, x: Tensor, training: bool, noise: Tensor | None = None
+    ) -> Tensor:
+        noise = self._noise(batch) if noise is None else noise
+        noisy = ops.reshape(x[:, None] + noise, (-1, *batch.x.shape[1:]))
+        scores = batch.model(noisy, training=training)
+        return ops.reshape(scores, (-1, self.copies, scores.shape[-1]))
+
+    def predictions(self, batch: Batch) -> Tensor:
+        """The mean softmax of the copies, ``(batch, classes)``."""
+        return ops.mean(ops.softmax(batch.logits), axis=1)
+
+    def correct(self, batch: Batch) -> Tensor:
+        """The share of copies that are classified correctly, ``(batch,)``."""
+        classes = ops.cast(ops.argmax(batch.logits, axis=-1), "int32")
+        return ops.mean(ops.cast(classes == batch.y[:, None], "float32"), axis=1)
+
+    def noisy_loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of every copy, averaged over them."""
+        shape = ops.shape(batch.logits)
+        labels = ops.broadcast_to(batch.y[:, None], shape[:2])
+        return ops.mean(cross_entropy(labels, batch.logits), axis=1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"sigma": self.sigma, "copies": self.copies}
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class GaussianSmoothing(NoisyObjective):
+    """Cross-entropy of noisy copies.
+
+    Reference: Cohen et al., 2019, https://arxiv.org/abs/1902.02918, section 3.3
+    """
+
+    term_names = ("noisy",)
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        return {"noisy": self.noisy_loss(batch)}
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class StabilitySmoothing(NoisyObjective):
+    """Cross-entropy of the clean input, and of the noisy output against the clean one.
+
+    ``CE(f(x), y) + lambda mean_i H(softmax f(x), softmax f(x + d_i))``, with H the cross-entropy of
+    two distributions and gradients through both. With a large lambda and noise that hides the class
+    the second term wins, and the model settles on one class for everything.
+
+    Args:
+        sigma: See ``GaussianSmoothing``.
+        weight: lambda.
+        copies: See ``GaussianSmoothing``.
+
+    Reference: Li et al., 2019, https://arxiv.org/abs/1809.03113, equation 15.
+    """
+
+    term_names = ("natural", "stability")
+
+    def __init__(self, sigma: float, weight: float = 2.0, copies: int = 1):
+        super().__init__(sigma, copies)
+        self.weight = float(weight)
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        clean = batch.model(batch.x, training=batch.training)
+        p = ops.softmax(clean)[:, None]
+        stability = -ops.sum(p * ops.log_softmax(batch.logits), axis=-1)
+        return {
+            "natural": cross_entropy(batch.y, clean),
+            "stability": self.weight * ops.mean(stability, axis=1),
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "weight": self.weight}
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class SmoothAdv(NoisyObjective):
+    """Cross-entropy of noisy copies of an attacked input; the attack is on the smoothed model.
+
+    Ascent on ``-log`` of the mean softmax of the copies, in the l2 ball of the radius, with the
+    noise that is trained on: steps of ``2 r / T`` along the normalised gradient, clipped to
+    [0, 1]. The model is in inference mode meanwhile.
+
+    Args:
+        sigma: See ``GaussianSmoothing``.
+        radius: r, of the l2 ball.
+        steps: T.
+        copies: See ``GaussianSmoothing``.
+        warmup: Epochs over which the radius grows: ``min(r, (epoch + 1) r / warmup)``.
+
+    Reference: Salman et al., 2019, https://arxiv.org/abs/1906.04584, section 2.2.
+    """
+
+    term_names: tuple[str, ...] = ("noisy",)
+
+    def __init__(
+        self,
+        sigma: float,
+        radius: float = 255 / 256,
+        steps: int = 10,
+        copies: int = 4,
+        warmup: int = 10,
+    ):
+        super().__init__(sigma, copies)
+        self.radius, self.steps, self.warmup = float(radius), int(steps), int(warmup)
+        if not self.radius > 0 or self.steps < 1 or self.warmup < 0:
+            raise ValueError(
+                "`radius` must be > 0, `steps` a positive integer and `warmup` at least 0. "
+                f"Received: radius={radius}, steps={steps}, warmup={warmup}."
+            )
+
+    def first_pass(self, batch: Batch) -> Tensor:
+        noise = self._noise(batch)
+        return self._scores(batch, self._attacked(batch, noise), batch.training, noise)
+
+    def _radius_at(self, clock: Clock) -> Tensor:
+        full = ops.convert_to_tensor(self.radius, dtype="float32")
+        if clock.final or self.warmup == 0:
+            return full
+        epoch = ops.floor(clock.time("epochs"))
+        return ops.minimum(full, (epoch + 1.0) * self.radius / self.warmup)
+
+    def _attacked(self, batch: Batch, noise: Tensor) -> Tensor:
+        radius = self._radius_at(batch.clock)
+        region = LpBall(1.0, norm=2, clip=(0.0, 1.0)).scaled(radius)
+        axes = tuple(range(1, len(batch.x.shape)))
+
+        def loss(variables: list[Tensor]) -> tuple[Tensor, Tensor]:
+            scores = self._scores(batch, variables[0], False, noise)
+            mean = ops.mean(ops.softmax(scores), axis=1)
+            right = ops.take_along_axis(mean, batch.y[:, None], axis=1)
+            total = -ops.sum(ops.log(ops.maximum(right, _TINY)))
+            return total, total
+
+        points = batch.x
+        for _ in range(self.steps):
+            _, _, (gradient,) = backend.value_and_gradients(loss, [points])
+            length = ops.sqrt(ops.sum(gradient**2, axis=axes, keepdims=True))
+            move = (2.0 * radius / self.steps) * gradient / (length + 1e-8)
+            points = region.project(points + move, batch.x)
+        return ops.stop_gradient(points)
+
+    def schedules(self) -> dict[str, Schedule]:
+        if self.warmup == 0:
+            return {}
+        return {"warmup": Linear(0.0, 1.0, 0.0, self.warmup)}
+
+    def current(self, clock: Clock) -> dict[str, Tensor]:
+        return {"attack_radius": self._radius_at(clock)}
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        return {"noisy": self.noisy_loss(batch)}
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("radius", "steps", "warmup")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class MACER(NoisyObjective):
+    """Classification of the smoothed model, and a hinge on its certified radius.
+
+    With p the mean softmax of the copies and q that of ``beta`` times their scores:
+    ``-log p_y + lambda sigma/2 max(0, gamma - xi)`` with
+    ``xi = Phi^-1(q_y) - Phi^-1(max of q_j, j != y)``; the second term only where y has the largest
+    q and ``|xi| <= gamma``.
+
+    Args:
+        sigma: See ``GaussianSmoothing``.
+        weight: lambda: a number or a schedule; the paper applies it after the first drop of the
+            learning rate on MNIST.
+        gamma: Of the hinge.
+        beta: The inverse temperature.
+        copies: See ``GaussianSmoothing``.
+
+    Reference: Zhai et al., 2020, https://arxiv.org/abs/2001.02378, algorithm 1.
+    """
+
+    term_names = ("noisy", "radius")
+
+    def __init__(
+        self,
+        sigma: float,
+        weight: Any = 16.0,
+        gamma: float = 8.0,
+        beta: float = 16.0,
+        copies: int = 16,
+    ):
+        super().__init__(sigma, copies)
+        self.weight, self.gamma, self.beta = get(weight), float(gamma), float(beta)
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        hot = ops.one_hot(batch.y, batch.logits.shape[-1], dtype=batch.logits.dtype)
+        mean = ops.mean(ops.softmax(batch.logits), axis=1)
+        noisy = -ops.log(ops.maximum(ops.sum(mean * hot, axis=-1), _TINY))
+        sharp = ops.mean(ops.softmax(self.beta * batch.logits), axis=1)
+        right = ops.sum(sharp * hot, axis=-1)
+        other = ops.max(sharp - 2.0 * hot, axis=-1)
+        known = (right > other) & (right < 1.0) & (other > 0.0)
+        # Away from 0 and 1 also where the term is left out, whose gradient would be NaN.
+        margin = _quantile(ops.where(known, right, 0.75)) - _quantile(ops.where(known, other, 0.25))
+        active = ops.logical_and(known, ops.abs(margin) <= self.gamma)
+        hinge = ops.where(active, self.gamma - margin, ops.zeros_like(margin))
+        factor = ops.cast(self.weight(batch.clock) * (self.sigma / 2.0), hinge.dtype)
+        return {"noisy": noisy, "radius": factor * hinge}
+
+    def schedules(self) -> dict[str, Schedule]:
+        return {"weight": self.weight}
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "weight": keras.saving.serialize_keras_object(self.weight),
+            "gamma": self.gamma,
+            "beta": self.beta,
+        }
+
+
+def _quantile(p: Tensor) -> Tensor:
+    """The quantile function of the standard normal distribution."""
+    return math.sqrt(2.0) * ops.erfinv(2.0 * p - 1.0)
+
+
+_FORMS = ("default", "cross_entropy", "kl", "squared")
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class ConsistencySmoothing(SmoothAdv):
+    """Cross-entropy of noisy copies, which are asked to agree with each other.
+
+    With F_i the softmax of copy i and F their mean:
+    ``mean_i CE(f(x + d_i), y) + lambda mean_i KL(F || F_i) + eta H(F)``; gradients flow through all
+    of it. With a radius the copies are those of an attacked input, as in ``SmoothAdv``.
+
+    Args:
+        sigma: See ``GaussianSmoothing``.
+        weight: lambda.
+        eta: Weight of the entropy.
+        copies: m, see ``GaussianSmoothing``.
+        form: "default"; "cross_entropy" for ``lambda mean_i H(F, F_i)`` (both weights lambda);
+            "kl" without the entropy; "squared" for ``lambda |F_1 - F_2|^2`` of the first two.
+        radius: Of the attack; 0 for none.
+        steps: Of the attack.
+        warmup: Of its radius, in epochs.
+
+    Example:
+
+    >>> objective = tfcert.objectives.ConsistencySmoothing(sigma=0.5, weight=5.0)
+    >>> trainer = tfcert.CertifiedTrainer(model, objective)
+    >>> trainer.compile(keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=1e-4))
+    >>> trainer.fit(x, y, batch_size=256 // objective.copies, epochs=90)
+
+    Reference: Jeong and Shin, 2020, https://arxiv.org/abs/2006.04062, equations 7 to 9.
+    """
+
+    term_names = ("noisy", "consistency")
+
+    def __init__(
+        self,
+        sigma: float,
+        weight: float = 10.0,
+        eta: float = 0.5,
+        copies: int = 2,
+        form: str = "default",
+        radius: float = 0.0,
+        steps: int = 10,
+        warmup: int = 10,
+    ):
+        if not radius >= 0:
+            raise ValueError(f"`radius` must be at least 0. Received: radius={radius}.")
+        super().__init__(sigma, radius or 1.0, steps, copies, warmup)
+        self.radius, self.weight, self.eta, self.form = float(radius), float(weight), eta, form
+        if form not in _FORMS:
+            raise ValueError(f"`form` must be one of {_FORMS}. Received: form={form!r}.")
+        if self.copies < 2:
+            raise ValueError(f"`copies` must be at least 2 to agree. Received: copies={copies}.")
+
+    def first_pass(self, batch: Batch) -> Tensor:
+        if self.radius == 0:
+            return NoisyObjective.first_pass(self, batch)
+        return super().first_pass(batch)
+
+    def schedules(self) -> dict[str, Schedule]:
+        return {} if self.radius == 0 else super().schedules()
+
+    def current(self, clock: Clock) -> dict[str, Tensor]:
+        return {} if self.radius == 0 else super().current(clock)
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        consistency = self._consistency(batch.logits)
+        return {"noisy": self.noisy_loss(batch), "consistency": consistency}
+
+    def _consistency(self, logits: Tensor) -> Tensor:
+        log_f, f = ops.log_softmax(logits), ops.softmax(logits)
+        mean = ops.mean(f, axis=1, keepdims=True)
+        log_mean = ops.log(ops.maximum(mean, _TINY))
+        if self.form == "squared":
+            return self.weight * ops.sum((f[:, 0] - f[:, 1]) ** 2, axis=-1)
+        entropy = -ops.sum(mean * log_mean, axis=-1)[:, 0]
+        kl = ops.mean(ops.sum(mean * (log_mean - log_f), axis=-1), axis=1)
+        eta = {"default": self.eta, "cross_entropy": self.weight, "kl": 0.0}[self.form]
+        return self.weight * kl + eta * entropy
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("weight", "eta", "form")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
