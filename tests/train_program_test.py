@@ -136,7 +136,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
 BAD = {
     "option": ({"option": ["weight=5.0"]}, "does not take weight. It takes: .*natural_weight"),
-    "model": ({"model": "lenet"}, "`name` must be one of dm_small"),
+    "model": ({"model": "vgg"}, "`name` must be one of dm_small"),
     "image": ({"ramp": "3"}, "--ramp is begin,end"),
     "data": ({"dataset": "mnist", "data_dir": "/nowhere"}, "no such file"),
     "schedule": ({"option": ["natural_weight=linear(1,0,5)"]}, "with the schedule linear"),

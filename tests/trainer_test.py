@@ -397,6 +397,12 @@ MODELS = {
         ),
         "'flip'.*changes inputs at random",
     ),
+    "double": (
+        lambda: keras.Sequential(
+            [keras.Input((5,), dtype="float64"), keras.layers.Dense(3, dtype="float64")]
+        ),
+        "training is in float32",
+    ),
     "unbuilt": (lambda: keras.Sequential([keras.layers.Dense(2)]), "not built"),
 }
 

@@ -24,7 +24,13 @@ __all__ = ["Latest", "Shuffled", "StopOnNaN", "check_model", "labels", "prepare"
 
 def check_model(model: keras.Model) -> None:
     """Raises unless a certified objective can train the model."""
-    output = network_of(model).outputs
+    network = network_of(model)
+    if network.dtype != "float32":
+        raise ValueError(
+            "Certified training is in float32. "
+            f"Received: model {model.name!r} of type {network.dtype}."
+        )
+    output = network.outputs
     if not hasattr(output, "shape") or len(output.shape) != 1:
         raise ValueError(
             "Training needs a model with one output of shape (batch, classes). "

@@ -118,7 +118,8 @@ class StabilitySmoothing(NoisyObjective):
         weight: lambda.
         copies: See ``GaussianSmoothing``.
 
-    Reference: Li et al., 2019, https://arxiv.org/abs/1809.03113, equation 15.
+    Reference: Li et al., 2019, https://arxiv.org/abs/1809.03113, in the form that Jeong and Shin,
+    2020, https://arxiv.org/abs/2006.04062, compare with.
     """
 
     term_names = ("natural", "stability")
