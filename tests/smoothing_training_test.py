@@ -65,6 +65,20 @@ def test_fit(name):
     np.testing.assert_allclose(history["loss"], parts, rtol=1e-5)
 
 
+def test_noise_of_validation_differs_between_batches_and_not_between_epochs():
+    x, y = ts.data(16)
+    trainer = CertifiedTrainer(ts.mlp(), objectives.GaussianSmoothing(0.5))
+    trainer.compile()
+
+    def loss(copies):
+        twice = np.concatenate([x] * copies), np.concatenate([y] * copies)
+        return trainer.evaluate(*twice, batch_size=16, verbose=0, return_dict=True)["loss"]
+
+    one = loss(1)
+    assert one == loss(1)
+    assert abs(loss(2) - one) > 1e-3 * one  # Two batches of the same samples.
+
+
 def test_noise_is_gaussian_and_fresh():
     objective = objectives.GaussianSmoothing(0.3, copies=8)
     x, y = ts.data(400)

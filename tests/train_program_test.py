@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -143,6 +144,9 @@ BAD = {
     "mean": ({"mean": "a"}, "--mean are numbers"),
     "norm": ({"objective": "advibp", "norm": "2"}, "norm inf"),
     "resume": ({"resume": "true"}, "there is no run.json"),
+    "sigma": ({"sigma": "0.5"}, "needs --eps and takes no --sigma"),
+    "noise": ({"objective": "gaussian"}, "does not take train_eps"),
+    "momentum": ({"momentum": "0.9"}, "--momentum is for sgd"),
 }
 
 
@@ -157,24 +161,48 @@ def test_what_is_refused_before_training(name, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+def test_a_run_for_smoothing(tmp_path):
+    changes = {"objective": "consistency", "model": "mlp_1x40", "eps": None, "train_eps": None}
+    changes |= {"ramp": None, "verify": None, "sigma": "0.25", "limit": "900", "epochs": "12"}
+    changes |= {"optimizer": "sgd", "momentum": "0.9", "weight_decay": "1e-3", "drops": "6"}
+    result = run(tmp_path / "run", **changes, learning_rate="0.1", option=["weight=1.0"])
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert results["sigma"] == 0.25 and results["samples"] == 360
+    # The noise of a validation batch is the same every time.
+    np.testing.assert_allclose(results["noisy_error"], 1 - history["val_noisy_accuracy"][-1])
+    assert results["noisy_error"] < 0.6
+    assert results["clean_error"] < results["noisy_error"]
+    assert (
+        f"{100 * results['noisy_error']:.2f} %" in result.stdout and "sigma=0.25" in result.stdout
+    )
+    assert history["noisy"][-1] < history["noisy"][0]
+
+
 RECIPES = sorted((support.ROOT / "trainers" / "recipes").rglob("*.flags"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_recipes_build(path, monkeypatch):
     """Every recipe gives an objective and a model, on arrays of the shape of its data."""
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    paths = [path]
+    if path.name.startswith("small_"):  # These change the network and the schedule of another.
+        paths = [path.with_name("mnist_0.1_maar.flags"), path]
+    text = "\n".join(path.read_text() for path in paths)
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     config = config_of([*shlex.split(" ".join(map(shlex.quote, lines))), "--out=unused"])
     shape = (32, 32, 3) if config.dataset == "cifar10" else (28, 28, 1)
     objective = train_run._objective(config)
     ends = [s.end for s in objective.schedules().values() if s.unit == "epochs"]
-    assert max(ends) <= config.epochs
-    assert config.train_eps >= config.eps
+    assert max(ends, default=0) <= config.epochs
+    assert config.sigma is not None or config.train_eps >= config.eps
     mean, std = train_run._numbers("mean", config.mean), train_run._numbers("std", config.std)
-    if "large" not in config.model and "medium" not in config.model:  # Those take long.
+    assert config.model.startswith("mlp_") or config.model in train_run.models.NAMES
+    if not re.search("large|medium|110", config.model):  # Those take long.
         train_run.models.get(config.model, shape, 10, mean, std)
-    assert config.model in train_run.models.NAMES and (mean is None or len(mean) in (1, shape[-1]))
-    train_run._learning_rate(config, 100)
+    assert mean is None or len(mean) in (1, shape[-1])
+    train_run._optimizer(config, 100)
     assert pathlib.Path(config.out).name == "unused"
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(path.name in line for line in comment), "the head shows the command"

@@ -156,12 +156,18 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             logits=logits,
             clock=clock,
             training=train,
-            seed=ops.stack([ops.convert_to_tensor(self.seed, dtype="int32"), step]),
+            seed=self._noise_seed(step, train),
             sample_weight=sample_weight,
         )
         if logits is None:
             batch.logits = self.objective.first_pass(batch)
         return batch
+
+    def _noise_seed(self, step: Tensor, train: bool) -> Tensor:
+        """Another one in every step; in validation in every batch, the same in all epochs."""
+        if not train:  # The samples seen so far: set back to 0 before each validation.
+            step = -1 - ops.cast(self._loss_tracker.count + 0, "int32")
+        return ops.stack([ops.convert_to_tensor(self.seed, dtype="int32"), step])
 
     def losses_of(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
         """What gradients are taken of (the sum of the terms, or each of them), and the terms."""

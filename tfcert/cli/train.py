@@ -40,13 +40,17 @@ def _define_flags() -> None:
         "init", "keras", ["keras", "ibp"], "Initial weights; ibp: tfcert.models.ibp_initialization."
     )
     flags.DEFINE_float("eps", None, "Radius to test at, on the pixel scale 0 to 1.", 0.0)
+    flags.DEFINE_float("sigma", None, "Instead of --eps: standard deviation of the noise.", 0.0)
     flags.DEFINE_enum("norm", "inf", ["inf", "2", "1"], "Norm of the radius.")
     flags.DEFINE_float("train_eps", None, "Radius to train at. Default: that of --eps.", 0.0)
     flags.DEFINE_list("ramp", None, "Epochs between which the training radius grows, begin,end.")
     flags.DEFINE_enum("ramp_shape", "linear", ["linear", "smoothed"], "How it grows.")
     flags.DEFINE_integer("epochs", 30, "Passes over the training set.", 1)
     flags.DEFINE_integer("batch_size", 256, "Samples in a step.", 1)
-    flags.DEFINE_float("learning_rate", 5e-4, "Of Adam.", 0.0)
+    flags.DEFINE_enum("optimizer", "adam", ["adam", "sgd"], "Keras's optimizer.")
+    flags.DEFINE_float("momentum", None, "Of sgd; default 0.", 0.0)
+    flags.DEFINE_float("weight_decay", None, "Of the optimizer, decoupled as in Keras.", 0.0)
+    flags.DEFINE_float("learning_rate", 5e-4, "Of the optimizer.", 0.0)
     flags.DEFINE_list("drops", [], "Epochs after which the learning rate falls.")
     flags.DEFINE_float("drop_factor", 0.1, "What it is multiplied with then.", 0.0)
     flags.DEFINE_float("clipnorm", None, "Largest norm of each weight's gradient.", 0.0)
@@ -66,7 +70,7 @@ def _define_flags() -> None:
     flags.DEFINE_bool("resume", False, "Go on with the run in --out.")
     flags.DEFINE_integer("verbose", 2, "Keras's: 0 silent, 1 progress bar, 2 a line per epoch.")
     flags.DEFINE_string("out", None, "Folder for the results.")
-    flags.mark_flags_as_required(["eps", "out"])
+    flags.mark_flags_as_required(["out"])
 
 
 def main(argv: Sequence[str]) -> None:
