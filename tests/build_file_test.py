@@ -12,7 +12,10 @@ _LABELS = {"py_library", "py_binary", "py_test"}
 # tfcert/, "tfcert" for tfcert/__init__.py, and the folders beside tfcert/.
 _MAY_KNOW = {
     "types": set(),
+    "version": set(),
     "datasets": set(),
+    "provenance": {"version"},
+    "logs": set(),
     "backend": {"types"},
     "regions": {"types", "backend"},
     "relaxations": {"types", "backend"},
@@ -34,10 +37,11 @@ _MAY_KNOW = {
     "tfcert": {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
+        *("version", "logs"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "evaluation"),
-        *("models", "objectives", "schedules", "trainer"),
+        *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
     },
     "trainers": {"cli"},
     "benchmarks": {

@@ -3,6 +3,7 @@
 from tfcert import (
     attacks,
     datasets,
+    logs,
     models,
     objectives,
     relaxations,
@@ -15,8 +16,7 @@ from tfcert.regions import Box, LpBall
 from tfcert.rules import register_activation, register_affine, register_monotone, register_rule
 from tfcert.trainer import CertifiedTrainer
 from tfcert.types import Bounds
-
-__version__ = "0.1.0"
+from tfcert.version import __version__
 
 __all__ = [
     "Bounds",
@@ -28,6 +28,7 @@ __all__ = [
     "bound",
     "bound_margins",
     "datasets",
+    "logs",
     "methods",
     "models",
     "objectives",

@@ -12,8 +12,7 @@ import numpy as np
 from keras import layers
 
 import tfcert
-from tfcert import datasets
-from tfcert.cli import provenance
+from tfcert import datasets, provenance
 
 __all__ = ["METHODS", "Config", "Results", "build_model", "run"]
 

@@ -17,8 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcert import attacks, datasets, evaluation, models, objectives, schedules
-from tfcert.cli import provenance
+from tfcert import attacks, datasets, evaluation, models, objectives, provenance, schedules
 from tfcert.regions import LpBall
 from tfcert.trainer import CertifiedTrainer
 

@@ -9,7 +9,7 @@ import subprocess
 
 import keras
 
-import tfcert
+from tfcert import version
 
 __all__ = ["commit", "machine", "versions"]
 
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions | {"tfcert": tfcert.__version__}
+    return versions | {"tfcert": version.__version__}
 
 
 def commit() -> str | None:
