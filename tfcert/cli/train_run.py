@@ -151,7 +151,8 @@ def _objective(config: Config) -> objectives.Objective:
                 f"{', '.join(choices)}."
             )
     if "sigma" in known:
-        return kind(_only(config, "sigma", "eps"), **arguments)
+        arguments["sigma"] = _only(config, "sigma", "eps")
+        return kind(**arguments)
     norm: Any = "inf" if config.norm == "inf" else int(config.norm)
     return kind(LpBall(_only(config, "eps", "sigma"), norm=norm, clip=(0.0, 1.0)), **arguments)
 
