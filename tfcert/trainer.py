@@ -167,7 +167,9 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         """Another one in every step; in validation in every batch, the same in all epochs."""
         if not train:  # The samples seen so far: set back to 0 before each validation.
             step = -1 - ops.cast(self._loss_tracker.count + 0, "int32")
-        return ops.stack([ops.convert_to_tensor(self.seed, dtype="int32"), step])
+        # Replicas of a tf.distribute strategy have samples of their own, hence noise of their own.
+        seed = ops.convert_to_tensor(self.seed, dtype="int32") + 1_000_003 * backend.replica()
+        return ops.stack([seed, step])
 
     def losses_of(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
         """What gradients are taken of (the sum of the terms, or each of them), and the terms."""

@@ -90,6 +90,23 @@ def compile_function(
     return lambda *arguments: compiled([v.value for v in variables], *arguments)
 
 
+def devices_of(model: keras.Model) -> int:
+    """On how many devices the model lies."""
+    return 1
+
+
+def replica() -> Any:
+    """The number of the device that runs this code."""
+    return 0
+
+
+def compile_for_devices(
+    function: Callable[..., Any], model: keras.Model, jit_compile: bool | None = None
+) -> Callable[..., Any]:
+    """``compile_function``: there is one device."""
+    return compile_function(function, model, jit_compile)
+
+
 def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
     """``function(*arguments)``: XLA fuses what it can by itself."""
     return function(*arguments)

@@ -41,10 +41,14 @@ class VoteCounter:
         noise: What is added to an input.
         batch_size: Noisy samples per call of the network, rounded to blocks of 100; None: chosen
             by device. It changes speed and memory, never the noise.
+
+    A model that was made in the scope of a ``tf.distribute.MirroredStrategy`` votes on all of its
+    devices. The counts are those of one device.
     """
 
     def __init__(self, model: keras.Model, noise: Noise, batch_size: int | None):
         self._model, self._noise, self._batch_size = model, noise, batch_size
+        self._devices = backend.devices_of(model)
         self._programs: dict[tuple[int, ...], Callable[..., Tensor]] = {}
 
     def count(
@@ -77,17 +81,21 @@ class VoteCounter:
         pending: collections.deque = collections.deque()
 
         def collect() -> None:
-            rows, found = pending.popleft()
-            np.add.at(total, rows, ops.convert_to_numpy(found)[: len(rows)].astype("int64"))
+            rows, places, found = pending.popleft()
+            np.add.at(total, rows, ops.convert_to_numpy(found)[places].astype("int64"))
 
-        for job in range(0, len(x) * blocks, capacity):
-            jobs = np.arange(job, min(job + capacity, len(x) * blocks))
+        for job in range(0, len(x) * blocks, self._devices * capacity):
+            jobs = np.arange(job, min(job + self._devices * capacity, len(x) * blocks))
             rows, block = jobs // blocks, first + jobs % blocks
             keys = _keys_of(key, index, rows, block, first + blocks)
             wanted = np.minimum(BLOCK, stop - block * BLOCK).astype("int32")
-            arguments = [_filled(part, capacity) for part in (x[rows], keys, wanted)]
-            turns = np.int32(math.ceil(len(jobs) / together))
-            pending.append((rows, program(*map(ops.convert_to_tensor, arguments), turns)))
+            turns = math.ceil(len(jobs) / (self._devices * together))
+            # Every device has room for a whole call, and takes an equal share of the jobs.
+            device, place = np.divmod(np.arange(len(jobs)), turns * together)
+            places, room = device * capacity + place, self._devices * capacity
+            arguments = [_placed(part, places, room) for part in (x[rows], keys, wanted)]
+            found = program(*map(ops.convert_to_tensor, arguments), np.int32(turns))
+            pending.append((rows, places, found))
             # One call behind, so that a device works while the host prepares what comes next.
             if len(pending) > 1:
                 collect()
@@ -96,7 +104,7 @@ class VoteCounter:
         return total
 
     def _sizes(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Blocks per network call, and per compiled call."""
+        """Blocks per network call, and per compiled call on one device."""
         entries, size = math.prod(shape), self._batch_size
         if size is None and drawing.on_accelerator():
             size = min(_ACCELERATOR_BATCH, _ACCELERATOR_ENTRIES // entries)
@@ -110,7 +118,7 @@ class VoteCounter:
             count = functools.partial(_count, self._model, self._noise, classes, together)
             # On a CPU networks and samplers run faster outside XLA (LeNet 2.5 and 1.7 times,
             # ResNet-20 1.35 times).
-            self._programs[shape] = backend.compile_function(
+            self._programs[shape] = backend.compile_for_devices(
                 count, self._model, backend.prefers_xla() or None
             )
         return self._programs[shape]
@@ -170,8 +178,8 @@ def _block_keys(seed: int, purpose: int, index: int, blocks: int) -> np.ndarray:
     return np.random.Philox(source).random_raw(blocks)
 
 
-def _filled(part: Any, size: int) -> np.ndarray:
-    """An array with rows of zeros behind it, so that programs see one shape."""
+def _placed(part: Any, places: np.ndarray, size: int) -> np.ndarray:
+    """An array with its rows at given places and zeros elsewhere: programs see one shape."""
     result = np.zeros((size, *part.shape[1:]), part.dtype)
-    result[: len(part)] = part
+    result[places] = part
     return result
