@@ -40,16 +40,30 @@ _ROWS = {
 }
 
 
-def read_runs() -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """All kept runs by radius and recipe, one per seed."""
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for folder in sorted(_RUNS.iterdir()):
+def read_runs() -> dict[tuple[str, str], dict[str, list[dict[str, Any]]]]:
+    """All kept runs, one per seed, by recipe within radius and network.
+
+    A folder is named as its flag file, with anything that tells runs apart behind "@".
+    """
+    runs: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for folder in sorted(_RUNS.glob("mnist_0.*")):
         parts = {
             name.removesuffix(".json"): json.loads((folder / name).read_text()) for name in _FILES
         }
         _, eps, recipe = folder.name.split("@")[0].split("_", 2)
-        runs.setdefault((eps, recipe), []).append({**parts, "name": folder.name})
+        known = runs.setdefault((eps, parts["run"]["flags"]["model"]), {})
+        known.setdefault(recipe, []).append({**parts, "name": folder.name})
     return runs
+
+
+def _title(recipe: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    """The row's name; a variant is told by its options."""
+    if recipe in _ROWS:
+        return _ROWS[recipe]
+    base = max((name for name in _ROWS if recipe.startswith(name)), key=len)
+    options = [o for o in runs[0]["run"]["flags"]["option"] if o != "backward_weight=0.0"]
+    latest = {option.split("=")[0]: option for option in options}
+    return f"{_ROWS[base]}, {', '.join(f'`{option}`' for option in latest.values())}"
 
 
 def _share(runs: Sequence[Mapping[str, Any]], pick: Any) -> str:
@@ -61,17 +75,18 @@ def _share(runs: Sequence[Mapping[str, Any]], pick: Any) -> str:
     return text
 
 
-def table(eps: str, runs: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> list[str]:
-    """The rows of one radius, in Markdown."""
+def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The rows of one radius and network, in Markdown."""
     lines = [
         "| objective | seeds | clean | PGD | IBP | CROWN-IBP | CROWN | minutes |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for recipe, title in _ROWS.items():
-        known = runs.get((eps, recipe))
-        if not known:
-            continue
-        cells = [title, str(len(known)), _share(known, lambda r: r["clean_error"])]
+    order = [*_ROWS]
+    base = {name: max((r for r in order if name.startswith(r)), key=len) for name in runs}
+    for recipe in sorted(runs, key=lambda name: (order.index(base[name]), name)):
+        known = runs[recipe]
+        cells = [_title(recipe, known), str(len(known))]
+        cells += [_share(known, lambda r: r["clean_error"])]
         cells.append(_share(known, lambda r: r["attack"]["error"]))
         for method in ("ibp", "crown-ibp", "crown"):
             cells.append(_share(known, lambda r, m=method: r["methods"][m]["error"]))
@@ -85,17 +100,18 @@ def tables() -> str:
     """The part of the page that is written by this program."""
     runs = read_runs()
     lines = []
-    for eps in sorted({eps for eps, _ in runs}):
-        example = next(runs[key][0] for key in runs if key[0] == eps)
+    for eps, model in sorted(runs):
+        known = runs[eps, model]
+        example = next(iter(known.values()))[0]
         settings = example["run"]["flags"]
         lines += [
-            f"## MNIST, ε = {eps}",
+            f"## MNIST, ε = {eps}, {model}",
             "",
             f"Errors in percent on {example['results']['samples']:,} test images. "
-            f"Model {settings['model']} ({example['run']['parameters']:,} parameters), "
-            f"trained at {settings['train_eps']}, {settings['epochs']} epochs.",
+            f"{example['run']['parameters']:,} parameters, trained at {settings['train_eps']}, "
+            f"{settings['epochs']} epochs, batch {settings['batch_size']}.",
             "",
-            *table(eps, runs),
+            *table(known),
             "",
         ]
     return "\n".join(lines)
@@ -103,7 +119,7 @@ def tables() -> str:
 
 def collect(folder: pathlib.Path) -> None:
     """Copies what the tables need from finished runs."""
-    for results in sorted(folder.glob("mnist_*/results.json")):
+    for results in sorted(folder.glob("mnist_0.*/results.json")):
         target = _RUNS / results.parent.name
         target.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
