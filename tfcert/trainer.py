@@ -166,7 +166,8 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     def _noise_seed(self, step: Tensor, train: bool) -> Tensor:
         """Another one in every step; in validation in every batch, the same in all epochs."""
         if not train:  # The samples seen so far: set back to 0 before each validation.
-            step = -1 - ops.cast(self._loss_tracker.count + 0, "int32")
+            seen = self.trackers[self.objective.accuracy_name].count
+            step = -1 - ops.cast(seen + 0, "int32")
         # Replicas of a tf.distribute strategy have samples of their own, hence noise of their own.
         seed = ops.convert_to_tensor(self.seed, dtype="int32") + 1_000_003 * backend.replica()
         return ops.stack([seed, step])
