@@ -25,10 +25,11 @@ _MAY_KNOW = {
     "bounds": {"types", "backend", "regions", "relaxations", "graph", "rules", "network"},
     "schedules": {"types"},
     "attacks": {"types", "backend", "regions", "graph", "network", "schedules"},
-    "models": {"network", "rules"},
+    "layers": {"types", "backend"},
+    "models": {"network", "rules", "layers"},
     "objectives": {
         *("types", "backend", "regions", "relaxations", "rules", "network", "bounds"),
-        *("schedules", "attacks", "smoothing"),
+        *("schedules", "attacks", "smoothing", "layers"),
     },
     "fitting": {"types", "backend", "bounds", "network", "schedules"},
     "trainer": {"types", "backend", "network", "objectives", "schedules", "fitting"},
@@ -37,7 +38,7 @@ _MAY_KNOW = {
     "tfcert": {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
-        *("version", "logs"),
+        *("version", "logs", "layers"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "evaluation"),

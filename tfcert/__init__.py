@@ -3,6 +3,7 @@
 from tfcert import (
     attacks,
     datasets,
+    layers,
     logs,
     models,
     objectives,
@@ -29,6 +30,7 @@ __all__ = [
     "bound_margins",
     "datasets",
     "logs",
+    "layers",
     "methods",
     "models",
     "objectives",

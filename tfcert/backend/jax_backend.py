@@ -17,6 +17,7 @@ __all__ = [
     "check_float64",
     "check_full_precision",
     "compile_function",
+    "compiled",
     "eagerly",
     "fused",
     "is_symbolic",
@@ -110,6 +111,11 @@ def compile_for_devices(
 def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
     """``function(*arguments)``: XLA fuses what it can by itself."""
     return function(*arguments)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors that XLA compiles, also where it is called eagerly."""
+    return jax.jit(function)
 
 
 def eagerly() -> Any:

@@ -17,6 +17,7 @@ __all__ = [
     "check_float64",
     "check_full_precision",
     "compile_function",
+    "compiled",
     "eagerly",
     "fused",
     "is_symbolic",
@@ -142,6 +143,11 @@ def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
     if tf.executing_eagerly():  # Compiling would cost more than one call saves.
         return function(*arguments)
     return tf.function(function, jit_compile=True, autograph=False)(*arguments)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors that XLA compiles, also where it is called eagerly."""
+    return tf.function(function, jit_compile=True, autograph=False)
 
 
 def eagerly() -> Any:

@@ -1,0 +1,14 @@
+"""Layers of l-infinity distance networks, whose robustness follows from their construction."""
+
+from tfcert.layers.convolution import LInfDistanceConv2D
+from tfcert.layers.distance import IdentityNormal, LInfDistance, distance_layers, set_exponent
+from tfcert.layers.mean_shift import MeanShift
+
+__all__ = [
+    "IdentityNormal",
+    "LInfDistance",
+    "LInfDistanceConv2D",
+    "MeanShift",
+    "distance_layers",
+    "set_exponent",
+]
