@@ -41,7 +41,8 @@ def distances(x: Tensor, w: Tensor, p: Tensor) -> Tensor:
     Returns:
         ``(batch, units)``.
     """
-    x, w, p = map(ops.convert_to_tensor, (x, w, p))
+    # Copies: custom gradients are of tensors, not of variables.
+    x, w, p = (ops.copy(ops.convert_to_tensor(value)) for value in (x, w, p))
     dtype = keras.backend.standardize_dtype(x.dtype)
     if dtype in ("float16", "bfloat16"):  # Powers of p up to 1000 leave their range.
         x, w = ops.cast(x, "float32"), ops.cast(w, "float32")
