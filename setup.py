@@ -45,6 +45,7 @@ setuptools.setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "jax": ["jax>=0.10"],
+        "onnx": ["onnx>=1.23"],
         "tensorboard": ["tensorboard>=2.20"],
         "test": [
             "hypothesis>=6.100",

@@ -9,8 +9,9 @@ from keras import ops
 
 from tests import attack_support as support
 from tests import vnncomp_support
-from tfcert import attacks, regions
+from tfcert import attacks, interchange, regions
 from tfcert.attacks import inputs
+from tfcert.interchange import properties
 
 EPS = {"inf": 0.1, 2: 0.6, 1: 2.5}  # on digits, about equally strong
 
@@ -118,14 +119,14 @@ class CounterexampleTest(parameterized.TestCase):
 
     def check(self, instances):
         path = instances[0].network
-        model, wide = (vnncomp_support.read_model(path, d) for d in ("float32", "float64"))
-        asked = [
-            vnncomp_support.read_property(instance.property, model.output_shape[1])
-            for instance in instances
-        ]
-        classifier, labels = vnncomp_support.attacked(model, asked)
+        model, wide = (interchange.load_onnx(path, d) for d in ("float32", "float64"))
+        asked = [interchange.read_vnnlib(instance.property) for instance in instances]
+        classifiers, labels = zip(
+            *[properties.attacked(model, list(one.cases)) for one in asked], strict=True
+        )
+        classifier = classifiers[0]  # Shared by properties about classes.
         starts = STARTS.get(instances[0].benchmark, 8)
-        region, x = vnncomp_support.region(asked, starts)
+        region, x = vnncomp_support.region(asked, model.input_shape[1:], starts)
         for kind, hard in HARD.items():
             attack = kind(region, 50, loss="margin", early_stop=False)
             points = np.asarray(
@@ -134,7 +135,7 @@ class CounterexampleTest(parameterized.TestCase):
             for instance, one, own in zip(
                 instances, asked, np.split(points, len(asked)), strict=True
             ):
-                found = vnncomp_support.is_counterexample(wide, one, own).any()
+                found = one.is_met(own, ops.convert_to_numpy(wide(own.astype("float64")))).any()
                 if instance.verdict == "unsat":
                     self.assertFalse(found, instance.name)
                 elif instance.verdict == "sat" and instance.name not in hard:

@@ -33,12 +33,13 @@ _MAY_KNOW = {
     },
     "fitting": {"types", "backend", "bounds", "network", "schedules"},
     "trainer": {"types", "backend", "network", "objectives", "schedules", "fitting"},
+    "interchange": {"regions", "network", "bounds", "attacks"},
     "evaluation": {"regions", "bounds", "attacks"},
     "smoothing": {"types", "backend", "regions"},
     "tfcert": {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
-        *("version", "logs", "layers"),
+        *("version", "logs", "layers", "interchange"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "evaluation"),

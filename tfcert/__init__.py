@@ -3,7 +3,11 @@
 from tfcert import (
     attacks,
     datasets,
+<<<<<<< HEAD
     layers,
+=======
+    interchange,
+>>>>>>> 546bb8b (ONNX networks as Keras models, and properties in VNN-LIB's format)
     logs,
     models,
     objectives,
@@ -29,6 +33,7 @@ __all__ = [
     "bound",
     "bound_margins",
     "datasets",
+    "interchange",
     "logs",
     "layers",
     "methods",
