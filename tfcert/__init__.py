@@ -3,11 +3,8 @@
 from tfcert import (
     attacks,
     datasets,
-<<<<<<< HEAD
-    layers,
-=======
     interchange,
->>>>>>> 546bb8b (ONNX networks as Keras models, and properties in VNN-LIB's format)
+    layers,
     logs,
     models,
     objectives,
