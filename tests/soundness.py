@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import unittest
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "check_point",
     "eagerly",
     "flat",
+    "needs_float64",
 ]
 
 # By how much rounding may carry a value over a bound, relative to the largest of both: bounds and
@@ -223,3 +225,11 @@ def check_contains(outer: Any, inner: Any, what: str, tolerance: float) -> None:
         below = np.where(low_in >= low, 0.0, low - low_in).max()
         above = np.where(high_in <= high, 0.0, high_in - high).max()
         assert max(below, above) <= slack, f"{what}: out by {max(below, above):.3g}"
+
+
+def needs_float64() -> None:
+    """Skips a test where the backend has no float64, which float_safe wants."""
+    try:
+        backend.check_float64("float_safe")
+    except ValueError as reason:
+        raise unittest.SkipTest(str(reason)) from reason

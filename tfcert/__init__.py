@@ -13,7 +13,7 @@ from tfcert import (
     schedules,
     smoothing,
 )
-from tfcert.bounds import bound, bound_margins, methods
+from tfcert.bounds import bound, bound_margins, lipschitz, methods
 from tfcert.regions import Box, LpBall
 from tfcert.rules import register_activation, register_affine, register_monotone, register_rule
 from tfcert.trainer import CertifiedTrainer
@@ -31,6 +31,7 @@ __all__ = [
     "bound_margins",
     "datasets",
     "interchange",
+    "lipschitz",
     "logs",
     "layers",
     "methods",

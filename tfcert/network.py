@@ -10,7 +10,7 @@ import keras
 from tfcert import backend, graph
 from tfcert.rules import registry
 from tfcert.rules.linear import Rearrange, Scale
-from tfcert.rules.nonlinear import Elementwise
+from tfcert.rules.nonlinear import Elementwise, Opaque
 from tfcert.rules.primitives import Constant, Input, Node, Nonlinear
 from tfcert.rules.rows import Window, covers, union
 from tfcert.rules.windows import Shift, Sliding
@@ -71,11 +71,16 @@ class Network:
         """What methods ask of each node, found once."""
         self.spatial: dict[Node, int] = {}
         self.mixing: dict[Node, int] = {}
+        # Nodes behind no other part of the input than intervals: their inputs form a box.
+        self.boxed: dict[Node, bool] = {}
         self.reads: dict[Node, list[tuple[Node, int]]] = {node: [] for node in self.nodes}
         self._single: dict[Node, bool] = {}
         for node in self.nodes:
             self.spatial[node] = self._spatial_rank(node)
             self.mixing[node], self._single[node] = self._mixing(node)
+            cut = isinstance(node.primitive, Opaque | Constant)
+            sources = [self.boxed[source] for source in node.inputs]
+            self.boxed[node] = cut or (bool(sources) and all(sources))
             if isinstance(node.primitive, Nonlinear):
                 for place, source in enumerate(node.inputs):
                     self.reads[source].append((node, place))
@@ -86,10 +91,13 @@ class Network:
 
         An interval is exact behind one such layer, unless that reads some entry of the input
         twice, which counts as two. Also: whether no entry of the input appears twice in the node.
+        Nodes of which only the interval is known count as inputs.
         """
         primitive = node.primitive
         sources = [s for s in node.inputs if not isinstance(s.primitive, Constant)]
         before = [self.mixing[source] for source in sources]
+        if isinstance(primitive, Opaque):
+            return 0, True
         if isinstance(primitive, Nonlinear) or -1 in before:
             return -1, False
         if isinstance(primitive, Input | Constant) or not sources:
@@ -142,6 +150,18 @@ class Network:
             extent = current.shape if here is None else here[1]
             sizes.append(math.prod(extent) * math.prod(current.shape[len(extent) :]))
         return max(sizes)
+
+    def check(self, need: str) -> None:
+        """Raises a NotImplementedError where a layer cannot give what a method needs right now.
+
+        Args:
+            need: "rounding" or "lipschitz".
+        """
+        for node in self.nodes:
+            try:
+                node.primitive.check(need)
+            except NotImplementedError as reason:
+                raise NotImplementedError(f"Layer {node.name!r}: {reason}") from reason
 
     def needing_bounds(self) -> list[Node]:
         """Nodes that a nonlinear node reads: those whose bounds shape its relaxation."""

@@ -33,8 +33,8 @@ def bound(
         model: A built Sequential or Functional model.
         x: Inputs, ``(batch, *input_shape)``.
         region: ``LpBall`` or ``Box``, in the units of x.
-        method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", or an object of
-            ``tfcert.methods``.
+        method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "lipschitz", or an object
+            of ``tfcert.methods``.
         statistics: What BatchNormalization normalises with: "moving", as at inference, or "batch":
             mean and variance of the clean batch x, as in a training step.
 
@@ -51,8 +51,8 @@ def bound(
     """
     call = _prepare(model, x, region, method, statistics)
 
-    def compute(moments: list, bound_region: BoundRegion) -> list[Bounds]:
-        evaluation = call.evaluate(bound_region, moments)
+    def compute(moments: list, bound_region: BoundRegion, x: Tensor) -> list[Bounds]:
+        evaluation = call.evaluate(bound_region, moments, x)
         outputs = keras.tree.flatten(call.network.outputs)
         return [propagation.node_bounds(evaluation, call.method, node) for node in outputs]
 
@@ -112,8 +112,10 @@ def bound_margins(
     else:
         target = _checked_specification(specification, call.batch, classes, dtype)
 
-    def compute(moments: list, bound_region: BoundRegion, wanted: Tensor) -> list[Tensor]:
-        evaluation = call.evaluate(bound_region, moments)
+    def compute(
+        moments: list, bound_region: BoundRegion, x: Tensor, wanted: Tensor
+    ) -> list[Tensor]:
+        evaluation = call.evaluate(bound_region, moments, x)
         if specification is None:
             hot = ops.one_hot(wanted, classes, dtype=dtype)
             rows = hot[:, None] - ops.eye(classes, dtype=dtype)[None]
@@ -142,10 +144,12 @@ class _Call:
         self.method, self.statistics = method, statistics
         self.batch = x.shape[0]
 
-    def evaluate(self, bound_region: BoundRegion, moments: list) -> Any:
+    def evaluate(self, bound_region: BoundRegion, moments: list, x: Tensor) -> Any:
         """Bounds of all nodes before the outputs."""
         known = dict(zip(normalizing_nodes(self.network), moments, strict=True)) if moments else {}
-        return propagation.evaluate(self.network, self.region, bound_region, self.method, known)
+        return propagation.evaluate(
+            self.network, self.region, bound_region, self.method, known, point=x
+        )
 
     def run(self, kind: str, compute: Callable, *more: Tensor, rows: int) -> Any:
         """Runs in the graph under construction, or compiled and in pieces of the batch."""
@@ -161,16 +165,16 @@ class _Call:
             return self._compiled(kind, compute, packed=True)(moments, self.x, numbers, *more)
         bound_region = self.region.bind(self.x)
         if any(backend.is_symbolic(t) for t in (*bound_region, *more) if t is not None):
-            return compute(moments, bound_region, *more)
+            return compute(moments, bound_region, self.x, *more)
         compiled = self._compiled(kind, compute, packed=False)
         if self.batch <= piece:
-            return compiled(moments, bound_region, *more)
+            return compiled(moments, bound_region, self.x, *more)
         parts = []
         for start in range(0, self.batch, piece):
             chosen = np.minimum(np.arange(start, start + piece), self.batch - 1)
             cut = keras.tree.map_structure(
                 lambda t, chosen=chosen: None if t is None else ops.take(t, chosen, axis=0),
-                (bound_region, *more),
+                (bound_region, self.x, *more),
             )
             part = compiled(moments, *cut)
             keep = min(piece, self.batch - start)
@@ -197,7 +201,7 @@ class _Call:
                 traces["count"] = traces.get("count", 0) + 1
                 if packed:
                     x, numbers, *more = arguments
-                    arguments = (region.unpack(numbers).bind(x), *more)
+                    arguments = (region.unpack(numbers).bind(x), x, *more)
                 return compute(moments, *arguments)
 
             function = backend.compile_function(
@@ -239,6 +243,8 @@ def _prepare(model: Any, x: Any, region: Any, method: Any, statistics: str) -> _
             f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
         )
     network = network_of(model)
+    if isinstance(method, methods.Lipschitz):
+        network.check("lipschitz")
     if method.float_safe:
         _check_float_safe(network, statistics)
     elif network.dtype == "float64":
@@ -273,6 +279,7 @@ def _check_float_safe(network: Network, statistics: str) -> None:
             "layer, its activation or its rule is not one of Keras's and tfcert's own. Use "
             "float_safe=False."
         )
+    network.check("rounding")
     backend.check_float64("float_safe=True")
     backend.check_full_precision()
 

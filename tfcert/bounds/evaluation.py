@@ -78,12 +78,12 @@ class Evaluation:
         primitive, p = node.primitive, self.parameters[node]
         inputs = [self.intervals[source] for source in node.inputs]
         if isinstance(primitive, Input):
-            result = Interval.from_ends(self.bound.lower, self.bound.upper)
+            result = self.inputs()
         elif isinstance(primitive, Constant):
             value = ops.broadcast_to(p, (self.batch, *node.shape))
             result = Interval.from_ends(value, value)
         else:
-            result = primitive.interval(p, *inputs)
+            result = self.enclose(node, inputs)
         if self.unit is not None:
             result = self._with_rounding(node, inputs, result)
         if node.enclosure is not None:
@@ -91,6 +91,14 @@ class Evaluation:
             other = function(*[self.intervals[source] for source in sources])
             result = result.intersect(other.lower, other.upper)
         return result
+
+    def inputs(self) -> Interval:
+        """The inputs of the region."""
+        return Interval.from_ends(self.bound.lower, self.bound.upper)
+
+    def enclose(self, node: Node, inputs: list[Interval]) -> Interval:
+        """The values of a node that has inputs, where these lie in given intervals."""
+        return node.primitive.interval(self.parameters[node], *inputs)
 
     def _with_rounding(self, node: Node, inputs: list[Interval], result: Interval) -> Interval:
         assert self.unit is not None

@@ -62,7 +62,13 @@ class Margins:
         self.network = network_of(model)
         self.region, self.x = region, ops.cast(x, self.network.dtype)
         self.evaluation: Evaluation = propagation.evaluate(
-            self.network, region, region.bind(self.x), self.method, moments, trains=True
+            self.network,
+            region,
+            region.bind(self.x),
+            self.method,
+            moments,
+            trains=True,
+            point=self.x,
         )
         classes = self.network.outputs.shape[-1]
         self.y = ops.cast(y, "int32")

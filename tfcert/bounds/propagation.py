@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from keras import ops
 
 from tfcert.bounds import methods
 from tfcert.bounds.alpha import optimised_lower
+from tfcert.bounds.balls import BallEvaluation
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.refine import refine
 from tfcert.bounds.sweep import sweep
@@ -40,9 +42,16 @@ def evaluate(
     method: methods.Method,
     moments: dict[Node, Any] | None = None,
     trains: bool = False,
+    point: Tensor = None,
 ) -> Evaluation:
-    """Bounds of all nodes that a method needs before it answers for the outputs."""
-    evaluation = Evaluation(
+    """Bounds of all nodes that a method needs before it answers for the outputs.
+
+    ``point`` are the inputs that the region is put around; only the margin rule wants them.
+    """
+    kind: Any = Evaluation
+    if isinstance(method, methods.Lipschitz):
+        kind = functools.partial(BallEvaluation, point=point)
+    evaluation = kind(
         network,
         region,
         bound,
@@ -56,7 +65,8 @@ def evaluate(
         # Tighter intervals may give looser default lines behind them: keep both results.
         plain = dataclasses.replace(method, optimize_intermediate=False)
         evaluation.base = (evaluate(network, region, bound, plain, moments, trains), plain)
-    needed = set(network.needing_bounds())
+    rough = isinstance(method, methods.Lipschitz)  # Nothing shapes a relaxation.
+    needed = set() if rough else set(network.needing_bounds())
     for node in network.nodes:
         interval = evaluation.interval_step(node)
         if node in needed:
@@ -73,8 +83,8 @@ def _tightened(
     """The interval of a node that a nonlinear one reads, as tight as the method asks for."""
     network = evaluation.network
     mixing = network.mixing[node]
-    box = evaluation.region.norm == math.inf
-    if mixing >= 0:  # An affine function of the input: one sweep is exact.
+    box = evaluation.region.norm == math.inf or network.boxed[node]
+    if mixing >= 0:  # An affine function of the input, or of intervals: one sweep is exact.
         exact = mixing == 0 or (box and mixing == 1 and evaluation.unit is None)
         if exact or (box and not isinstance(method, methods.Crown)):
             return interval
@@ -148,7 +158,8 @@ def node_bounds(evaluation: Evaluation, method: methods.Method, node: Node) -> B
 def _node_bounds(evaluation: Evaluation, method: methods.Method, node: Node) -> Bounds:
     interval = evaluation.intervals[node]
     size = math.prod(node.shape)
-    prefix = evaluation.region.norm != math.inf and evaluation.network.mixing[node] > 0
+    box = evaluation.region.norm == math.inf or evaluation.network.boxed[node]
+    prefix = not box and evaluation.network.mixing[node] > 0
     backward = method if isinstance(method, methods.Backward) else None
     if backward is None and not prefix:
         return interval.bounds

@@ -1,7 +1,8 @@
 """Values of a network, and the batch statistics that bounds use during training.
 
-While a network trains, BatchNormalization uses the statistics of the batch. Bounds of that step
-treat it as affine, with the mean and variance that the *clean* batch has, as the literature does.
+While a network trains, BatchNormalization and MeanShift use the statistics of the batch. Bounds of
+that step treat them as affine, with the mean and variance that the *clean* batch has, as the
+literature does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import keras
 from keras import ops
 
 from tfcert.network import Network, network_of
-from tfcert.rules.normalization import BatchNorm
+from tfcert.rules.normalization import Normalizing
 from tfcert.rules.primitives import Constant, Node
 from tfcert.types import Tensor
 
@@ -24,7 +25,7 @@ def normalizing_nodes(network: Network) -> list[Node]:
     return [
         node
         for node in network.nodes
-        if isinstance(node.primitive, BatchNorm) and node.primitive.layer.trainable
+        if isinstance(node.primitive, Normalizing) and node.primitive.uses_batch
     ]
 
 
@@ -39,7 +40,7 @@ def batch_moments(network: Network, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     def parameters(node: Node, values: dict[Node, Tensor]) -> Any:
         if node not in normalizing:
             return node.primitive.parameters(network.dtype)
-        assert isinstance(node.primitive, BatchNorm)
+        assert isinstance(node.primitive, Normalizing)
         source = values[node.inputs[0]]
         moments[node] = ops.moments(source, axes=node.primitive.axes)
         return node.primitive.from_moments(*moments[node], network.dtype)
@@ -73,7 +74,7 @@ def node_values(
     def parameters(node: Node, values: dict[Node, Tensor]) -> Any:
         del values
         if node in moments:
-            assert isinstance(node.primitive, BatchNorm)
+            assert isinstance(node.primitive, Normalizing)
             return node.primitive.from_moments(*moments[node], network.dtype)
         return node.primitive.parameters(network.dtype)
 

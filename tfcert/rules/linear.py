@@ -163,6 +163,9 @@ class Scale(Affine):
         scale = ops.broadcast_to(p[0], shapes[0])
         return [Rows(rows.coefficients * frame.take_shared(scale, rows), rows.window)]
 
+    def lipschitz(self, p: Any, shapes: Sequence[tuple[int, ...]], *radii: Tensor) -> Tensor:
+        return radii[0] if p[0] is None else radii[0] * ops.max(ops.abs(p[0]))
+
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
         if self.error is not None:
             return self.error(unit, magnitudes[0])
@@ -208,6 +211,9 @@ class Sum(Affine):
     ) -> Sequence[Tensor]:
         return [coefficients] * (len(shapes) - 1)
 
+    def lipschitz(self, p: Any, shapes: Sequence[tuple[int, ...]], *radii: Tensor) -> Tensor:
+        return self.apply(p, *radii)
+
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         return rounding_error(self.apply(p, *magnitudes), len(magnitudes) + 1, unit)
 
@@ -247,6 +253,14 @@ class Rearrange(Affine):
         count = ops.shape(coefficients)[0]
         zeros = [ops.zeros((count, *shape), coefficients.dtype) for shape in shapes[:-1]]
         return backend.vector_jacobian(self.function, zeros, coefficients)
+
+    def lipschitz(self, p: Any, shapes: Sequence[tuple[int, ...]], *radii: Tensor) -> Tensor:
+        most = radii[0]
+        for radius in radii[1:]:
+            most = ops.maximum(most, radius)
+        # The weights are >= 0: where every entry is 1, the value has their sums.
+        ones = [ops.ones((1, *shape), most.dtype) for shape in shapes]
+        return most * ops.max(self.function(*ones))
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
         if self.terms == 1:

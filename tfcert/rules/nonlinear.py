@@ -92,6 +92,14 @@ class Elementwise(Nonlinear):
         lines = [None if line is None else frame.take(line, rows) for line in relaxation]
         return apply_lines(relaxations.Lines(*lines), rows)
 
+    def lipschitz(self, p: Any, shapes: Sequence[tuple[int, ...]], *radii: Tensor) -> Tensor:
+        if isinstance(p, relaxations.TwoPiece):
+            slope = ops.abs(ops.cast(p.negative_slope, radii[0].dtype))
+            return radii[0] * ops.maximum(ops.max(slope), 1.0)
+        if isinstance(p, relaxations.PiecewiseLinear) and p.continuous:
+            return radii[0] * max(abs(slope) for slope in p.slopes)
+        return super().lipschitz(p, shapes, *radii)
+
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
         x = magnitudes[0]
         if isinstance(p, relaxations.TwoPiece):
@@ -256,6 +264,9 @@ class MaxReduce(Nonlinear):
         positive, negative = signs(rows.coefficients)
         coefficients = positive[..., None] * lower_slope + negative[..., None] * upper_slope
         return [Rows(coefficients, rows.window)], total(negative, intercept)
+
+    def lipschitz(self, p: Any, shapes: Sequence[tuple[int, ...]], *radii: Tensor) -> Tensor:
+        return radii[0]
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> None:
         return None

@@ -18,25 +18,49 @@ from tfcert.rules.registry import apply, register_rule
 from tfcert.rules.rounding import HUGE, TINY, flushed, rounding_error
 from tfcert.types import Tensor
 
-__all__ = ["BatchNorm"]
+__all__ = ["BatchNorm", "Normalizing"]
 
 
-class BatchNorm(Scale):
-    """``(x - mean) / sqrt(variance + epsilon) * gamma + beta`` with fixed statistics."""
+class Normalizing(Scale):
+    """A layer that is affine for given statistics, which are those of the batch in training.
 
-    def __init__(self, layer: Any, rank: int):
+    Args:
+        layer: The layer.
+        rank: Axes of its input, without the batch axis.
+        axis: The axis that keeps a number for each entry, counted with the batch axis.
+    """
+
+    def __init__(self, layer: Any, rank: int, axis: int):
         super().__init__(self._factors)
-        self.layer, self.rank = layer, rank
+        self.layer, self.rank, self.axis = layer, rank, axis % (rank + 1)
 
     @property
     def axes(self) -> tuple[int, ...]:
         """The axes that statistics are taken over, batch axis included."""
-        axis = self.layer.axis % (self.rank + 1)
-        return tuple(a for a in range(self.rank + 1) if a != axis)
+        return tuple(a for a in range(self.rank + 1) if a != self.axis)
+
+    @property
+    def uses_batch(self) -> bool:
+        """Whether the layer takes the statistics of the batch in training."""
+        raise NotImplementedError
+
+    def from_moments(self, mean: Tensor, variance: Tensor, dtype: str) -> tuple:
+        """Scale and shift for given statistics."""
+        raise NotImplementedError
+
+    def _factors(self, dtype: str) -> tuple:
+        raise NotImplementedError
 
     def _shaped(self, vector: Tensor) -> Tensor:
-        axis = self.layer.axis % (self.rank + 1)
-        return ops.reshape(vector, [-1 if a == axis else 1 for a in range(1, self.rank + 1)])
+        return ops.reshape(vector, [-1 if a == self.axis else 1 for a in range(1, self.rank + 1)])
+
+
+class BatchNorm(Normalizing):
+    """``(x - mean) / sqrt(variance + epsilon) * gamma + beta`` with fixed statistics."""
+
+    @property
+    def uses_batch(self) -> bool:
+        return self.layer.trainable
 
     def _factors(self, dtype: str) -> tuple[Tensor, Tensor]:
         layer = self.layer
@@ -45,7 +69,6 @@ class BatchNorm(Scale):
         )
 
     def from_moments(self, mean: Tensor, variance: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
-        """Scale and shift for given statistics."""
         layer = self.layer
         scale = ops.rsqrt(variance + layer.epsilon)
         if layer.scale:
@@ -75,7 +98,7 @@ class BatchNorm(Scale):
 
 
 def _batch_normalization(layer: Any, x: Node) -> Node:
-    return apply(BatchNorm(layer, len(x.shape)), x)
+    return apply(BatchNorm(layer, len(x.shape), layer.axis), x)
 
 
 def _normalization(layer: Any, x: Node) -> Node:

@@ -73,6 +73,36 @@ class Primitive:
         """An interval that encloses ``apply(p, *x)`` for all x in the given ones."""
         raise NotImplementedError
 
+    def lipschitz(
+        self, p: Any, shapes: Sequence[tuple[int, ...]], *radii: Tensor
+    ) -> Tensor | float:
+        """How far any entry of the value moves, where entries of the inputs move by up to radii.
+
+        The layer's declared l-inf Lipschitz factor: there is no default, and layers with weights
+        that multiply have none, since a product of their norms says next to nothing.
+
+        Args:
+            p: Parameters.
+            shapes: The shapes of the inputs, without batch axis.
+            *radii: One number per sample for each input, ``(batch,)``.
+
+        Returns:
+            ``(batch,)``, or what broadcasts to it.
+        """
+        raise NotImplementedError(
+            "declares no l-inf Lipschitz factor, so there is no margin rule for this model. Other "
+            'methods need none, as method="ibp".'
+        )
+
+    def check(self, need: str) -> None:
+        """Raises a NotImplementedError where the layer cannot give what a method needs right now.
+
+        For answers that depend on variables, into which a compiled program cannot look.
+
+        Args:
+            need: "rounding" or "lipschitz".
+        """
+
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
         """How far a rounded execution may be from ``apply`` (None: it is exact).
 
@@ -113,6 +143,9 @@ class Constant(Primitive):
 
     def interval(self, p: Any, *intervals: Interval) -> Interval:
         return Interval.from_ends(p, p)
+
+    def lipschitz(self, p: Any, shapes: Sequence[tuple[int, ...]], *radii: Tensor) -> float:
+        return 0.0
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         return rounding_error(magnitudes[0], 1, unit)

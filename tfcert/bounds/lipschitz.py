@@ -1,0 +1,117 @@
+"""The margin rule: certificates of l-inf-distance networks from one forward pass.
+
+Every layer that can declares by how much its values move at most where its inputs move by r: its
+l-inf Lipschitz factor, times r. Distance layers have the factor 1 at p = inf, ``Normalization`` the
+inverse of its least standard deviation. Where L is the product of all, two scores come closer by at
+most 2 L r, so a margin m at x survives every change of the input by less than ``m / (2 L)``.
+
+Reference: Zhang et al., 2022, https://arxiv.org/abs/2110.06850.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from tfcert.bounds.balls import moved
+from tfcert.network import Network, network_of
+from tfcert.rules.primitives import Input, Node
+from tfcert.types import Tensor
+
+__all__ = ["factor", "radius", "radius_of"]
+
+
+def factor(model: keras.Model) -> Tensor:
+    """The l-inf Lipschitz factor of a model, the product of those that its layers declare.
+
+    Every change of an input by at most r, in any coordinate, moves every output by at most
+    ``factor * r``. Branches add up where they are added, and the larger one counts elsewhere.
+    It is computed from the present weights; in compiled code, from the weights at every call.
+
+    Args:
+        model: A built model.
+
+    Returns:
+        A scalar tensor; 0 for a constant model. In compiled code, infinite where a distance layer
+        is at a finite p, since nothing can be raised there.
+
+    Raises:
+        NotImplementedError: Where a layer declares no factor, or is at a finite p; names the layer.
+
+    Example:
+
+    >>> distance = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(4.0)])
+    >>> float(tfcert.lipschitz.factor(distance))
+    4.0
+    """
+    network = network_of(model)
+    network.check("lipschitz")
+    return _factor(network)
+
+
+def radius(model: keras.Model, x: Tensor, y: Tensor = None) -> Tensor:
+    """The l-inf radius within which no input changes the class, ``margin / (2 L)``.
+
+    It costs one forward pass, for all radii at once: an input is certified at ``eps`` where the
+    radius is ``> eps``. Works inside of compiled code too, as of an exported model.
+
+    Args:
+        model: A built model with one output of scores, ``(batch, classes)``.
+        x: Inputs, ``(batch, *input_shape)``.
+        y: Integer labels, ``(batch,)``: inputs of another class than theirs have the radius 0.
+            None: the predicted ones.
+
+    Returns:
+        ``(batch,)``, >= 0, in units of x.
+
+    Raises:
+        NotImplementedError: As for ``factor``.
+
+    Example:
+
+    >>> network = keras.Sequential([keras.Input((2,)), tfcert.layers.LInfDistance(3)])
+    >>> certified = tfcert.lipschitz.radius(network, x, y) > 0.1
+    """
+    network = network_of(model)
+    network.check("lipschitz")
+    node = network.outputs
+    if not isinstance(node, Node) or len(node.shape) != 1:
+        raise ValueError(
+            "A radius needs a model with one output of shape (batch, classes). "
+            f"Received: output shape {model.output_shape}."
+        )
+    scores = model(ops.cast(x, network.dtype), training=False)
+    return radius_of(scores, _factor(network), y)
+
+
+def radius_of(scores: Tensor, factor: Tensor, y: Tensor = None) -> Tensor:
+    """``margin / (2 factor)`` from scores, where they are at hand: ``(batch,)``.
+
+    Args:
+        scores: ``(batch, classes)``.
+        factor: From ``factor``.
+        y: Labels; None: the predicted ones.
+    """
+    label = ops.argmax(scores, axis=-1) if y is None else ops.cast(y, "int32")
+    own = ops.one_hot(label, scores.shape[-1], dtype=scores.dtype) > 0
+    infinity = ops.full_like(scores, float("inf"))
+    score = ops.max(ops.where(own, scores, -infinity), axis=-1)
+    rival = ops.max(ops.where(own, -infinity, scores), axis=-1)
+    margin = score - rival
+    positive = margin > 0
+    # A factor of 0 gives inf, and one of inf gives 0; 0 / 0 must not appear.
+    within = ops.where(positive, margin, 1.0) / (2.0 * ops.cast(factor, scores.dtype))
+    return ops.where(positive, within, ops.zeros_like(margin))
+
+
+def _factor(network: Network) -> Tensor:
+    """By how much outputs move where inputs move by 1."""
+    found: dict[Node, Tensor] = {}
+    for node in network.nodes:
+        if isinstance(node.primitive, Input):
+            found[node] = ops.ones((1,), network.dtype)
+        else:
+            p = node.primitive.parameters(network.dtype)
+            found[node] = moved(node, p, [found[source] for source in node.inputs])
+    outputs = [found[node] for node in keras.tree.flatten(network.outputs)]
+    return ops.max(ops.concatenate(outputs, axis=0))
