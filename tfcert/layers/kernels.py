@@ -17,14 +17,14 @@ from tfcert import backend
 from tfcert.layers import powers
 from tfcert.types import Tensor
 
-__all__ = ["LARGEST", "distances"]
+__all__ = ["HUGE", "LARGEST", "accumulate", "distances", "scattered"]
 
 # Terms in a turn of the loop.
 BLOCK = 16
 # Largest finite exponent: the next step of a schedule is inf.
 LARGEST = 1000.0
 # Beyond all logarithms: 2^(-huge) is 0.
-_HUGE = 1e30
+HUGE = 1e30
 
 
 def distances(x: Tensor, w: Tensor, p: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def _maximum(x: Tensor, w: Tensor) -> Tensor:
     def step(total: Tensor, index: Tensor, x_i: Tensor, w_i: Tensor) -> Tensor:
         return ops.maximum(total, ops.abs(x_i[:, None] - w_i))
 
-    return _accumulate(step, _zeros(x, w), ops.transpose(x), w)
+    return accumulate(step, _zeros(x, w), ops.transpose(x), w)
 
 
 def _norm(x: Tensor, w: Tensor, p: Tensor, largest: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def _norm(x: Tensor, w: Tensor, p: Tensor, largest: Tensor) -> Tensor:
     def step(total: Tensor, index: Tensor, x_i: Tensor, w_i: Tensor) -> Tensor:
         return total + powers.exp2(p * powers.log2(ops.abs(x_i[:, None] - w_i)) - scale)
 
-    total = _accumulate(step, _zeros(x, w), ops.transpose(x), w)
+    total = accumulate(step, _zeros(x, w), ops.transpose(x), w)
     # At least the largest term itself; less where all differences are 0.
     return largest * ops.exp(ops.log(ops.maximum(total, 1.0)) / p)
 
@@ -104,17 +104,17 @@ def _maximum_gradients(x: Tensor, w: Tensor, norm: Tensor, upstream: Tensor) -> 
         attained = ops.logical_and(first < 0, ops.abs(x_i[:, None] - w_i) >= norm)
         return ops.where(attained, index, first)
 
-    first = _accumulate(step, ops.cast(ops.full_like(norm, -1), "int32"), ops.transpose(x), w)
+    first = accumulate(step, ops.cast(ops.full_like(norm, -1), "int32"), ops.transpose(x), w)
     first = ops.maximum(first, 0)  # NaN attains nothing.
     rows = ops.arange(ops.shape(x)[0], dtype="int32")[:, None]
     columns = ops.arange(w.shape[1], dtype="int32")
     at_x, at_w = rows * w.shape[0] + first, first * w.shape[1] + columns
     difference = ops.take(x, at_x) - ops.take(w, at_w)
     upstream = upstream * ops.sign(difference)
-    return _scattered(x, at_x, upstream), _scattered(w, at_w, -upstream)
+    return scattered(x, at_x, upstream), scattered(w, at_w, -upstream)
 
 
-def _scattered(like: Tensor, places: Tensor, values: Tensor) -> Tensor:
+def scattered(like: Tensor, places: Tensor, values: Tensor) -> Tensor:
     """Zeros with values added at places, counted row by row."""
     places, values = ops.reshape(places, (-1, 1)), ops.reshape(values, (-1,))
     flat = ops.scatter_update(ops.zeros_like(ops.reshape(like, (-1,))), places, values, "add")
@@ -139,11 +139,11 @@ def _norm_gradients(
     def for_w(total: Tensor, index: Tensor, x_b: Tensor, s_b: Tensor, u_b: Tensor) -> Tensor:
         return total - term(x_b[:, None] - w, s_b, u_b)
 
-    fills = (0.0, _HUGE, 0.0)
+    fills = (0.0, HUGE, 0.0)
     columns = map(ops.transpose, (w, scale, upstream))
     return (
-        _accumulate(for_x, ops.zeros_like(x), *columns, fills=fills),
-        _accumulate(for_w, ops.zeros_like(w), x, scale, upstream, fills=fills),
+        accumulate(for_x, ops.zeros_like(x), *columns, fills=fills),
+        accumulate(for_w, ops.zeros_like(w), x, scale, upstream, fills=fills),
     )
 
 
@@ -151,7 +151,7 @@ def _zeros(x: Tensor, w: Tensor) -> Tensor:
     return ops.zeros((ops.shape(x)[0], w.shape[1]), dtype=x.dtype)
 
 
-def _accumulate(
+def accumulate(
     step: Callable[..., Tensor], total: Tensor, *rows: Tensor, fills: tuple[float, ...] = (0.0, 0.0)
 ) -> Tensor:
     """``total = step(total, i, row_i, ...)`` for all rows i of some matrices, a block at a time.
