@@ -15,6 +15,7 @@ _MAY_KNOW = {
     "version": set(),
     "datasets": set(),
     "provenance": {"version"},
+    "naming": set(),
     "logs": set(),
     "backend": {"types"},
     "regions": {"types", "backend"},
@@ -32,18 +33,22 @@ _MAY_KNOW = {
         *("schedules", "attacks", "smoothing", "layers"),
     },
     "fitting": {"types", "backend", "bounds", "network", "schedules"},
-    "trainer": {"types", "backend", "network", "objectives", "schedules", "fitting"},
+    "trainer": {"types", "backend", "network", "objectives", "schedules", "fitting", "naming"},
     "interchange": {"regions", "network", "bounds", "attacks"},
+    "certification": {
+        *("backend", "regions", "network", "bounds", "attacks", "logs", "naming", "provenance"),
+    },
     "evaluation": {"regions", "bounds", "attacks"},
     "smoothing": {"types", "backend", "regions"},
     "tfcert": {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
-        *("version", "logs", "layers", "interchange"),
+        *("version", "logs", "certification", "layers", "interchange"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "evaluation"),
         *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
+        *("certification", "smoothing"),
     },
     "trainers": {"cli"},
     "benchmarks": {

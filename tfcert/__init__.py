@@ -2,6 +2,7 @@
 
 from tfcert import (
     attacks,
+    certification,
     datasets,
     interchange,
     layers,
@@ -14,6 +15,7 @@ from tfcert import (
     smoothing,
 )
 from tfcert.bounds import bound, bound_margins, lipschitz, methods
+from tfcert.certification import certify
 from tfcert.regions import Box, LpBall
 from tfcert.rules import register_activation, register_affine, register_monotone, register_rule
 from tfcert.trainer import CertifiedTrainer
@@ -29,6 +31,8 @@ __all__ = [
     "attacks",
     "bound",
     "bound_margins",
+    "certification",
+    "certify",
     "datasets",
     "interchange",
     "lipschitz",

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcert import backend, fitting
+from tfcert import backend, fitting, naming
 from tfcert.network import network_of
 from tfcert.objectives import Batch, Objective
 from tfcert.schedules import Clock
@@ -135,6 +135,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         (random shifts by up to 4 pixels) or "crop_flip" (mirrored at random, too).
         """
         self._assert_compile_called("fit")
+        naming.mark(self.model, self.objective.bound)
         data, kwargs = fitting.prepare(self, x, y, kwargs)
         if not self.optimizer.built:  # Inside of the first step it would cost another trace.
             self.optimizer.build(self.trainable_variables)

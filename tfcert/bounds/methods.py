@@ -18,6 +18,7 @@ __all__ = [
     "Lipschitz",
     "Method",
     "get",
+    "name_of",
 ]
 
 _SLOPES = ("adaptive", "zero", "one", "same")
@@ -181,3 +182,9 @@ def get(method: Any) -> Method:
         f"`method` must be one of {', '.join(map(repr, _NAMED))} or an object of tfcert.methods. "
         f"Received: method={method!r}."
     )
+
+
+def name_of(method: Method) -> str:
+    """The name for the kind of a method, whatever its options; for new kinds that of its class."""
+    kinds = {type(known): name for name, known in _NAMED.items()}
+    return kinds.get(type(method), type(method).__name__)

@@ -105,6 +105,11 @@ class Objective:
             )
         self.region = region
 
+    @property
+    def bound(self) -> str | None:
+        """The kind of bounds that the trained model has to be certified with; None for none."""
+        return None
+
     def build(self, trainer: Any) -> None:
         """Called once by the trainer, before training; may add variables to it."""
 
@@ -250,6 +255,10 @@ class RobustObjective(Objective):
         self.train_region = region if train_eps is None else region.with_eps(train_eps)
         # By the names of the arguments that they come from, which the History shows too.
         self.weights: dict[str, Weight] = {}
+
+    @property
+    def bound(self) -> str | None:
+        return methods.name_of(methods.get(self.default_method))
 
     def add_weights(self, **values: Any) -> None:
         """Takes arguments that are weights of terms."""

@@ -46,6 +46,10 @@ class Standard(RobustObjective):
     def current(self, clock: Any) -> dict[str, Tensor]:
         return {}
 
+    @property
+    def bound(self) -> None:
+        return None  # Bounds have no part in its training.
+
     def margins(self, model: keras.Model, x: Tensor, y: Tensor) -> Tensor | None:
         return None if self.region is None else super().margins(model, x, y)
 
@@ -89,6 +93,10 @@ class AdversarialTraining(RobustObjective):
     @property
     def term_names(self) -> tuple[str, ...]:
         return ("adversarial",)
+
+    @property
+    def bound(self) -> None:
+        return None
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         attack = self.attack.with_region(self.region_at(batch.clock))

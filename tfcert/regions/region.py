@@ -246,6 +246,21 @@ class Region:
         other.__dict__.update(values)
         return other
 
+    def select(self, places: np.ndarray, x: Tensor) -> Region:
+        """The region of some inputs of a batch, with its numbers as exact as they are here.
+
+        Args:
+            places: Their positions in the batch, integers.
+            x: The whole batch, or one input with a batch axis: only its rank and type count.
+        """
+        values = {}
+        for name in self.per_sample(x):
+            value = getattr(self, name)
+            values[name] = (
+                ops.take(value, places, axis=0) if ops.is_tensor(value) else value[places]
+            )
+        return self.with_per_sample(values)
+
     def contains(self, points: Tensor, x: Tensor) -> np.ndarray:
         """Which points lie in the region: a NumPy array of bool, computed beyond float64.
 

@@ -1,0 +1,136 @@
+"""Checks what ``certify`` is given."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from tfcert import attacks
+from tfcert.bounds import methods
+from tfcert.certification.findings import Problem
+from tfcert.certification.subject import Subject
+from tfcert.regions import LpBall, Region
+
+__all__ = ["AUTO", "attack_of", "chain", "check_numbers", "check_search", "problem"]
+
+# What method="auto" stands for, from the cheapest and loosest on.
+AUTO = ("ibp", "crown-ibp", "crown", "alpha-crown")
+
+
+def chain(method: Any, float_safe: bool) -> list[methods.Method]:
+    """The methods in their order."""
+    several = method if isinstance(method, (list, tuple)) else [method]
+    if not several:
+        raise ValueError("`method` must hold at least one method. Received: an empty list.")
+    names = [name for one in several for name in (AUTO if _is_auto(one) else [one])]
+    chain = [methods.get(name) for name in names]
+    if float_safe:
+        chain = [dataclasses.replace(one, float_safe=True) for one in chain]
+    if len({one.float_safe for one in chain}) > 1:
+        raise ValueError(
+            "`method` must be float-safe throughout or not at all. "
+            f"Received: method={method!r}. Pass float_safe=True."
+        )
+    return chain
+
+
+def _is_auto(method: Any) -> bool:
+    return isinstance(method, str) and method == "auto"
+
+
+def problem(subject: Subject, x: Any, y: Any, region: Region, index: Any) -> Problem:
+    """Inputs, labels, region and numbers that fit the model and each other."""
+    x, y = np.asarray(ops.convert_to_numpy(x)), np.asarray(ops.convert_to_numpy(y))
+    expected = subject.network.input.shape
+    if x.ndim != len(expected) + 1 or x.shape[1:] != tuple(expected) or not len(x):
+        raise ValueError(
+            f"`x` must have the shape (batch, {', '.join(map(str, expected))}) that the model "
+            f"takes. Received: x of shape {x.shape}."
+        )
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"`x` must hold numbers. Received: dtype={x.dtype}.")
+    x = x.astype(subject.dtype)
+    if y.shape != (len(x),) or y.dtype.kind not in "iu":
+        raise ValueError(
+            f"`y` must hold one integer label per input, shape ({len(x)},). "
+            f"Received: {y.dtype} of shape {y.shape}."
+        )
+    if y.min() < 0 or y.max() >= subject.classes:
+        raise ValueError(
+            f"`y` must lie in [0, {subject.classes}), the model's classes. "
+            f"Received: labels from {y.min()} to {y.max()}."
+        )
+    if not isinstance(region, Region):
+        raise ValueError(
+            f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
+        )
+    bad = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"`x` must be finite. Received: NaN or infinite values in input {np.argmax(bad)} and "
+            f"{int(bad.sum()) - 1} others."
+        )
+    region.validate(x)
+    places = np.asarray(index)
+    if places.dtype.kind not in "iu" or places.shape not in ((), (len(x),)) or places.min() < 0:
+        raise ValueError(
+            "`index` must be the number of the first input, or one number per input "
+            f"({len(x)}): non-negative integers. Received: index={index!r}."
+        )
+    places = places if places.shape else places + np.arange(len(x))
+    if len(np.unique(places)) < len(places):
+        raise ValueError("`index` must not repeat a number.")
+    return Problem(subject, x, y.astype("int64"), region, places.astype("int64"))
+
+
+def check_numbers(
+    limits: dict[str, Any], self_check: float, batch_size: Any, seed: Any, verbose: Any
+) -> None:
+    """Raises unless the plain numbers are what they must be."""
+    for name, value in limits.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"`{name}` must be seconds > 0, or None. Received: {name}={value}.")
+    if not 0 <= self_check <= 1:
+        raise ValueError(f"`self_check` must lie in [0, 1]. Received: self_check={self_check}.")
+    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if value is None and name == "batch_size":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
+    if verbose not in (0, 1):
+        raise ValueError(f"`verbose` must be 0 or 1. Received: verbose={verbose!r}.")
+
+
+def check_search(problem: Problem, max_eps: float | None, eps_steps: int) -> None:
+    """Raises unless the largest eps can be searched as is asked for."""
+    if max_eps is None:
+        return
+    region = problem.region
+    if not isinstance(region, LpBall) or np.ndim(region.with_eps(1.0).eps):
+        raise ValueError(
+            f"`max_eps` needs an LpBall with one number as its size. Received: region={region!r}."
+        )
+    largest = float(np.max(problem.eps_of(np.arange(len(problem.x)))))
+    if not largest <= max_eps < np.inf:
+        raise ValueError(
+            f"`max_eps` must be finite and at least the region's eps, {largest:g}. "
+            f"Received: max_eps={max_eps}."
+        )
+    if isinstance(eps_steps, bool) or not isinstance(eps_steps, int) or eps_steps < 1:
+        raise ValueError(f"`eps_steps` must be an integer >= 1. Received: eps_steps={eps_steps!r}.")
+
+
+def attack_of(attack: Any, region: Region) -> attacks.PGD | None:
+    """The attack that stands for the argument."""
+    if isinstance(attack, str) and attack == "auto":
+        # Without random starts an input's verdict does not depend on who shares its batch.
+        return attacks.PGD(region, steps=40, loss="margin", random_start=False)
+    if attack is not None and not isinstance(attack, attacks.PGD):
+        raise ValueError(
+            '`attack` must be "auto", an object of tfcert.attacks, or None. '
+            f"Received: attack={attack!r}."
+        )
+    return attack

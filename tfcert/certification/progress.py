@@ -1,0 +1,69 @@
+"""A line that says how far a run is, and how much time is left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+__all__ = ["Progress"]
+
+# A terminal's line is drawn anew so often, and a file gets a line of its own (seconds).
+_TERMINAL, _FILE = 0.2, 30.0
+
+
+class Progress:
+    """Shows ``done/total``, counts, and the time left, on standard error.
+
+    On a terminal one line is drawn again and again; a file gets a line now and then.
+
+    Args:
+        total: Inputs of the run.
+        done: Those that were done before it was interrupted.
+        counts: Gives the numbers to show, by name.
+        verbose: 0 for nothing.
+    """
+
+    def __init__(
+        self, total: int, done: int, counts: Callable[[], Mapping[str, object]], verbose: int
+    ):
+        self._total, self._begun, self._done, self._counts = total, done, done, counts
+        self._on = bool(verbose) and done < total
+        self._begin = self._shown = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._width = 0
+
+    def add(self, count: int) -> None:
+        """Counts inputs that are done."""
+        self._done += count
+        now = time.monotonic()
+        pause = _TERMINAL if self._terminal else _FILE
+        if self._on and (now - self._shown >= pause or self._done == self._total):
+            self._shown = now
+            self._show(now)
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self._on and self._terminal and self._width:
+            sys.stderr.write("\n")
+
+    def _show(self, now: float) -> None:
+        here = self._done - self._begun
+        left = (now - self._begin) * (self._total - self._done) / max(here, 1)
+        shown = ", ".join(f"{name} {value}" for name, value in self._counts().items())
+        line = f"{self._done}/{self._total}  {shown}  {_duration(left)} left"
+        end = "\n"
+        if self._terminal:
+            line, end = "\r" + line.ljust(self._width), ""
+        self._width = len(line)
+        sys.stderr.write(line + end)
+        sys.stderr.flush()
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole // 60 % 60:02d} h"

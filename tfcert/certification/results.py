@@ -1,0 +1,113 @@
+"""What ``certify`` returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tfcert import logs
+
+__all__ = ["Certificates"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificates:
+    """The verdict on every input, in the order of the inputs.
+
+    Attributes:
+        verdict: "verified": the model classifies the input right, and a bound proves that no point
+            of the region changes that. "falsified": a point of the region is misclassified by the
+            model, see ``counterexamples``. "misclassified": the input itself is. "unknown": none
+            of these was found.
+        margin: Verified: the least lower bound of the right score minus another one, above 0.
+            Unknown: the best such bound, -inf where there is none. Falsified, misclassified: the
+            margin that the model has at the counterexample or at the input. float64.
+        method: What gave the margin, such as "crown" or, of an attack, "pgd"; "none" where nothing
+            did.
+        seconds: Time spent on the input: of every batch an equal share.
+        predict: The model's class.
+        label: The right class.
+        index: The number of each input in its data set, as in the log.
+        counterexamples: By position in these arrays.
+        radius: The largest eps at which the input was verified, 0 for none; None where it was not
+            asked for.
+        checked: How many claims the self-check attacked.
+        rounding: What the self-check found broken in float32, but not in float64.
+    """
+
+    verdict: np.ndarray
+    margin: np.ndarray
+    method: np.ndarray
+    seconds: np.ndarray
+    predict: np.ndarray
+    label: np.ndarray
+    index: np.ndarray
+    counterexamples: dict[int, np.ndarray]
+    radius: np.ndarray | None
+    checked: int
+    rounding: list[dict[str, Any]]
+
+    @property
+    def accuracy(self) -> float:
+        """The share of inputs that the model classifies right."""
+        return self._share(self.predict == self.label)
+
+    @property
+    def verified_accuracy(self) -> float:
+        """The share of inputs that are verified: what no attack can go below."""
+        return self._share(self.verdict == "verified")
+
+    @property
+    def attacked_accuracy(self) -> float:
+        """The share that is verified or unknown: what the attacks have left."""
+        return self._share(np.isin(self.verdict, ("verified", "unknown")))
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Counts for every label: a dictionary per label, with the label, how many inputs it has,
+        how many of them were classified right, one count per verdict, and, where it was asked for,
+        the mean largest eps."""
+        rows = []
+        for label in np.unique(self.label):
+            mine = self.label == label
+            row: dict[str, Any] = {"label": int(label), "inputs": int(mine.sum())}
+            row["right"] = int((self.predict[mine] == label).sum())
+            row |= {name: int((self.verdict[mine] == name).sum()) for name in logs.VERDICTS}
+            if self.radius is not None:
+                row["mean_radius"] = float(self.radius[mine].mean())
+            rows.append(row)
+        return rows
+
+    def summary(self) -> str:
+        """The verdicts as text: counts, how they were reached, and the times."""
+        size = len(self.verdict)
+        lines = [f"{size} inputs, accuracy {self.accuracy:.2%}"]
+        for name in logs.VERDICTS:
+            mine = self.verdict == name
+            count = int(mine.sum())
+            how = [
+                f"{m} {int((self.method[mine] == m).sum())}" for m in _by_count(self.method[mine])
+            ]
+            by = f"  by {', '.join(how)}" if name in ("verified", "falsified") and how else ""
+            lines.append(f"  {name:<14}{count:>7}  {self._share(mine):>8.2%}{by}")
+        if self.radius is not None:
+            lines.append(f"  mean largest eps {self.radius.mean():.6g}")
+        total, most = float(self.seconds.sum()), float(self.seconds.max(initial=0.0))
+        lines.append(f"  {total:.1f} s, at most {most:.2f} s for an input")
+        checked = f"  self-check: {self.checked} claims attacked, none broken"
+        if self.rounding:
+            numbers = ", ".join(str(known["idx"]) for known in self.rounding)
+            checked = (
+                f"  self-check: {self.checked} claims attacked; broken in float32, though not in "
+                f"float64: inputs {numbers}. Use float_safe."
+            )
+        return "\n".join([*lines, checked] if self.checked else lines)
+
+    def _share(self, which: np.ndarray) -> float:
+        return float(np.mean(which)) if len(which) else 0.0
+
+
+def _by_count(names: np.ndarray) -> list[str]:
+    kinds, counts = np.unique(names.astype(str), return_counts=True)
+    return [str(kinds[i]) for i in np.argsort(-counts, kind="stable")]

@@ -1,0 +1,158 @@
+"""The model under certification: scores to bound, predictions as executed, and a float64 twin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import backend
+from tfcert.network import Network, cache_of, network_of
+
+__all__ = ["Subject", "in_float64"]
+
+
+class Subject:
+    """A model, the scores that decide its class, and its predictions.
+
+    A final softmax is left out of the scores, since it changes no order. A model with a single
+    output is a binary classifier: class 1 where the output, a logit or behind a sigmoid a
+    probability, is above 0 or 1/2.
+
+    Args:
+        model: A built model with one output, ``(batch, classes)`` or ``(batch, 1)``.
+        float_safe: Whether certificates have to hold for the model as executed.
+    """
+
+    def __init__(self, model: keras.Model, float_safe: bool):
+        network = network_of(model)
+        shape = getattr(network.outputs, "shape", None)
+        if shape is None or len(shape) != 1:
+            raise ValueError(
+                "`model` must have one output of shape (batch, classes). "
+                f"Received: output shape {model.output_shape}."
+            )
+        self.model = model
+        self.scores, self._threshold = _scores_of(model, shape[0], float_safe)
+        self.network: Network = network_of(self.scores)
+        self.classes: int = self.network.outputs.shape[0]
+        self.dtype: str = self.network.dtype
+        self._run = backend.compile_function(lambda points: model(points, training=False), model)
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        """What the model itself returns, as it is executed in batches of this size."""
+        return np.asarray(ops.convert_to_numpy(self._run(ops.convert_to_tensor(x))))
+
+    def classify(self, x: np.ndarray) -> np.ndarray:
+        """The model's classes; -1 where an output is NaN."""
+        return self.classes_of(self.outputs(x))
+
+    def classes_of(self, outputs: np.ndarray) -> np.ndarray:
+        """The classes that outputs stand for."""
+        if self._threshold is not None:
+            found = (outputs[:, 0] > self._threshold).astype(int)
+        else:
+            found = np.argmax(outputs, axis=-1)
+        return np.where(np.isnan(outputs).any(axis=-1), -1, found)
+
+    def margins(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """The right score minus the largest other one, as executed."""
+        return margins_of(np.asarray(ops.convert_to_numpy(self.scores(x, training=False))), y)
+
+
+def margins_of(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The right score minus the largest other one."""
+    rows = np.arange(len(y))
+    others = scores.astype("float64")
+    right = others[rows, y].copy()
+    others[rows, y] = -np.inf
+    return right - others.max(axis=-1)
+
+
+def _scores_of(
+    model: keras.Model, outputs: int, float_safe: bool
+) -> tuple[keras.Model, float | None]:
+    """The model of the scores; for one output also the threshold between the classes."""
+    ending = _ending(model)
+    strips = ("softmax",) if outputs > 1 else ("sigmoid",)
+    if ending in strips and float_safe:
+        raise NotImplementedError(
+            f"Model {model.name!r} ends in {ending}, whose rounding float_safe does not cover. "
+            "Certify, and deploy, the model that ends in logits."
+        )
+    if outputs == 1 and ending in ("softmax", "relu"):
+        raise ValueError(
+            "`model` must return a logit or a probability where it has one output. "
+            f"Received: model {model.name!r}, which ends in {ending}."
+        )
+    if outputs > 1 and ending not in strips:
+        return model, None
+    # Kept with the model, so that compiled bounds are used again.
+    network, cache = network_of(model), cache_of(model)
+    if cache.get("scores", [None])[0] is not network:
+        copies: list[tuple[Any, Any]] = []
+        scores = _without_ending(model, copies) if ending in strips else model
+        cache["scores"] = (network, scores if outputs > 1 else _pair(scores), copies)
+    _, scores, copies = cache["scores"]
+    for layer, copy in copies:
+        copy.set_weights(layer.get_weights())
+    threshold = 0.5 if ending == "sigmoid" else 0.0
+    return scores, threshold if outputs == 1 else None
+
+
+def _pair(logit: keras.Model) -> keras.Model:
+    """Scores 0 and z of a model with the output z: class 1 where z > 0."""
+    layer = keras.layers.Dense(2, use_bias=False, trainable=False, dtype=logit.dtype_policy)
+    inputs = keras.Input(tuple(logit.input_shape[1:]), dtype=logit.inputs[0].dtype)
+    pair = keras.Model(inputs, layer(logit(inputs)))
+    layer.set_weights([np.array([[0.0, 1.0]])])
+    return pair
+
+
+def _ending(model: keras.Model) -> str:
+    """The name of the activation that gives the output."""
+    last = model.outputs[0]._keras_history.operation
+    if isinstance(last, keras.Model):
+        return _ending(last)
+    if isinstance(last, keras.layers.Softmax):
+        return "softmax"
+    return getattr(getattr(last, "activation", None), "__name__", "linear")
+
+
+def _without_ending(model: keras.Model, copies: list[tuple[Any, Any]]) -> keras.Model:
+    """The same layers without the last activation.
+
+    Where it is a part of a layer, that layer is copied: pairs of them are added to ``copies``.
+    """
+    last, place, _ = model.outputs[0]._keras_history
+    source = last._inbound_nodes[place].input_tensors[0]
+    if isinstance(last, (keras.layers.Softmax, keras.layers.Activation)):
+        return keras.Model(model.inputs[0], source)
+    if isinstance(last, keras.Model):
+        return keras.Model(model.inputs[0], _without_ending(last, copies)(source))
+    copy = type(last).from_config({**last.get_config(), "activation": "linear"})
+    logits = keras.Model(model.inputs[0], copy(source))
+    copies.append((last, copy))
+    return logits
+
+
+def in_float64(model: keras.Model) -> keras.Model:
+    """The same network with the same weights, computed in float64.
+
+    Raises:
+        ValueError: The backend has no float64, or the model cannot be rebuilt.
+    """
+    backend.check_float64("The check of a broken certificate")
+
+    def converted(config: Any) -> Any:
+        if isinstance(config, dict):
+            return {key: converted(value) for key, value in config.items()}
+        if isinstance(config, (list, tuple)):
+            return type(config)(converted(value) for value in config)
+        return "float64" if config == "float32" else config
+
+    twin = type(model).from_config(converted(model.get_config()))
+    twin.set_weights(model.get_weights())
+    return twin
