@@ -30,7 +30,11 @@ setuptools.setup(
     python_requires=">=3.11,<3.14",
     # tests/, trainers/ and benchmarks/ stay in the repository.
     packages=setuptools.find_packages(include=["tfcert", "tfcert.*"]),
-    package_data={"tfcert": ["py.typed"], "tfcert.datasets": ["data/*"]},
+    package_data={
+        "tfcert": ["py.typed"],
+        "tfcert.datasets": ["data/*"],
+        "tfcert.reporting": ["page.css"],
+    },
     # The lower limits are the versions that the tests run with. On Linux the plain
     # `tensorflow` wheel brings no CUDA libraries: those come with the `gpu` extra.
     install_requires=[
@@ -64,6 +68,7 @@ setuptools.setup(
         "console_scripts": [
             "tfcert-attack=tfcert.cli.attack:run",
             "tfcert-demo=tfcert.cli.demo:run",
+            "tfcert-report=tfcert.cli.report:run",
             "tfcert-train=tfcert.cli.train:run",
         ]
     },

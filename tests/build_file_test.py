@@ -17,6 +17,7 @@ _MAY_KNOW = {
     "provenance": {"version"},
     "naming": set(),
     "logs": set(),
+    "reporting": {"logs"},
     "backend": {"types"},
     "regions": {"types", "backend"},
     "relaxations": {"types", "backend"},
@@ -43,12 +44,12 @@ _MAY_KNOW = {
     "tfcert": {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
-        *("version", "logs", "certification", "layers", "interchange"),
+        *("version", "logs", "certification", "layers", "interchange", "reporting"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "evaluation"),
         *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
-        *("certification", "smoothing"),
+        *("certification", "smoothing", "reporting"),
     },
     "trainers": {"cli"},
     "benchmarks": {

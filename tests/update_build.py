@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDERS = ("tfcert", "trainers", "benchmarks", "tests")
 # Files that a target opens, as Starlark expressions; a test also reads pytest's settings.
 DATA = {
+    "tfcert/reporting/page": '["tfcert/reporting/page.css"]',
     "tfcert/datasets/loading": 'glob(["tfcert/datasets/data/*"])',
     "tests/api_test": '["CHANGELOG.md", "docs/api.md"]',
     "tests/demo_test": '["trainers/demo.py"]',

@@ -1,34 +1,26 @@
-"""The demo's figures, its page and the summary that it prints."""
+"""The demo's figure, its page and the summary that it prints."""
 
 from __future__ import annotations
 
-import base64
-import html
 import pathlib
-import string
 
 import numpy as np
-from matplotlib import figure, ticker
+from matplotlib import figure
 
 from tfcert.cli import demo_run
+from tfcert.reporting import figures, images, page, tables
 
 __all__ = ["summary", "write"]
 
-# Told apart in print and by readers with any colour vision: colour, marker and order of the lines.
-_STYLES = {
-    "ibp": ("#c44601", "o", "IBP"),
-    "crown-ibp": ("#b8860b", "s", "CROWN-IBP"),
-    "crown": ("#1f77b4", "^", "CROWN"),
-    "alpha-crown": ("#0b3c6f", "D", "α-CROWN"),
-}
-_COLUMNS = 8  # images in each row of the gallery
+_NAMES = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "α-CROWN"}
+_SHOWN = 8  # images of each kind
 
 
 def write(results: demo_run.Results, out: pathlib.Path) -> None:
-    """Writes verified_accuracy.png, gallery.png and index.html, which holds copies of both."""
-    _curves(results).savefig(out / "verified_accuracy.png", dpi=150)
-    _gallery(results).savefig(out / "gallery.png", dpi=150)
-    (out / "index.html").write_text(_page(results, out), encoding="utf-8")
+    """Writes verified_accuracy.png and index.html, which needs no other file."""
+    drawn = _curves(results)
+    (out / "verified_accuracy.png").write_bytes(figures.png(drawn))
+    (out / "index.html").write_text(_page(results, drawn), encoding="utf-8")
 
 
 def summary(results: demo_run.Results) -> str:
@@ -54,142 +46,95 @@ def summary(results: demo_run.Results) -> str:
 
 
 def _curves(results: demo_run.Results) -> figure.Figure:
-    fig = figure.Figure(figsize=(8.2, 4.4), layout="constrained")
-    axes = fig.add_subplot()
     clean = results.clean_accuracy
-    axes.axhline(clean, color="0.35", linestyle="--", linewidth=1.2)
-    axes.annotate(
-        f"clean accuracy {clean:.1%}",
-        (1, clean),
-        xycoords=("axes fraction", "data"),
-        xytext=(-4, 4),
-        textcoords="offset points",
-        ha="right",
-        color="0.35",
-    )
     order = np.argsort(results.config.eps)
     sizes = np.array(results.config.eps)[order]
-    for method in reversed(results.verified):
-        colour, marker, label = _STYLES[method]
-        # At eps = 0 the bounds are the logits themselves.
-        accuracies = np.concatenate([[clean], np.array(results.accuracies(method))[order]])
-        axes.plot(
-            np.concatenate([[0.0], sizes]),
-            accuracies,
-            color=colour,
-            marker=marker,
-            markersize=5,
-            linewidth=1.8,
-            label=label,
+    with figures.new("ε: every pixel may change by this much", "verified accuracy", True) as made:
+        drawn, axes = made
+        axes.set_ylim(-0.02, 1.06)
+        for place, method in reversed(list(enumerate(results.verified))):
+            # At eps = 0 the bounds are the logits themselves.
+            accuracies = np.concatenate([[clean], np.array(results.accuracies(method))[order]])
+            look = figures.look(place)
+            axes.plot(np.concatenate([[0.0], sizes]), accuracies, label=_NAMES[method], **look)
+        axes.axhline(clean, **{**figures.look(7), "marker": "", "linestyle": "--", "linewidth": 1})
+        axes.set_xlim(left=0)
+        figures.legend(drawn, len(results.verified))
+    return drawn
+
+
+def _gallery(results: demo_run.Results, chosen: np.ndarray) -> str:
+    cards = []
+    for index in chosen:
+        digit = results.y[index]
+        # Ink is 1 in the data and black on paper.
+        picture = images.picture(results.x[index], f"a handwritten {digit}", reverse=True)
+        caption = (
+            f"“{digit}”, ε = {results.radius[index]:.3f}, then maybe “{results.runner_up[index]}”"
         )
-    axes.set_xlabel("ε: every pixel may change by this much (scale 0 to 1)")
-    axes.set_ylabel("verified accuracy")
-    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
-    axes.set_ylim(-0.02, 1.06)
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    fig.legend(frameon=False, title="bounds by", loc="outside right upper")
-    return fig
+        cards.append(images.card([(picture, "")], caption))
+    return images.gallery(cards)
 
 
-def _gallery(results: demo_run.Results) -> figure.Figure:
-    """The most and the least robust of the correctly classified images."""
+def _page(results: demo_run.Results, drawn: figure.Figure) -> str:
     right = np.flatnonzero(results.predictions == results.y)
     order = right[np.argsort(-results.radius[right], kind="stable")]
-    rows = [("most robust", order[:_COLUMNS]), ("least robust", order[::-1][:_COLUMNS])]
-    fig = figure.Figure(figsize=(9.6, 3.9), layout="constrained")
-    parts = fig.subfigures(2, 1, squeeze=False)[:, 0]
-    for part, (title, indices) in zip(parts, rows, strict=True):
-        part.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
-        for column, axes in enumerate(part.subplots(1, _COLUMNS, squeeze=False)[0]):
-            axes.set_axis_off()
-            if column >= len(indices):
-                continue
-            index = indices[column]
-            axes.imshow(results.x[index, ..., 0], cmap="gray_r", vmin=0, vmax=1)
-            axes.set_title(
-                f"“{results.y[index]}”, ε = {results.radius[index]:.3f}\n"
-                f"then maybe “{results.runner_up[index]}”",
-                fontsize=8,
-            )
-    return fig
+    curves = page.figure(
+        figures.svg(drawn, "Verified accuracy against epsilon, by method"),
+        f"The dashed line is the clean accuracy, {results.clean_accuracy:.1%}.",
+    )
+    verified = page.Section("Verified accuracy", f"{curves}\n{_table(results).html()}")
+    robust = page.Section(
+        "The most and the least robust inputs",
+        f"""<h3>Most robust</h3>
+{_gallery(results, order[:_SHOWN])}
+<h3>Least robust</h3>
+{_gallery(results, order[::-1][:_SHOWN])}
+<p class="note">Below each image: its digit, the largest &epsilon; found at which CROWN verifies it,
+and the class that then comes closest. The median over all {len(results.y)} images is &epsilon; =
+{np.median(results.radius):.3f}; a misclassified image counts as 0.</p>""",
+    )
+    title = "How much of this classifier can be trusted?"
+    return page.document(title, _lead(results), [verified, robust, _run(results)])
 
 
-_PAGE = string.Template("""\
-<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>tfcert demo</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff;
-         max-width: 54rem; margin: 2rem auto; padding: 0 1rem; }
-  h1 { font-size: 1.6rem; margin-bottom: .2rem; }
-  h2 { font-size: 1.15rem; margin-top: 2rem; }
-  img { max-width: 100%; height: auto; }
-  .scroll { overflow-x: auto; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-  th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }
-  th:first-child, td:first-child { text-align: left; }
-  .note { color: #555; font-size: .9rem; }
-</style>
-<h1>How much of this classifier can be trusted?</h1>
-<p>A small convolutional network ($parameters weights, trained for $seconds s with noisy inputs)
-classifies <b>$clean</b> of $count test images of handwritten digits correctly. An image is
-<b>verified</b> at &epsilon; when a proof says that it stays correctly classified however each pixel
-is changed by up to &epsilon;, on the scale from 0 (no ink) to 1 (black). All methods prove the same
-kind of statement; tighter bounds prove it for more images.</p>
-<h2>Verified accuracy</h2>
-<img src="data:image/png;base64,$curves" alt="Verified accuracy against epsilon, by method">
-<div class="scroll"><table>
-$table
-</table></div>
-<p class="note">Seconds: the first call, which compiles, and the median of the later ones, each for
-all $count images.</p>
-<h2>The most and the least robust inputs</h2>
-<img src="data:image/png;base64,$gallery" alt="The most and the least robust test images">
-<p class="note">Above each image: its digit, the largest &epsilon; found at which CROWN verifies
-it, and the class that then comes closest. The median over all $count images is &epsilon; =
-$median; a misclassified image counts as 0.</p>
-<h2>The run</h2>
-<p class="note">$facts. The bounds are computed in float32 and do not account for its rounding
-errors. All numbers: results.json.
-Images: Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning
-Repository, <a href="https://doi.org/10.24432/C50P49">doi.org/10.24432/C50P49</a>, CC BY 4.0.</p>
-</html>
-""")
+def _lead(results: demo_run.Results) -> str:
+    return f"""<p>A small convolutional network ({results.parameters:,} weights, trained for
+{results.training_seconds:.0f} s with noisy inputs) classifies <b>{results.clean_accuracy:.1%}</b>
+of {len(results.y)} test images of handwritten digits correctly. An image is <b>verified</b> at
+&epsilon; when a proof says that it stays correctly classified however each pixel is changed by up
+to &epsilon;, on the scale from 0 (no ink) to 1 (black). All methods prove the same kind of
+statement; tighter bounds prove it for more images.</p>"""
 
 
-def _page(results: demo_run.Results, out: pathlib.Path) -> str:
-    def picture(name: str) -> str:
-        return base64.b64encode((out / name).read_bytes()).decode("ascii")
-
+def _run(results: demo_run.Results) -> page.Section:
     facts = results.facts()
     described = [f"Seed {results.config.seed}", f"{results.config.epochs} epochs"]
     described += [f"{name} {version}" for name, version in facts["versions"].items()]
     described += [facts["machine"], f"commit {facts['commit'] or 'unknown (no git checkout)'}"]
-    return _PAGE.substitute(
-        parameters=f"{results.parameters:,}",
-        seconds=f"{results.training_seconds:.0f}",
-        clean=f"{results.clean_accuracy:.1%}",
-        count=len(results.y),
-        curves=picture("verified_accuracy.png"),
-        table=_table(results),
-        gallery=picture("gallery.png"),
-        median=f"{np.median(results.radius):.3f}",
-        facts=html.escape(", ".join(described)),
+    return page.Section(
+        "The run",
+        f"""<p class="note">{page.escape(", ".join(described), None)}. The bounds are computed in
+float32 and do not account for its rounding errors. All numbers: results.json. Images: Optical
+Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository,
+<a href="https://doi.org/10.24432/C50P49">doi.org/10.24432/C50P49</a>, CC BY 4.0.</p>""",
     )
 
 
-def _table(results: demo_run.Results) -> str:
-    def row(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    lines = [row(["ε", *(f"{eps:g}" for eps in results.config.eps), "s, first", "s, later"], "th")]
+def _table(results: demo_run.Results) -> tables.Table:
+    columns = [
+        tables.Column("ε"),
+        *(tables.Column(f"{eps:g}", ".1%") for eps in results.config.eps),
+        tables.Column("s, first", ".2f"),
+        tables.Column("s, later", ".3f"),
+    ]
+    rows = []
     for method in results.verified:
         first, *later = results.seconds[method]
-        accuracies = [f"{accuracy:.1%}" for accuracy in results.accuracies(method)]
-        times = [f"{first:.2f}", f"{np.median(later):.3f}" if later else "–"]
-        lines.append(row([_STYLES[method][2], *accuracies, *times], "td"))
-    return "\n".join(lines)
+        times = [first, float(np.median(later)) if later else None]
+        rows.append([_NAMES[method], *results.accuracies(method), *times])
+    note = (
+        "Seconds: the first call, which compiles, and the median of the later ones, each for all "
+        f"{len(results.y)} images."
+    )
+    return tables.Table("verified", "Verified accuracy at ε", columns, rows, note)

@@ -1,0 +1,178 @@
+"""Logs and training runs to one page, with its tables and figures as files beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from tfcert.logs.writing import write_whole
+from tfcert.reporting import entries as entries_module
+from tfcert.reporting import examples, facts, page, part, radii, runs, statistics, verdicts
+from tfcert.reporting import training as training_module
+
+__all__ = ["Sources", "load", "write"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """What a report is about."""
+
+    smoothing: list[entries_module.Entries]
+    certify: list[entries_module.Entries]
+    runs: list[runs.Run]
+
+    @property
+    def logs(self) -> list[entries_module.Entries]:
+        """The logs of both kinds."""
+        return [*self.certify, *self.smoothing]
+
+
+def load(paths: Sequence[str], names: Sequence[str] | None = None) -> Sources:
+    """Reads logs and folders of training runs.
+
+    Args:
+        paths: Logs of either kind and folders with a run.json.
+        names: What to call them. Default: file names, with folders where names meet.
+
+    Raises:
+        ValueError: Nothing is given, something is given twice, or a file is malformed.
+    """
+    if not paths:
+        raise ValueError("Logs or folders of runs are wanted. Received: none.")
+    places = [os.path.realpath(path) for path in paths]
+    twice = [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]
+    if twice:
+        raise ValueError(f"Each log is wanted once. Received: {', '.join(twice)}.")
+    if names is None:
+        names = _names(places)
+    if len(names) != len(paths) or len(set(names)) != len(names):
+        raise ValueError(
+            f"`names` must be {len(paths)} different names. Received: names={list(names)}."
+        )
+    found = Sources([], [], [])
+    for path, name in zip(paths, names, strict=True):
+        if os.path.isdir(path):
+            found.runs.append(runs.read_run(path, name))
+        else:
+            entries = entries_module.read(path, name)
+            (found.certify if entries.kind == "certify" else found.smoothing).append(entries)
+    return found
+
+
+def _names(places: Sequence[str]) -> list[str]:
+    """As much of each path's end as tells it from the others."""
+    split = [pathlib.Path(place).with_suffix("").parts[1:] or ("log",) for place in places]
+    for length in range(1, max(map(len, split)) + 1):
+        names = ["/".join(parts[-length:]) for parts in split]
+        if len(set(names)) == len(names):
+            return names
+    return [str(place) for place in places]
+
+
+def write(
+    sources: Sources,
+    out: pathlib.Path,
+    title: str = "Certification report",
+    radii_shown: Sequence[float] | None = None,
+    inputs: examples.Inputs | None = None,
+    gallery: int = 8,
+    own_facts: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> list[pathlib.Path]:
+    """Writes index.html, figures (PNG) and tables (CSV and LaTeX) into a folder.
+
+    Args:
+        sources: What `load` read.
+        out: The folder; it is made.
+        title: Of the page.
+        radii_shown: Radii of the tables; None chooses.
+        inputs: The data that the logs are about, for the pictures.
+        gallery: Pictures of each kind; 0 for none.
+        own_facts: Shown as the facts of the report.
+        overwrite: Whether files of the same names may be replaced.
+
+    Returns:
+        The files, the page first.
+
+    Raises:
+        ValueError: A file is there already, or the inputs are not those of the logs.
+    """
+    parts = _parts(sources, radii_shown, inputs, gallery, own_facts or {})
+    files: dict[str, bytes] = {}
+    for table in itertools.chain.from_iterable(made.tables for made in parts):
+        files[f"{table.name}.csv"] = table.csv().encode()
+        files[f"{table.name}.tex"] = table.latex().encode()
+    for made in parts:
+        files |= {f"{name}.png": data for name, data in made.pictures.items()}
+    text = page.document(title, _lead(sources), [made.section() for made in parts])
+    # Last: where there is a page, there is all that belongs to it.
+    files["index.html"] = text.encode()
+    there = [name for name in reversed(files) if (out / name).exists()]
+    if there and not overwrite:
+        raise ValueError(
+            f"{out} has {', '.join(there[:3])}{' and more' * (len(there) > 3)} already. Choose "
+            "another folder, or say that they may be overwritten."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        write_whole(out / name, data)
+    return [out / name for name in reversed(files)]
+
+
+def _parts(
+    sources: Sources,
+    radii_shown: Sequence[float] | None,
+    inputs: examples.Inputs | None,
+    gallery: int,
+    own: dict[str, Any],
+) -> list[part.Part]:
+    found = []
+    if sources.certify:
+        found.append(verdicts.verdicts_part(sources.certify))
+    for group in (sources.certify, sources.smoothing):
+        with_radius = [entries for entries in group if entries.radius is not None]
+        if with_radius:
+            found.append(radii.radii_part(with_radius, radii_shown))
+    if sources.runs:
+        found.append(training_module.training_part(sources.runs))
+    if gallery and sources.logs:
+        found.append(examples.examples_part(sources.logs, inputs, gallery))
+    found.append(facts.facts_part(sources.logs, sources.runs, own))
+    return found
+
+
+def _lead(sources: Sources) -> str:
+    """The most important numbers where there is one log, and what was wrong with any."""
+    numbers: list[tuple[str, str]] = []
+    if len(sources.logs) == 1:
+        (entries,) = sources.logs
+        numbers = [("Inputs", f"{len(entries):,}")]
+        if entries.verdict is not None:
+            shares = {
+                "Clean accuracy": entries.correct,
+                "Attacked accuracy": verdicts.attacked(entries),
+                "Verified accuracy": entries.verdicts("verified"),
+            }
+            eps = verdicts.eps_of(entries)
+            numbers += [] if eps is None else [("ε", f"{eps:g}")]
+        else:
+            shares = {"Correct": entries.correct, "Abstained": entries.abstained}
+            acr = statistics.average_certified_radius(entries)
+            numbers.append(("ACR", f"{acr.value:.3f} ± {acr.error:.3f}"))
+        numbers += [(name, f"{values.mean():.1%}") for name, values in shares.items()]
+    boxes = "".join(
+        f"<div><dt>{page.escape(name)}</dt><dd>{page.escape(value)}</dd></div>"
+        for name, value in numbers
+    )
+    lines = [f'<dl class="numbers">{boxes}</dl>'] if boxes else []
+    lines += [
+        f'<p class="note warning">{page.escape(entries.name)} ends in the middle of a line, as a '
+        "run does that was stopped; that line is left out.</p>"
+        for entries in sources.logs
+        if entries.cut
+    ]
+    return "\n".join(lines)

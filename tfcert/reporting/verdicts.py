@@ -1,0 +1,261 @@
+"""The part of a report on verdicts that bounds proved, and on what they could not decide."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfcert import logs as log_format
+from tfcert.reporting import figures, page, part, statistics, tables, values
+from tfcert.reporting.entries import Entries
+
+__all__ = ["attacked", "eps_of", "summary_table", "verdicts_part"]
+
+_BINS = 30
+# From the cheapest to the dearest.
+_CASCADE = (
+    *("none", "fgsm", "pgd", "apgd"),
+    *("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "rounding"),
+)
+
+
+def attacked(entries: Entries) -> np.ndarray:
+    """Which inputs are correct and without a counterexample."""
+    return entries.correct & ~entries.verdicts("falsified")
+
+
+# How the facts of a run name its region.
+_BALL = re.compile(r"LpBall\(eps=([0-9.]+(?:e[-+]?[0-9]+)?)([,)].*)", re.DOTALL)
+
+
+def eps_of(entries: Entries) -> float | None:
+    """The size of the region, as the facts of the run give it; None where they do not."""
+    found = values.number(values.find(entries.facts, "eps"))
+    if found is None and (ball := _BALL.fullmatch(_region(entries))):
+        try:
+            found = float(ball[1])
+        except ValueError:
+            return None
+    return found if found is not None and 0 <= found < np.inf else None
+
+
+def _region(entries: Entries) -> str:
+    return str(_inside(entries, "settings").get("region"))
+
+
+def _inside(entries: Entries, key: str) -> dict[str, Any]:
+    found = (entries.facts or {}).get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def summary_table(logs: Sequence[Entries], name: str = "verdicts") -> tables.Table:
+    """One row per log: clean, attacked and verified accuracy."""
+    columns = [
+        tables.Column("Log"),
+        tables.Column("ε", "g"),
+        tables.Column("Inputs", "d"),
+        tables.Column("Clean", ".1%", estimate=True),
+        tables.Column("Attacked", ".1%", estimate=True),
+        tables.Column("Verified", ".1%", estimate=True),
+        tables.Column("Unknown", ".1%"),
+        tables.Column("Seconds, all", ".1f"),
+        tables.Column("median", ".3f"),
+    ]
+    rows = [
+        [
+            entries.name,
+            eps_of(entries),
+            len(entries),
+            statistics.share(entries.correct),
+            statistics.share(attacked(entries)),
+            statistics.share(entries.verdicts("verified")),
+            float(entries.verdicts("unknown").mean()),
+            float(entries.seconds.sum()),
+            float(np.median(entries.seconds)),
+        ]
+        for entries in logs
+    ]
+    note = (
+        "Clean: classified correctly. Attacked: correct, and no counterexample was found. "
+        "Verified: correct, and proved to stay so in the whole region. The truth lies between the "
+        "last two; unknown is their difference. After ±: the standard error, of the inputs taken "
+        "as a random sample."
+    )
+    return tables.Table(name, "Accuracy", columns, rows, note)
+
+
+def verdicts_part(logs: Sequence[Entries]) -> part.Part:
+    """Accuracies, what decided, margins and classes of logs of ``tfcert.certify``."""
+    made = part.Part("Verdicts")
+    made.table(summary_table(logs))
+    drawn = [] if len(_points(logs)) == 0 else [_curve(logs, made)]
+    made.figures([*drawn, *(_margins(entries, made) for entries in logs)])
+    if len(logs) > 1:
+        _add_pairs(logs, made)
+    made.table(_methods_table(logs))
+    made.table(_classes_table(logs))
+    return made
+
+
+def _points(logs: Sequence[Entries]) -> dict[str, list[Entries]]:
+    """Logs with a known eps, by the model that they are about."""
+    groups: dict[str, list[Entries]] = {}
+    for entries in logs:
+        if eps_of(entries) is not None:
+            groups.setdefault(_model_of(entries), []).append(entries)
+    return groups
+
+
+def _model_of(entries: Entries) -> str:
+    """What is the same in logs that differ in eps alone; a digest of the facts."""
+    hashes = _inside(entries, "hashes")
+    ball = _BALL.fullmatch(_region(entries))
+    known = {
+        # Without a hash every log is about a model of its own.
+        "model": hashes.get("model", str(entries.path)),
+        "data": hashes.get("data"),
+        "method": _inside(entries, "settings").get("method"),
+        "region": ball[2] if ball else None,
+    }
+    text = json.dumps(known, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def _curve(logs: Sequence[Entries], made: part.Part) -> str:
+    names = 0
+    with figures.new("ε", "accuracy", percent=True) as (drawn, axes):
+        for place, group in enumerate(_points(logs).values()):
+            look = figures.look(place)
+            ordered = sorted(group, key=lambda entries: eps_of(entries) or 0.0)
+            sizes = figures.drawable(np.array([0.0, *(eps_of(entries) for entries in ordered)]))
+            clean = float(ordered[0].correct.mean())
+            verified = [float(entries.verdicts("verified").mean()) for entries in ordered]
+            broken = [float(attacked(entries).mean()) for entries in ordered]
+            common = os.path.commonprefix([entries.name for entries in ordered])
+            name = figures.label(common.rstrip("_-./= ") or ordered[0].name, 20)
+            axes.plot(sizes, [clean, *verified], label=f"{name}: verified", **look)
+            look = {**look, "linestyle": ":", "markerfacecolor": "none"}
+            axes.plot(sizes, [clean, *broken], label=f"{name}: attacked", **look)
+            names += 2
+        axes.set_xlim(left=0)
+        figures.legend(drawn, names)
+        made.pictures["verdicts_curves"] = figures.png(drawn)
+        picture = figures.svg(drawn, "Verified and attacked accuracy against eps")
+    return page.figure(picture, "At ε = 0: the clean accuracy. Lines join what was measured.")
+
+
+def _margins(entries: Entries, made: part.Part) -> str:
+    assert entries.margin is not None and entries.verdict is not None
+    verdict, right = entries.verdict, entries.correct
+    finite = np.isfinite(entries.margin) & right
+    margin = figures.drawable(entries.margin)
+    title = f"lower bound of the margin, {figures.label(entries.name, 24)}"
+    shown = [name for name in log_format.VERDICTS if (finite & (verdict == name)).any()]
+    # A handful of very loose bounds must not squeeze all others into one bar.
+    low, high = np.quantile(margin[finite], [0.01, 1.0]) if finite.any() else (0.0, 1.0)
+    step = (high - low) / _BINS if high - low > 1e-9 * abs(high) else max(1.0, abs(high))
+    # With an edge at 0, so that no bar holds verified and other inputs.
+    edges = np.arange(np.floor(low / step), np.ceil(high / step) + 1.5) * step
+    with figures.new(title, "inputs") as (drawn, axes):
+        if shown:  # Else all bounds are infinite.
+            axes.hist(
+                [np.maximum(margin[finite & (verdict == name)], edges[0]) for name in shown],
+                bins=edges,
+                stacked=True,
+                color=[figures.VERDICT_COLORS[name] for name in shown],
+                label=shown,
+            )
+        axes.axvline(0.0, color=figures.look(7)["color"], linewidth=1)
+        figures.legend(drawn, len(shown))
+        picture = figures.svg(drawn, f"Histogram of the margins of {page.plain(entries.name)}")
+    note = (
+        "Correctly classified inputs. Above 0: verified. Of falsified inputs, the margin at the "
+        "counterexample."
+    )
+    if left_out := int(np.sum(right & ~finite)):
+        note += f" Without {left_out} that have no finite bound."
+    if (margin[finite] < edges[0]).any():
+        note += " The leftmost bar holds all that is further left."
+    return page.figure(picture, note)
+
+
+def _add_pairs(logs: Sequence[Entries], made: part.Part) -> None:
+    rows: list[list[object]] = []
+    kinds = {
+        "Clean": lambda entries: entries.correct,
+        "Attacked": attacked,
+        "Verified": lambda entries: entries.verdicts("verified"),
+    }
+    for first, second in itertools.combinations(logs, 2):
+        if eps_of(first) != eps_of(second):
+            continue
+        try:
+            found = [statistics.paired_difference(first, second, kind) for kind in kinds.values()]
+        except ValueError as error:
+            made.text(f"Not compared: {error}", "note warning")
+            continue
+        estimates = [statistics.Estimate(each.value, each.error) for each in found]
+        rows.append([f"{first.name} − {second.name}", found[0].inputs, *estimates])
+    columns = [tables.Column("First − second"), tables.Column("Inputs of both", "d")]
+    columns += [tables.Column(kind, "+.1%", estimate=True) for kind in kinds]
+    note = (
+        "Differences of logs at the same ε on the inputs that both have. After ±: the standard "
+        "error of the mean of the differences, input by input."
+    )
+    if rows:
+        made.table(tables.Table("verdicts_pairs", "Paired differences", columns, rows, note))
+
+
+def _methods_table(logs: Sequence[Entries]) -> tables.Table:
+    several = len(logs) > 1
+    columns = [tables.Column("Decided by"), *([tables.Column("Log")] if several else [])]
+    columns += [tables.Column(verdict.capitalize(), "d") for verdict in log_format.VERDICTS]
+    columns += [tables.Column("Seconds, all", ".2f"), tables.Column("median", ".4f")]
+    rows = []
+    for entries in logs:
+        assert entries.method is not None
+        for method in sorted(set(entries.method.tolist()), key=_effort):
+            chosen = entries.select(entries.method == method)
+            counts = [int(chosen.verdicts(verdict).sum()) for verdict in log_format.VERDICTS]
+            seconds = [float(chosen.seconds.sum()), float(np.median(chosen.seconds))]
+            rows.append([method, *([entries.name] if several else []), *counts, *seconds])
+    note = (
+        "Of unknown inputs: the method with the best bound. None: the prediction alone, or no "
+        "method had time."
+    )
+    return tables.Table("methods", "What decided how many", columns, rows, note)
+
+
+def _effort(method: str) -> tuple[int, str]:
+    """A key that sorts methods as the cascade goes, others behind them."""
+    return (_CASCADE.index(method) if method in _CASCADE else len(_CASCADE), method)
+
+
+def _classes_table(logs: Sequence[Entries]) -> tables.Table:
+    several = len(logs) > 1
+    with_radius = any(entries.radius is not None for entries in logs)
+    columns = [tables.Column("Class", "d"), *([tables.Column("Log")] if several else [])]
+    columns += [tables.Column("Inputs", "d")]
+    columns += [tables.Column(kind, ".1%") for kind in ("Clean", "Attacked", "Verified")]
+    columns += [tables.Column("Mean ε", ".3f", estimate=True)] if with_radius else []
+    rows = []
+    for label in np.unique(np.concatenate([entries.label for entries in logs])):
+        for entries in logs:
+            chosen = entries.select(entries.label == label)
+            if len(chosen) == 0:
+                continue
+            row: list[Any] = [int(label), *([entries.name] if several else []), len(chosen)]
+            shares = (chosen.correct, attacked(chosen), chosen.verdicts("verified"))
+            row += [float(chosen_share.mean()) for chosen_share in shares]
+            if with_radius:
+                known = entries.radius is not None
+                row.append(statistics.average_certified_radius(chosen) if known else None)
+            rows.append(row)
+    return tables.Table("classes", "By class", columns, rows)
