@@ -67,6 +67,7 @@ setuptools.setup(
     entry_points={
         "console_scripts": [
             "tfcert-attack=tfcert.cli.attack:run",
+            "tfcert-certify=tfcert.cli.certify:run",
             "tfcert-demo=tfcert.cli.demo:run",
             "tfcert-report=tfcert.cli.report:run",
             "tfcert-train=tfcert.cli.train:run",

@@ -123,6 +123,7 @@ def certify(
         "seed": seed,
     }
     run = {
+        **(facts or {}),
         "hashes": {
             "model": identity.of_model(model),
             "data": identity.of_arrays(problem.x, problem.y, problem.index),
@@ -131,7 +132,6 @@ def certify(
         },
         "inputs": len(problem.x),
         "settings": settings,
-        **(facts or {}),
     }
     findings = Findings.none(len(problem.x))
     with contextlib.ExitStack() as stack:

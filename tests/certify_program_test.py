@@ -1,0 +1,393 @@
+"""The certifying program: its logs, going on after kills, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from absl import app
+from keras import ops
+
+import tfcert
+from tests import certification_support, support
+from tfcert import logs, smoothing
+from tfcert.certification import UnsoundCertificateError, findings, identity
+from tfcert.cli import certify, certify_run
+
+BOUNDS = {"eps": 0.05, "method": ["ibp", "crown-ibp"], "skip": 6}
+SMOOTH = {"sigma": 0.2, "method": ["smoothing"], "n": 300, "skip": 30}
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    certification_support.trained().save(path)
+    return path
+
+
+@pytest.fixture
+def settings(model_path, tmp_path):
+    """The flags that all runs share, as ``certify_run.Config`` takes them."""
+
+    def changed(**flags):
+        values = {"model_path": str(model_path), "dataset": "digits", "progress": False}
+        return certify_run.Config(**{**values, "out": str(tmp_path / "run.tsv"), **flags})
+
+    return changed
+
+
+def run(config):
+    return certify_run.run(certify_run.prepare(config), log=lambda line: None)
+
+
+def command(config):
+    flags = []
+    for name, value in dataclasses.asdict(config).items():
+        value = ",".join(value) if isinstance(value, list) else value
+        if value is not None:
+            flags.append(f"--{'' if value is not False else 'no'}{name}" + (
+                "" if isinstance(value, bool) else f"={value}"
+            ))  # fmt: skip
+    return [sys.executable, str(support.ROOT / "trainers/certify.py"), *flags]
+
+
+def start(config, cwd, **options):
+    return subprocess.Popen(
+        command(config),
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(support.ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def lines_of(path):
+    """How many whole lines a file has."""
+    path = pathlib.Path(path)
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def killed(config, cwd, after):
+    """Starts the program and kills it when its log has grown by some lines; its return code."""
+    before = lines_of(config.out)
+    process = start(config, cwd)
+    begin = time.monotonic()
+    while process.poll() is None and time.monotonic() - begin < 120:
+        if lines_of(config.out) >= max(before, 1) + after:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    process.communicate()
+    return process.returncode
+
+
+def test_bounds_leave_a_log(settings, capsys):
+    config = settings(**BOUNDS, self_check=1.0)
+    text = run(config)
+    log = logs.read(config.out)
+    _, (x, y) = tfcert.datasets.load("digits")
+    index = np.arange(0, 360, 6)
+    model = certification_support.trained()
+    expected = tfcert.certify(
+        model, x[index], y[index], tfcert.LpBall(0.05, clip=(0, 1)), ["ibp", "crown-ibp"]
+    )
+    entries = sorted(log.entries, key=lambda entry: entry["idx"])
+    assert [entry["idx"] for entry in entries] == index.tolist()
+    assert [entry["verdict"] for entry in entries] == expected.verdict.tolist()
+    assert [entry["label"] for entry in entries] == y[index].tolist()
+    assert log.facts["flags"]["eps"] == 0.05 and log.facts["program"] == "tfcert-certify"
+    verified = (expected.verdict == "verified").sum()
+    assert f"self-check: {verified} claims attacked, none broken" in text
+    assert text.splitlines()[0] == f"60 inputs, accuracy {expected.accuracy:.2%}"
+    header, *rows = [line.split() for line in text.split("\n\n")[1].splitlines()]
+    assert header == ["label", "inputs", "right", *logs.VERDICTS]
+    assert [[int(cell) for cell in row] for row in rows] == [
+        list(row.values()) for row in expected.per_class()
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_flags_reach_certify(settings, monkeypatch):
+    given = {}
+
+    def noted(*arguments, **more):
+        given.update(more, arguments=arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(certify_run.certification, "certify", noted)
+    flags = {
+        **{"eps": 0.5, "norm": "2", "method": ["crown"], "float_safe": True, "max_eps": 0.7},
+        **{"eps_steps": 3, "time_limit": 9.0, "time_limit_per_input": 2.0, "self_check": 0.2},
+        **{"batch_size": 5, "seed": 4, "max": 10, "skip": 3, "split": "train"},
+        **{"attack": "apgd", "attack_steps": 7, "attack_restarts": 2},
+    }
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(**flags))
+    (x, y), _ = tfcert.datasets.load("digits")
+    _, x_given, y_given, region, method = given.pop("arguments")
+    assert (x_given == x[[0, 3, 6, 9]]).all() and (y_given == y[[0, 3, 6, 9]]).all()
+    assert region == tfcert.LpBall(0.5, norm=2, clip=(0.0, 1.0)) and method == ["crown"]
+    attack = given.pop("attack")
+    assert type(attack).__name__ == "APGD" and (attack.steps, attack.restarts) == (7, 2)
+    assert given.pop("index").tolist() == [0, 3, 6, 9] and given.pop("log").endswith("run.tsv")
+    assert given.pop("facts")["flags"]["attack_steps"] == 7
+    assert given == {
+        **{name: flags[name] for name in ("float_safe", "max_eps", "eps_steps", "time_limit")},
+        **{name: flags[name] for name in ("time_limit_per_input", "self_check", "batch_size")},
+        **{"seed": 4, "verbose": 0},
+    }
+
+
+def test_largest_eps_is_a_column(settings):
+    text = run(settings(**{**BOUNDS, "skip": 40, "method": ["ibp"]}, max_eps=0.1, eps_steps=4))
+    assert "mean largest eps" in text and "mean_radius" in text
+    assert "radius" in logs.read(settings().out).columns
+
+
+def test_bounds_go_on_after_kills(settings, tmp_path):
+    rng = random.Random(1)
+    config = settings(**{**BOUNDS, "skip": 2, "method": ["ibp"]}, batch_size=4, self_check=0.0)
+    codes = [killed(config, tmp_path, after=rng.randrange(1, 60)) for _ in range(2)]
+    assert codes == [-signal.SIGKILL] * 2
+    process = start(config, tmp_path)
+    text, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert len(logs.read_facts(config.out)["sessions"]) == 3
+    whole = dataclasses.replace(config, out=str(tmp_path / "whole.tsv"))
+    run(whole)
+    broken, unbroken = (
+        sorted(logs.read(path).entries, key=lambda entry: entry["idx"])
+        for path in (config.out, whole.out)
+    )
+    assert [entry["idx"] for entry in broken] == list(range(0, 360, 2))
+    for one, other in zip(broken, unbroken, strict=True):
+        for name in ("idx", "label", "predict", "verdict", "method"):
+            assert one[name] == other[name]
+        if one["verdict"] == "falsified":
+            assert logs.read_counterexample(config.out, one["idx"]).shape == (8, 8, 1)
+    counts = {v: sum(entry["verdict"] == v for entry in broken) for v in logs.VERDICTS}
+    for name, count in counts.items():
+        assert f"{name:<14}{count:>7}" in text
+
+
+def test_smoothing_leaves_the_lines_of_this_field(settings):
+    text = run(settings(**SMOOTH))
+    log = logs.read(settings().out)
+    assert (
+        pathlib.Path(settings().out)
+        .read_text()
+        .startswith("idx\tlabel\tpredict\tradius\tcorrect\ttime\n")
+    )
+    _, (x, y) = tfcert.datasets.load("digits")
+    index = np.arange(0, 360, 30)
+    smoothed = smoothing.SmoothedClassifier(certification_support.trained(), sigma=0.2)
+    found = smoothed.certify(x[index], n=300, index=index)
+    assert log.column("idx").tolist() == index.tolist()
+    assert log.column("predict").tolist() == found.prediction.tolist()
+    assert log.column("radius").tolist() == found.radius.tolist()
+    assert log.column("correct").tolist() == (found.prediction == y[index]).tolist()
+    radius = np.mean(found.radius * (found.prediction == y[index]))
+    assert f"average certified radius  {radius:8.4f}" in text
+    assert log.facts["settings"]["n"] == 300 and log.facts["kind"] == "smoothing"
+
+
+def test_smoothing_goes_on_with_the_same_lines(settings, tmp_path):
+    config = settings(**{**SMOOTH, "n": 10_000, "skip": 12}, adaptive=True, seed=3)
+    assert killed(config, tmp_path, after=3) == -signal.SIGKILL
+    before = pathlib.Path(config.out).read_bytes()
+    run(config)
+    after = pathlib.Path(config.out).read_bytes()
+    assert after.startswith(before[: before.rfind(b"\n") + 1])
+    whole = dataclasses.replace(config, out=str(tmp_path / "whole.tsv"))
+    run(whole)
+    texts = [
+        [line.rpartition("\t")[0] for line in pathlib.Path(path).read_text().splitlines()]
+        for path in (config.out, whole.out)
+    ]
+    assert texts[0] == texts[1] and len(texts[0]) == 31
+
+
+@pytest.mark.parametrize("noise", ["laplace", "uniform"])
+def test_noises(noise, settings):
+    run(settings(**{**SMOOTH, "skip": 90}, noise=noise))
+    _, (x, _) = tfcert.datasets.load("digits")
+    kind = {"laplace": smoothing.Laplace, "uniform": smoothing.Uniform}[noise](0.2)
+    smoothed = smoothing.SmoothedClassifier(certification_support.trained(), noise=kind)
+    found = smoothed.certify(x[::90], n=300, index=np.arange(0, 360, 90))
+    assert logs.read(settings().out).column("radius").tolist() == found.radius.tolist()
+
+
+@pytest.mark.parametrize(
+    ("first", "change", "what"),
+    [
+        (SMOOTH, {"seed": 1}, "settings .*seed was 0, is 1"),
+        (SMOOTH, {"alpha": 0.01}, "settings .*alpha was 0.001, is 0.01"),
+        (SMOOTH, {"skip": 60}, "data"),
+        (SMOOTH, {"noise": "laplace"}, "settings"),
+        (BOUNDS, {"eps": 0.06}, "region, settings"),
+        (BOUNDS, {"max": 300}, "data"),
+        (BOUNDS, {**SMOOTH, "eps": None}, "kind, columns"),
+    ],
+)
+def test_other_flags_do_not_go_on(first, change, what, settings):
+    first = {**first, "skip": 60}
+    change = {"skip": 60, **change} if change.get("skip") != 60 else {"skip": 90}
+    run(settings(**first))
+    before = pathlib.Path(settings().out).read_bytes()
+    with pytest.raises(ValueError, match=f"is the log of another run: it has another {what}"):
+        run(settings(**{**first, **change}))
+    assert pathlib.Path(settings().out).read_bytes() == before
+    run(settings(**first, progress=True))  # This changes no result.
+
+
+def test_another_model_does_not_go_on(settings, tmp_path):
+    first = {**BOUNDS, "skip": 60}
+    run(settings(**first))
+    certification_support.nearest_mean().save(tmp_path / "other.keras")
+    with pytest.raises(ValueError, match="it has another model"):
+        run(settings(**first, model_path=str(tmp_path / "other.keras")))
+
+
+_FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+from tfcert.cli import certify
+certify.run()
+"""
+
+
+def test_a_full_disk(settings, tmp_path):
+    pytest.importorskip("resource")
+    config = settings(**{**SMOOTH, "n": 100, "skip": 2})
+    full = subprocess.run(
+        [sys.executable, "-c", _FULL, *command(config)[2:]],
+        env={**os.environ, "PYTHONPATH": str(support.ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert full.returncode == 1, full.stderr
+    assert "tfcert-certify: [Errno 27] could not be written (File too large)" in full.stderr
+    assert "Traceback" not in full.stderr
+    log = logs.read(config.out)
+    assert 50 < len(log.entries) < 180 and log.cut == ""
+    run(config)
+    assert logs.read(config.out).column("idx").tolist() == list(range(0, 360, 2))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a model", None])
+def test_a_half_written_model(content, settings, tmp_path, model_path):
+    path = tmp_path / "half.keras"
+    path.write_bytes(model_path.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(ValueError, match="half.keras"):
+        certify_run.prepare(settings(**BOUNDS, model_path=str(path)))
+
+
+def test_models_bring_no_code_along(settings, tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    was_here = tmp_path / "was_here"
+    path = str(was_here)
+    layer = keras.layers.Lambda(lambda x: open(path, "w").close() or x)
+    outputs = keras.layers.Dense(10)(keras.layers.Flatten()(layer(inputs)))
+    keras.Model(inputs, outputs).save(tmp_path / "evil.keras")
+    was_here.unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="[Ll]ambda"):
+        certify_run.prepare(settings(**BOUNDS, model_path=str(tmp_path / "evil.keras")))
+    assert not was_here.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"method": ["auto"]}, "--method=auto needs --eps"),
+        ({"method": ["smoothing"]}, "--method=smoothing needs --sigma"),
+        ({"method": ["smoothing", "ibp"], "eps": 0.1}, "--method=smoothing stands alone"),
+        ({"method": ["smoothing"], "sigma": 0.1, "eps": 0.1}, "--eps does not belong to .* smooth"),
+        ({"eps": 0.1, "sigma": 0.1}, "--sigma does not belong to certification by bounds"),
+        ({"eps": 0.1, "n": 10}, "--n does not belong to certification by bounds"),
+        ({"eps": 0.1, "model_path": "none.keras"}, "none.keras"),
+        ({"eps": 0.1, "dataset": "mnist", "data_dir": "nowhere"}, "`data_dir` must hold mnist.npz"),
+    ],
+)
+def test_refuses_before_it_starts(flags, message, settings, tmp_path):
+    with pytest.raises((ValueError, OSError), match=message):
+        certify_run.prepare(settings(**flags))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"eps": 0.1, "method": ["best"]}, "`method` must be one of"),
+        ({"eps": 0.1, "norm": "0.5"}, "`norm` must be"),
+        ({"eps": 0.1, "attack_steps": 3}, "--attack_steps needs --attack=pgd or apgd"),
+        ({"eps": 0.1, "max_eps": 0.05}, "`max_eps` must be"),
+        ({"eps": 0.1, "time_limit": 0.0}, "`time_limit` must be"),
+        ({"method": ["smoothing"], "sigma": 0.0}, "scale"),
+        ({"method": ["smoothing"], "sigma": 0.1, "alpha": 2.0}, "alpha"),
+    ],
+)
+def test_refuses_bad_values(flags, message, settings):
+    with pytest.raises(ValueError, match=message):
+        run(settings(**flags, skip=180))
+
+
+def _with_flags(config, monkeypatch):
+    values = {name: type("Flag", (), {"value": value}) for name, value in vars(config).items()}
+    monkeypatch.setattr(certify.flags, "FLAGS", values)
+
+
+def test_bad_flags_are_errors_of_usage(settings, monkeypatch):
+    _with_flags(settings(eps=0.1, model_path="none.keras"), monkeypatch)
+    with pytest.raises(app.UsageError, match="none.keras"):
+        certify.main(["program"])
+    with pytest.raises(app.UsageError, match="Unexpected arguments"):
+        certify.main(["program", "more"])
+
+
+@pytest.mark.parametrize("fault", [UnsoundCertificateError, ValueError, KeyboardInterrupt])
+def test_exit_codes(fault, settings, monkeypatch, capsys):
+    more = [pathlib.Path("there")] if fault is UnsoundCertificateError else []
+
+    def broken(*arguments, **options):
+        raise fault("it broke", *more)
+
+    _with_flags(settings(**BOUNDS), monkeypatch)
+    monkeypatch.setattr(certify_run, "run", broken)
+    with pytest.raises(SystemExit) as error:
+        certify.main(["program"])
+    if fault is ValueError:
+        assert error.value.code == "tfcert-certify: it broke"
+        return
+    assert error.value.code == {UnsoundCertificateError: 3, KeyboardInterrupt: 130}[fault]
+    said = capsys.readouterr().err
+    assert "it broke" in said or "The same command goes on where the log ends" in said
+
+
+def test_a_false_bound_is_found(settings, monkeypatch):
+    """The self-check of the program stops on a method that verifies everything."""
+
+    def lie(model, x, y, region, method):
+        return np.where(np.arange(10) == np.asarray(y)[:, None], 0.0, 1.0)
+
+    monkeypatch.setattr(findings, "bound_margins", lie)
+    config = settings(**{**BOUNDS, "eps": 0.2}, attack="none", self_check=0.5)
+    with pytest.raises(UnsoundCertificateError) as error:
+        run(config)
+    facts = json.loads((error.value.folder / "facts.json").read_text())
+    assert pathlib.Path(error.value.folder).parent.name == "run.tsv.unsound"
+    saved = keras.models.load_model(error.value.folder / "model.keras")
+    point = np.load(error.value.folder / "point.npy", allow_pickle=False)
+    assert int(np.argmax(ops.convert_to_numpy(saved(point[None])))) != facts["label"]
+    assert identity.of_model(saved) == identity.of_model(certification_support.trained())
