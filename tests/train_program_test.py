@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    backup = tmp_path / "killed" / "backup" / "training_metadata.json"
+    backup = tmp_path / "killed" / "backup" / "epoch_00001.weights.h5"
     deadline = time.monotonic() + 120
     while not backup.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -267,6 +267,6 @@ def test_properties_of_the_competition():
             assert len(case.rows) == (1 if "prop_1" in path.name else 4)
             continue
         assert (asked.inputs, asked.outputs) == (784 if "mnist" in str(path) else 3072, 10)
-        label = properties._label(list(asked.cases), 10)
+        label = properties.label_of(list(asked.cases), 10)
         stated = re.search(rb"(label|of class|class):? (\d)", gzip.decompress(path.read_bytes()))
         assert label is not None and (stated is None or int(stated[2]) == label)

@@ -23,7 +23,7 @@ from keras import ops
 
 from tfcert import attacks, datasets, provenance
 from tfcert.attacks import losses
-from tfcert.cli import program, train_run
+from tfcert.cli import files, program
 from tfcert.regions import LpBall
 
 __all__ = ["Config", "attack_model", "main", "run"]
@@ -96,9 +96,7 @@ def attack_model(config: Config, log: Callable[[str], None]) -> dict[str, Any]:
         "commit": provenance.commit(),
     }
     log(f"accuracy under attack {results['accuracy_under_attack']:.4f}")
-    out = pathlib.Path(config.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    train_run.write_json(out, results)
+    files.write_json(pathlib.Path(config.out), results)
     return results
 
 
@@ -116,7 +114,7 @@ def _prepare(config: Config) -> tuple[attacks.PGD, keras.Model, tuple[np.ndarray
     if config.attack != "fgsm":
         arguments |= {"steps": config.steps or 100, "restarts": config.restarts or 1}
     attack = _ATTACKS[config.attack](LpBall(config.eps, config.norm, (0.0, 1.0)), **arguments)
-    model = keras.models.load_model(config.model_path, compile=False)
+    model = files.load_model(config.model_path)
     _, (x, y) = datasets.load(config.dataset, config.data_dir)
     x, y = x[: config.limit], y[: config.limit]
     if tuple(model.input_shape[1:]) != x.shape[1:]:
@@ -124,6 +122,7 @@ def _prepare(config: Config) -> tuple[attacks.PGD, keras.Model, tuple[np.ndarray
             f"--dataset={config.dataset} has images of shape {x.shape[1:]}. Received: a model for "
             f"inputs of shape {tuple(model.input_shape[1:])}."
         )
+    files.check_writable(pathlib.Path(config.out))
     return attack, model, (x, y)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfcert import attacks, certification, datasets, logs, smoothing
 from tfcert.certification import identity, progress, recording
+from tfcert.cli import files
 from tfcert.regions import LpBall
 
 __all__ = ["NOISES", "Config", "Run", "prepare", "run"]
@@ -114,8 +115,7 @@ def prepare(config: Config) -> Run:
         raise ValueError(f"--method={','.join(config.method)} needs --{needed}.")
     path = pathlib.Path(config.model_path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    # safe_mode: code that a model file brings along, as in Lambda layers, is not loaded.
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    model = files.load_model(path)
     train, test = datasets.load(config.dataset, config.data_dir)
     x, y = test if config.split == "test" else train
     index = np.arange(len(x))[: config.max][:: config.skip]

@@ -9,6 +9,7 @@ commit, timings), results.json (errors on the test set) and logs for TensorBoard
 from __future__ import annotations
 
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,7 +84,10 @@ def main(argv: Sequence[str]) -> None:
         training = train_run.prepare(config)
     except (ValueError, NotImplementedError, OSError) as error:
         raise app.UsageError(str(error)) from error
-    results = train_run.run(training, log=print)
+    try:
+        results = train_run.run(training, log=print)
+    except OSError as error:
+        sys.exit(f"{error}\nWhat was trained before is kept; --resume goes on from there.")
     print(f"\nModel, history and results are in {pathlib.Path(config.out)}.")
     print(train_run.summary(results))
 

@@ -6,8 +6,6 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
-import json
-import os
 import pathlib
 import re
 import time
@@ -18,6 +16,8 @@ import keras
 import numpy as np
 
 from tfcert import attacks, datasets, evaluation, models, objectives, provenance, schedules
+from tfcert.cli import files
+from tfcert.cli.backup import Backup
 from tfcert.regions import LpBall
 from tfcert.trainer import CertifiedTrainer
 
@@ -99,7 +99,9 @@ def prepare(config: Config) -> Training:
     if config.resume and not (out / "run.json").exists():
         raise ValueError(f"--resume needs a run in --out={config.out}; there is no run.json.")
     if config.resume:
-        _check_same(config, json.loads((out / "run.json").read_text())["flags"])
+        _check_same(config, files.read_json(out / "run.json").get("flags", {}))
+        if (out / "history.json").exists():
+            files.read_json(out / "history.json")
     train, test = datasets.load(config.dataset, config.data_dir)
     if config.limit is not None:
         train = (train[0][: config.limit], train[1][: config.limit])
@@ -219,7 +221,7 @@ class EpochLog(keras.callbacks.Callback):
         super().__init__()
         self.path, self.history = path, {}
         if path.exists():
-            self.history = json.loads(path.read_text())
+            self.history = files.read_json(path)
         self.begin = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -232,14 +234,7 @@ class EpochLog(keras.callbacks.Callback):
         values["seconds"] = round(time.perf_counter() - self.begin, 3)
         for name, value in values.items():
             self.history.setdefault(name, []).append(value)
-        write_json(self.path, self.history)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes the file as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(part, path)
+        files.write_json(self.path, self.history)
 
 
 def run(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
@@ -252,12 +247,10 @@ def run(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
         "commit": provenance.commit(),
         "parameters": trainer.model.count_params(),
     }
-    write_json(out / "run.json", facts)
+    files.write_json(out / "run.json", facts)
     callbacks: list[keras.callbacks.Callback] = [
         EpochLog(out / "history.json"),
-        keras.callbacks.BackupAndRestore(
-            out / "backup", double_checkpoint=True, delete_checkpoint=False
-        ),
+        Backup(out / "backup"),
     ]
     if keras.backend.backend() == "tensorflow" and importlib.util.find_spec("tensorboard"):
         callbacks.append(keras.callbacks.TensorBoard(out / "logs"))
@@ -274,13 +267,13 @@ def run(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
         callbacks=callbacks,
         verbose=config.verbose,
     )
-    trainer.model.save(out / "model.keras")
-    history = json.loads((out / "history.json").read_text())
+    files.save(out / "model.keras", trainer.model.save)
+    history = files.read_json(out / "history.json")
     facts["seconds"] = round(time.perf_counter() - begin, 1)
     facts["training_seconds"] = round(sum(history["seconds"]), 1)
-    write_json(out / "run.json", facts)
+    files.write_json(out / "run.json", facts)
     results = _evaluate(training, log)
-    write_json(out / "results.json", results)
+    files.write_json(out / "results.json", results)
     return results
 
 

@@ -15,7 +15,7 @@ from tfcert.interchange.vnnlib import Case, Property
 from tfcert.network import network_of
 from tfcert.regions import Box
 
-__all__ = ["find_counterexample", "prove"]
+__all__ = ["attacked", "find_counterexample", "label_of", "prove"]
 
 Array = npt.NDArray[np.float64]
 
@@ -116,7 +116,7 @@ def attacked(model: keras.Model, cases: list[Case]) -> tuple[keras.Model, int]:
     spares compiling for every property. Else its scores are 0 and how much the best case is met.
     """
     outputs = model.output_shape[1]
-    label = _label(cases, outputs)
+    label = label_of(cases, outputs)
     if label is not None and outputs > 1:
         return model, label
     inputs = keras.Input(model.input_shape[1:], dtype=network_of(model).dtype)
@@ -135,7 +135,7 @@ def attacked(model: keras.Model, cases: list[Case]) -> tuple[keras.Model, int]:
     return keras.Model(inputs, ops.concatenate([0.0 * ones, unsafe], axis=1)), 0
 
 
-def _label(cases: list[Case], outputs: int) -> int | None:
+def label_of(cases: list[Case], outputs: int) -> int | None:
     """The class k where the cases are ``Y_j - Y_k >= 0`` for all other j."""
     if len(cases) != outputs - 1 or any(len(case.rows) != 1 for case in cases):
         return None
