@@ -69,6 +69,7 @@ setuptools.setup(
             "tfcert-attack=tfcert.cli.attack:run",
             "tfcert-certify=tfcert.cli.certify:run",
             "tfcert-demo=tfcert.cli.demo:run",
+            "tfcert-export=tfcert.cli.export:run",
             "tfcert-report=tfcert.cli.report:run",
             "tfcert-train=tfcert.cli.train:run",
         ]

@@ -40,16 +40,20 @@ _MAY_KNOW = {
         *("backend", "regions", "network", "bounds", "attacks", "logs", "naming", "provenance"),
     },
     "evaluation": {"regions", "bounds", "attacks"},
-    "smoothing": {"types", "backend", "regions"},
+    "saved_model": {"provenance"},
+    "smoothing": {"types", "backend", "regions", "saved_model"},
+    "export": {
+        *("types", "backend", "regions", "network", "bounds", "certification", "saved_model"),
+    },
     "tfcert": {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
-        *("version", "logs", "certification", "layers", "interchange", "reporting"),
+        *("version", "logs", "certification", "layers", "interchange", "reporting", "export"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "evaluation"),
         *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
-        *("certification", "smoothing", "reporting"),
+        *("certification", "smoothing", "reporting", "naming"),
     },
     "trainers": {"cli"},
     "benchmarks": {

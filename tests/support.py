@@ -1,6 +1,10 @@
 """Helpers for tests of every kind, with or without pytest fixtures."""
 
+import os
 import pathlib
+import subprocess
+import sys
+import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -29,3 +33,40 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 """
+
+
+# Code that makes importing tfcert and Keras fail, as where a model is only served. TensorFlow looks
+# where Keras lies, so that is told, but nothing can be loaded from there.
+BLOCK_TFCERT = """
+import importlib.machinery
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tfcert", "tensorflow_probability", "tf_keras", "scipy"):
+            raise ImportError(f"{name} is blocked")
+        if name.split(".")[0] == "keras":
+            place = "/nowhere/keras/__init__.py"
+            return importlib.machinery.ModuleSpec(name, self, origin=place, is_package=True)
+
+    def create_module(self, spec):
+        raise ImportError(f"{spec.name} is blocked")
+
+    def exec_module(self, module):
+        raise ImportError("blocked")
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def run_alone(code: str, *arguments: object) -> None:
+    """Runs code in a process where neither tfcert nor Keras is; fails with what it reports."""
+    run = subprocess.run(
+        [sys.executable, "-c", BLOCK_TFCERT + code, *map(str, arguments)],
+        cwd=tempfile.gettempdir(),
+        env={**os.environ, "PYTHONPATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr

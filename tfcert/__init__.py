@@ -17,6 +17,7 @@ from tfcert import (
 )
 from tfcert.bounds import bound, bound_margins, lipschitz, methods
 from tfcert.certification import certify
+from tfcert.export import export_certified
 from tfcert.regions import Box, LpBall
 from tfcert.rules import register_activation, register_affine, register_monotone, register_rule
 from tfcert.trainer import CertifiedTrainer
@@ -35,6 +36,7 @@ __all__ = [
     "certification",
     "certify",
     "datasets",
+    "export_certified",
     "interchange",
     "lipschitz",
     "logs",

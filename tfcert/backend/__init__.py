@@ -6,6 +6,8 @@ same bounds and objectives, compiled by XLA, where TensorFlow is not installed.
 
 import keras
 
+from tfcert.backend.shared import portable
+
 _NAME = keras.backend.backend()
 
 if _NAME == "tensorflow":
@@ -68,6 +70,7 @@ __all__ = [
     "leaky_slope",
     "loop",
     "misplaces_sum",
+    "portable",
     "prefers_xla",
     "replica",
     "value_and_gradients",

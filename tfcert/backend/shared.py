@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import os
+from collections.abc import Iterator
 
 from keras import ops
 
 from tfcert.types import Tensor
 
-__all__ = ["check_environment", "only_finite", "reduced"]
+__all__ = ["PORTABLE", "check_environment", "only_finite", "portable", "reduced"]
+
+# Whether the graph that is being built will run where there may be no compiler.
+PORTABLE: contextvars.ContextVar[bool] = contextvars.ContextVar("PORTABLE", default=False)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Graphs that are built in this context hold no parts that only XLA can run."""
+    token = PORTABLE.set(True)
+    try:
+        yield
+    finally:
+        PORTABLE.reset(token)
 
 
 def reduced(setting: str, remedy: str) -> ValueError:

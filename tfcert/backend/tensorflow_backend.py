@@ -140,7 +140,8 @@ def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
 
     For chains of elementwise operations, whose time is that of reading and writing memory.
     """
-    if tf.executing_eagerly():  # Compiling would cost more than one call saves.
+    # At once, compiling would cost more than one call saves.
+    if tf.executing_eagerly() or shared.PORTABLE.get():
         return function(*arguments)
     return tf.function(function, jit_compile=True, autograph=False)(*arguments)
 

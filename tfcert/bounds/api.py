@@ -17,7 +17,7 @@ from tfcert.network import Network, cache_of, network_of
 from tfcert.regions import BoundRegion, Region
 from tfcert.types import Bounds, Tensor
 
-__all__ = ["bound", "bound_margins", "trace_count"]
+__all__ = ["bound", "bound_margins", "checked_network", "samples_at_once", "trace_count"]
 
 
 def bound(
@@ -156,7 +156,7 @@ class _Call:
         moments = []
         if self.statistics == "batch":
             moments = batch_moments(self.network, self.x)
-        piece = self._piece(rows)
+        piece = samples_at_once(self.network, self.method, rows)
         numbers = self.region.pack(_compute_dtype(self))
         whole = self.batch is not None and self.batch <= piece
         eager = not any(backend.is_symbolic(t) for t in (self.x, *more))
@@ -210,17 +210,24 @@ class _Call:
             known = functions[key] = (network, function)
         return known[1]
 
-    def _piece(self, rows: int) -> int:
-        """Samples that fit into ``max_memory`` together."""
-        itemsize = np.dtype(_compute_dtype(self)).itemsize
-        nodes = [math.prod(node.shape) for node in self.network.nodes]
-        if isinstance(self.method, methods.AlphaCrown):
-            per_sample = 10 * rows * sum(nodes)
-        elif isinstance(self.method, methods.Backward):
-            per_sample = 6 * rows * max(nodes) + 8 * sum(nodes)
-        else:
-            per_sample = 4 * sum(nodes)
-        return max(1, int(self.method.max_memory // (per_sample * itemsize)))
+
+def samples_at_once(network: Network, method: methods.Method, rows: int) -> int:
+    """Samples that fit into ``max_memory`` together.
+
+    Args:
+        network: The network.
+        method: The method.
+        rows: How many linear functions of the outputs are bounded for each sample.
+    """
+    itemsize = np.dtype("float64" if method.float_safe else network.dtype).itemsize
+    nodes = [math.prod(node.shape) for node in network.nodes]
+    if isinstance(method, methods.AlphaCrown):
+        per_sample = 10 * rows * sum(nodes)
+    elif isinstance(method, methods.Backward):
+        per_sample = 6 * rows * max(nodes) + 8 * sum(nodes)
+    else:
+        per_sample = 4 * sum(nodes)
+    return max(1, int(method.max_memory // (per_sample * itemsize)))
 
 
 def trace_count(model: keras.Model) -> int:
@@ -242,13 +249,7 @@ def _prepare(model: Any, x: Any, region: Any, method: Any, statistics: str) -> _
         raise ValueError(
             f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
         )
-    network = network_of(model)
-    if isinstance(method, methods.Lipschitz):
-        network.check("lipschitz")
-    if method.float_safe:
-        _check_float_safe(network, statistics)
-    elif network.dtype == "float64":
-        backend.check_float64(f"model {model.name!r}")
+    network = checked_network(model, method, statistics)
     x = ops.convert_to_tensor(x)
     expected = network.input.shape
     if len(x.shape) != len(expected) + 1 or tuple(x.shape[1:]) != expected:
@@ -261,6 +262,18 @@ def _prepare(model: Any, x: Any, region: Any, method: Any, statistics: str) -> _
     x = ops.cast(x, "float64" if method.float_safe else network.dtype)
     region.validate(x)
     return _Call(network, model, x, region, method, statistics)
+
+
+def checked_network(model: Any, method: methods.Method, statistics: str = "moving") -> Network:
+    """The network of a model, after checks that a method can bound it."""
+    network = network_of(model)
+    if isinstance(method, methods.Lipschitz):
+        network.check("lipschitz")
+    if method.float_safe:
+        _check_float_safe(network, statistics)
+    elif network.dtype == "float64":
+        backend.check_float64(f"model {model.name!r}")
+    return network
 
 
 def _check_float_safe(network: Network, statistics: str) -> None:

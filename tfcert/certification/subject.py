@@ -35,7 +35,7 @@ class Subject:
                 f"Received: output shape {model.output_shape}."
             )
         self.model = model
-        self.scores, self._threshold = _scores_of(model, shape[0], float_safe)
+        self.scores, self.threshold = _scores_of(model, shape[0], float_safe)
         self.network: Network = network_of(self.scores)
         self.classes: int = self.network.outputs.shape[0]
         self.dtype: str = self.network.dtype
@@ -51,8 +51,8 @@ class Subject:
 
     def classes_of(self, outputs: np.ndarray) -> np.ndarray:
         """The classes that outputs stand for."""
-        if self._threshold is not None:
-            found = (outputs[:, 0] > self._threshold).astype(int)
+        if self.threshold is not None:
+            found = (outputs[:, 0] > self.threshold).astype(int)
         else:
             found = np.argmax(outputs, axis=-1)
         return np.where(np.isnan(outputs).any(axis=-1), -1, found)

@@ -23,6 +23,7 @@ __all__ = [
     "check_points",
     "combine",
     "concrete",
+    "nearest",
     "per_sample",
     "plain",
     "show",
@@ -156,6 +157,12 @@ def check_inside(what: str, x: np.ndarray, lower: np.ndarray, upper: np.ndarray)
             f"x must lie inside {what}. Received: values in [{x.min():.6g}, {x.max():.6g}]; "
             f"{outside} of {x.size} lie outside, by at most {max(below.max(), above.max()):.3g}."
         )
+
+
+def nearest(limits: Any, dtype: str) -> tuple[Tensor, Tensor]:
+    """Limits as the floats that are nearest to them, as `check_inside` compares with."""
+    low, high = (ops.convert_to_tensor(limit) for limit in limits)
+    return ops.cast(low, dtype), ops.cast(high, dtype)
 
 
 def _outside(x: np.ndarray, lower: np.ndarray) -> np.ndarray:

@@ -93,6 +93,9 @@ class Box(region.Region):
         if lower is not None and upper is not None:
             arguments.check_inside("the box", x, lower, upper)
 
+    def _admitted(self, dtype: str) -> list[tuple[Any, Any]]:
+        return [arguments.nearest((self.lower, self.upper), dtype)]
+
     def _limits(self, x: Tensor, outward: bool) -> tuple[Tensor, Tensor]:
         # The upper end of x is the mirrored lower end of -x.
         upper = self._lower_limit(-x, -self.upper, outward)

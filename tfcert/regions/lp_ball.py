@@ -139,6 +139,9 @@ class LpBall(region.Region):
             name = f"clip=({', '.join(arguments.show(limit) for limit in self.clip)})"
             arguments.check_inside(name, x, *self.clip)
 
+    def _admitted(self, dtype: str) -> list[tuple[Any, Any]]:
+        return [] if self.clip is None else [arguments.nearest(self.clip, dtype)]
+
     # Bounds.
 
     def bind(self, x: Tensor) -> region.BoundRegion:

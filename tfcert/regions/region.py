@@ -66,6 +66,21 @@ class Region:
             )
         self._check_values(values)
 
+    def admits(self, x: Tensor) -> Tensor:
+        """Around which inputs the region can be put, for compiled code: bool, ``(batch,)``.
+
+        Where `validate` raises an error for the whole batch because of values, this tells which.
+        """
+        x = arguments.as_input(x)
+        fits = ops.isfinite(x)
+        for low, high in self._admitted(keras.backend.standardize_dtype(x.dtype)):
+            fits = ops.logical_and(fits, ops.logical_and(x >= low, x <= high))
+        return ops.all(ops.reshape(fits, (ops.shape(x)[0], -1)), axis=-1)
+
+    def _admitted(self, dtype: str) -> list[tuple[Any, Any]]:
+        """Limits of x, rounded to the type of x."""
+        return []
+
     def _check_shapes(self, shape: tuple) -> None:
         raise NotImplementedError
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
+from tfcert import saved_model
 from tfcert.smoothing import confidence, sequential
 from tfcert.smoothing.counting import BLOCK, VoteCounter
 from tfcert.smoothing.noise import Noise, resolve
@@ -16,6 +18,9 @@ __all__ = ["SmoothedCertificates", "SmoothedClassifier"]
 # Independent noise for each purpose: the class that is certified must not be chosen by the samples
 # that certify it.
 _SELECTION, _ESTIMATION, _PREDICTION = range(3)
+
+# Exports hold tables over all numbers of votes.
+_MOST_EXPORTED = 10_000_000
 
 
 class SmoothedCertificates(NamedTuple):
@@ -125,7 +130,7 @@ class SmoothedClassifier:
             return votes[np.arange(len(active)), prediction[active]]
 
         rule = _checked_adaptive(adaptive)
-        plan = rule.plan(n, alpha, BLOCK) if rule else sequential.single_look(n, alpha)
+        plan = _plan(rule, n, alpha)
         p_lower, samples = sequential.estimate(draw, len(x), plan, rule, self.noise.radius)
         prediction = np.where(p_lower > 0.5, prediction, -1)
         return SmoothedCertificates(prediction, self.noise.radius(p_lower), p_lower, samples)
@@ -161,6 +166,73 @@ class SmoothedClassifier:
         clear = confidence.two_sided_test(first, second) <= alpha
         return np.where(clear, votes.argmax(axis=-1), -1)
 
+    def export(
+        self,
+        path: Any,
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        adaptive: bool | sequential.Adaptive = False,
+        n_predict: int = 1000,
+        overwrite: bool = False,
+    ) -> pathlib.Path:
+        """Writes a SavedModel that samples, counts and certifies; TensorFlow alone loads it.
+
+        It has the signatures
+
+        - ``certify``: ``x`` and ``seed`` to ``prediction``, ``radius``, ``p_lower`` and
+          ``samples``, the same numbers as from `certify` on the same kind of device,
+        - ``predict``: ``x`` and ``seed`` to ``prediction``, as `predict` with ``n_predict`` draws,
+        - ``serving_default``: ``x`` to what ``certify`` gives, and the ``seed`` of each input,
+          which is drawn anew for every call, so that nobody can fit an input to it,
+        - ``facts``: what was exported and how, a JSON text, also in ``assets/certificate.json``.
+
+        ``seed`` is int64: one number, with which the inputs have the places 0, 1, ... in their data
+        set (``index=0`` of `certify`), or one per input, with which each has the place 0: the same
+        result whoever else is in the batch. The batch may have any size; memory does not grow with
+        it beyond the inputs. Inputs that are not finite and negative seeds abstain.
+
+        Args:
+            path: A folder that is not there yet; TensorFlow Serving wants ``<name>/<number>``.
+            n0: As for `certify`, and so are ``n``, ``alpha`` and ``adaptive``.
+            n: At most ten million: the file holds a table of 8 bytes for each, twice.
+            alpha: Of the certificates, and of the predictions.
+            adaptive: Stops early what more samples would change little.
+            n_predict: Samples of ``predict``.
+            overwrite: Whether a SavedModel that is at ``path`` is replaced.
+
+        Returns:
+            The path.
+
+        Example:
+
+        >>> smoothed.export("smoothed/1", n=10_000, adaptive=True)
+        >>> served = tf.saved_model.load("smoothed/1").signatures["certify"]
+        >>> served(x=images, seed=tf.constant([0], tf.int64))["radius"]
+        """
+        saved_model.check_backend("SmoothedClassifier.export")
+        for name, value in (("n0", n0), ("n", n), ("n_predict", n_predict)):
+            _check_count(name, value)
+            if value > _MOST_EXPORTED:
+                raise ValueError(
+                    f"`{name}` of an export must be at most {_MOST_EXPORTED}. "
+                    f"Received: {name}={value}."
+                )
+        confidence.check_alpha(alpha)
+        rule = _checked_adaptive(adaptive)
+        # Here, since it imports TensorFlow.
+        from tfcert.smoothing import exporting
+
+        procedure = exporting.Procedure(
+            purposes=(_SELECTION, _ESTIMATION, _PREDICTION),
+            n0=n0,
+            plan=_plan(rule, n, alpha),
+            rule=rule,
+            n_predict=n_predict,
+            alpha=float(alpha),
+        )
+        return exporting.write(path, self.model, self.noise, self._counter, procedure, overwrite)
+
     def _checked(self, x: Any) -> tuple[np.ndarray, int]:
         """The inputs as the model takes them, and its number of classes."""
         if keras.ops.is_tensor(x):
@@ -181,6 +253,10 @@ class SmoothedClassifier:
         if not np.isfinite(x).all():
             raise ValueError("`x` must be finite. Received: NaN or infinite entries.")
         return x, int(self.model.output_shape[-1])
+
+
+def _plan(rule: sequential.Adaptive | None, n: int, alpha: float) -> sequential.Plan:
+    return rule.plan(n, alpha, BLOCK) if rule else sequential.single_look(n, alpha)
 
 
 def _checked_model(model: Any) -> keras.Model:

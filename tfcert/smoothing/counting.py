@@ -112,10 +112,19 @@ class VoteCounter:
         turns = max(1, min(_TURNS, _INPUT_ENTRIES // (together * entries)))
         return together, turns * together
 
+    def jobs(self, shape: tuple[int, ...], classes: int) -> tuple[Callable[..., Tensor], int, int]:
+        """A function of tensors that counts the votes of jobs, blocks of draws around an input.
+
+        Returns:
+            The function (see `_count`), jobs per network call, and the jobs that it takes.
+        """
+        together, capacity = self._sizes(shape)
+        count = functools.partial(_count, self._model, self._noise, classes, together)
+        return count, together, capacity
+
     def _program(self, shape: tuple[int, ...], classes: int) -> Callable[..., Tensor]:
         if shape not in self._programs:
-            together, _ = self._sizes(shape)
-            count = functools.partial(_count, self._model, self._noise, classes, together)
+            count, _, _ = self.jobs(shape, classes)
             # On a CPU networks and samplers run faster outside XLA (LeNet 2.5 and 1.7 times,
             # ResNet-20 1.35 times).
             self._programs[shape] = backend.compile_for_devices(

@@ -117,11 +117,16 @@ class Adaptive:
             plan: Its last look says what could still be reached.
             radius: The radius of a lower bound.
         """
+        return radius(p_lower) >= self.enough(votes, drawn, plan, radius)
+
+    def enough(
+        self, votes: np.ndarray, drawn: int, plan: Plan, radius: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """The radius at which an input stops drawing; arguments as for `finished`."""
         n, alpha = plan.looks[-1], plan.alphas[-1]
         rate = confidence.upper_bound(votes, drawn, _FORECAST_ALPHA)
         forecast = votes + np.floor((n - drawn) * rate).astype("int64")
-        reachable = radius(confidence.lower_bound(forecast, n, alpha))
-        return radius(p_lower) >= (1.0 - self.precision) * reachable
+        return (1.0 - self.precision) * radius(confidence.lower_bound(forecast, n, alpha))
 
 
 def estimate(
