@@ -43,7 +43,8 @@ _MAY_KNOW = {
     "saved_model": {"provenance"},
     "smoothing": {"types", "backend", "regions", "saved_model"},
     "export": {
-        *("types", "backend", "regions", "network", "bounds", "certification", "saved_model"),
+        *("types", "backend", "regions", "rules", "network", "bounds", "certification"),
+        "saved_model",
     },
     "tfcert": {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),

@@ -185,11 +185,10 @@ def test_a_single_probability(tmp_path):
     np.testing.assert_allclose(found["scores"].numpy()[1], 1 / (1 + np.exp(-1)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("softmax", [False, True])
-def test_the_margin_rule_gives_a_radius(softmax, tmp_path):
-    model = keras.Sequential(
-        [keras.Input((2, 2)), layers.Rescaling(2.0), layers.Flatten(), layers.Rescaling(-1.5)]
-    )
+@pytest.mark.parametrize(("softmax", "bends"), [(False, False), (True, True)])
+def test_the_margin_rule_gives_a_radius(softmax, bends, tmp_path):
+    last = layers.ReLU(negative_slope=1.5) if bends else layers.Rescaling(-1.5)
+    model = keras.Sequential([keras.Input((2, 2)), layers.Rescaling(2.0), layers.Flatten(), last])
     whole = keras.Sequential([model, layers.Softmax()]) if softmax else model
     tfcert.export_certified(whole, tmp_path / "1", REGION, "lipschitz")
     signatures, x = load(tmp_path / "1"), inputs(9, (2, 2))

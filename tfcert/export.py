@@ -17,6 +17,7 @@ from tfcert.certification import identity
 from tfcert.certification.subject import Subject
 from tfcert.network import Network
 from tfcert.regions import LpBall, Region
+from tfcert.rules.primitives import Nonlinear
 from tfcert.types import Tensor
 
 __all__ = ["ROUNDING_TOLERANCE", "export_certified"]
@@ -144,10 +145,7 @@ class _Served:
             valid = ops.logical_and(valid, fits)
             region = region.with_eps(ops.where(fits, eps, 0.0))
         with backend.portable():
-            if isinstance(self.method, methods.Lipschitz) and not self.method.float_safe:
-                found = self._by_distance(x, scores, region)
-            else:
-                found = {"margin": self._by_bounds(seen, label, region)}
+            found = self._found(seen, scores, label, region)
         margin = ops.where(valid, found.pop("margin"), math.nan)
         found = {name: ops.where(valid, value, 0.0) for name, value in found.items()}
         return {
@@ -158,6 +156,21 @@ class _Served:
             **found,
         }
 
+    def _found(
+        self, x: Tensor, outputs: Tensor, label: Tensor, region: Region
+    ) -> dict[str, Tensor]:
+        """The margin, and the radius where the method knows one."""
+        if not isinstance(self.method, methods.Lipschitz) or self.method.float_safe:
+            return {"margin": self._by_bounds(x, label, region)}
+        same = self.subject.scores is self.subject.model
+        scores = outputs if same else self.subject.scores(x, training=False)
+        factor = lipschitz.factor(self.subject.scores)
+        radius = lipschitz.radius_of(scores, factor)
+        if isinstance(self.network.outputs.primitive, Nonlinear):
+            # What the bounds would come to, from the scores that are there already.
+            return {"margin": self._by_distance(x, scores, factor, region), "radius": radius}
+        return {"margin": self._by_bounds(x, label, region), "radius": radius}
+
     def _classified(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The model's outputs and its classes."""
         outputs = self.subject.model(x, training=False)
@@ -166,21 +179,19 @@ class _Served:
             return outputs, ops.cast(outputs[:, 0] > threshold, "int64")
         return outputs, ops.cast(ops.argmax(outputs, axis=-1), "int64")
 
-    def _by_distance(self, x: Tensor, outputs: Tensor, region: Region) -> dict[str, Tensor]:
-        """The margin rule, from the scores of the one forward pass."""
-        same = self.subject.scores is self.subject.model
-        scores = outputs if same else self.subject.scores(x, training=False)
-        factor = lipschitz.factor(self.subject.scores)
+    def _by_distance(self, x: Tensor, scores: Tensor, factor: Tensor, region: Region) -> Tensor:
+        """The margin rule: two scores come closer by twice the factor times the way from x."""
         best = ops.top_k(scores, 2)[0]
         bound = region.bind(x)
         away = ops.maximum(bound.upper - x, x - bound.lower)
         reach = ops.max(ops.reshape(away, (ops.shape(x)[0], -1)), axis=-1)
-        margin = best[:, 0] - best[:, 1] - 2.0 * ops.cast(factor, scores.dtype) * reach
-        return {"margin": margin, "radius": lipschitz.radius_of(scores, factor)}
+        return best[:, 0] - best[:, 1] - 2.0 * ops.cast(factor, scores.dtype) * reach
 
     def _by_bounds(self, x: Tensor, label: Tensor, region: Region) -> Tensor:
         """The smallest margin bound of each input; NaN where one of them is."""
-        evaluation = propagation.evaluate(self.network, region, region.bind(x), self.method)
+        evaluation = propagation.evaluate(
+            self.network, region, region.bind(x), self.method, point=x
+        )
         own = ops.cast(label, "int32")[:, None]
         # The k-th rival is class k before the label, and class k + 1 from it on.
         rival = ops.arange(self.classes - 1, dtype="int32")[None]

@@ -139,7 +139,8 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     names = [field.name for field in dataclasses.fields(Config)]
-    config = Config(**{name: flags.FLAGS[name].value for name in names})
+    settings: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
+    config = Config(**settings)
     try:
         notes = export_model(config)
     except (ValueError, NotImplementedError, OSError) as error:

@@ -264,10 +264,10 @@ class _Tables:
         for look, alpha in zip(*plan, strict=True):
             votes = np.arange(look + 1)
             lower.append(confidence.lower_bound(votes, look, alpha))
-            last = rule is None or look == plan.looks[-1]
-            enough.append(
-                np.zeros(look + 1) if last else rule.enough(votes, look, plan, noise.radius)
-            )
+            if rule is None or look == plan.looks[-1]:
+                enough.append(np.zeros(look + 1))
+            else:
+                enough.append(rule.enough(votes, look, plan, noise.radius))
         sizes = [len(table) for table in lower]
         self.begin = tf.constant(np.cumsum([0, *sizes[:-1]]), "int64")
         self.lower = tf.constant(np.concatenate(lower))
