@@ -15,8 +15,8 @@ import pytest
 
 from tests import report_support
 from tests.report_support import HOSTILE
-from tfcert import reporting
-from tfcert.reporting import examples, page, report
+from tfcert import logs, reporting
+from tfcert.reporting import examples, images, page, report
 
 _VOID = {"meta", "img", "br"}
 
@@ -360,6 +360,35 @@ def test_pictures_need_the_right_data(tmp_path):
     assert not (tmp_path / "out").exists()
     text, _ = _write(tmp_path, path, inputs=examples.Inputs(x.reshape(30, -1), y))
     assert "No pictures: inputs of shape (30,) are no images." in text
+
+
+def test_pictures_are_those_that_idx_names(tmp_path):
+    """Not those at the line's place in the log."""
+    x, y = report_support.images()
+    whole = report_support.certify_log(tmp_path / "a.tsv", x, y)
+    head, *lines = whole.read_text().splitlines()
+    order = np.random.default_rng(2).permutation(30)[:12]
+    whole.write_text("\n".join([head, *(lines[place] for place in order)]) + "\n")
+    entries = reporting.read(whole)
+    assert entries.idx.tolist() == order.tolist()
+    text, _ = _write(tmp_path, whole, inputs=examples.Inputs(x, y), gallery=99)
+    for place, idx in enumerate(entries.idx):
+        plain = images.picture(x[idx], f"input {idx}, of class {y[idx]}")
+        assert (plain in text) == entries.correct[place]
+        if entries.verdict[place] == "falsified":
+            point = logs.read_counterexample(whole, idx)
+            card = f'counterexample of input {idx}">changed</span><span>'
+            change, largest = images.difference(point, x[idx])
+            assert (
+                card + change in text
+                and images.picture(point, f"counterexample of input {idx}") in text
+            )
+            assert largest == pytest.approx(0.1)
+    radius = entries.radius[entries.correct]
+    shown = [float(r) for r in re.findall(r"radius ([0-9.]+)</figcaption>", text)]
+    # Most robust first, then from the least robust one on.
+    wanted = [float(f"{r:.3g}") for r in sorted(radius, reverse=True)]
+    assert shown == wanted + wanted[::-1]
 
 
 def test_missing_counterexamples_are_said(tmp_path):

@@ -74,13 +74,19 @@ def _settings() -> Iterator[None]:
 
 @contextmanager
 def new(
-    x: str, y: str, percent: bool = False, size: tuple[float, float] = (4.2, 3.1)
+    x: str,
+    y: str,
+    percent: bool = False,
+    counts: bool = False,
+    size: tuple[float, float] = (4.2, 3.1),
 ) -> Iterator[tuple[figure.Figure, Any]]:
     """An empty figure and its axes, with titles at them; draw inside of the context."""
     with _settings():
         drawn = figure.Figure(figsize=size, layout="constrained")
         axes = drawn.add_subplot(xlabel=x, ylabel=y)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
+        if counts:
+            axes.yaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
         if percent:
             axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
             axes.set_ylim(-0.02, 1.02)

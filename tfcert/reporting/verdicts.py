@@ -138,8 +138,7 @@ def _curve(logs: Sequence[Entries], made: part.Part) -> str:
             clean = float(ordered[0].correct.mean())
             verified = [float(entries.verdicts("verified").mean()) for entries in ordered]
             broken = [float(attacked(entries).mean()) for entries in ordered]
-            common = os.path.commonprefix([entries.name for entries in ordered])
-            name = figures.label(common.rstrip("_-./= ") or ordered[0].name, 20)
+            name = figures.label(_common([entries.name for entries in ordered]), 20)
             axes.plot(sizes, [clean, *verified], label=f"{name}: verified", **look)
             look = {**look, "linestyle": ":", "markerfacecolor": "none"}
             axes.plot(sizes, [clean, *broken], label=f"{name}: attacked", **look)
@@ -151,6 +150,12 @@ def _curve(logs: Sequence[Entries], made: part.Part) -> str:
     return page.figure(picture, "At ε = 0: the clean accuracy. Lines join what was measured.")
 
 
+def _common(names: Sequence[str]) -> str:
+    """What the names of logs begin with, without the start of the eps that tells them apart."""
+    shared = re.sub(r"[-_=. ]*[0-9.]*$", "", os.path.commonprefix(list(names)))
+    return shared if len(names) > 1 and shared else names[0]
+
+
 def _margins(entries: Entries, made: part.Part) -> str:
     assert entries.margin is not None and entries.verdict is not None
     verdict, right = entries.verdict, entries.correct
@@ -158,12 +163,13 @@ def _margins(entries: Entries, made: part.Part) -> str:
     margin = figures.drawable(entries.margin)
     title = f"lower bound of the margin, {figures.label(entries.name, 24)}"
     shown = [name for name in log_format.VERDICTS if (finite & (verdict == name)).any()]
+    low, most, high = np.quantile(margin[finite], [0, 0.02, 1]) if finite.any() else (0, 0, 1)
     # A handful of very loose bounds must not squeeze all others into one bar.
-    low, high = np.quantile(margin[finite], [0.01, 1.0]) if finite.any() else (0.0, 1.0)
+    low = max(low, most - (high - most) / 2)
     step = (high - low) / _BINS if high - low > 1e-9 * abs(high) else max(1.0, abs(high))
     # With an edge at 0, so that no bar holds verified and other inputs.
     edges = np.arange(np.floor(low / step), np.ceil(high / step) + 1.5) * step
-    with figures.new(title, "inputs") as (drawn, axes):
+    with figures.new(title, "inputs", counts=True) as (drawn, axes):
         if shown:  # Else all bounds are infinite.
             axes.hist(
                 [np.maximum(margin[finite & (verdict == name)], edges[0]) for name in shown],
