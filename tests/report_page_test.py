@@ -16,7 +16,7 @@ import pytest
 from tests import report_support
 from tests.report_support import HOSTILE
 from tfcert import logs, reporting
-from tfcert.reporting import examples, images, page, report
+from tfcert.reporting import examples, images, report
 
 _VOID = {"meta", "img", "br"}
 
@@ -292,18 +292,6 @@ def test_paths_in_files_are_never_opened(tmp_path, monkeypatch):
     assert opened and str(bait) not in opened
     own = (str(log), str(tmp_path / "out"), str(tmp_path / "a.tsv.counterexamples"))
     assert all(path.startswith(own) for path in opened)
-
-
-@hp.settings(deadline=None, database=None, derandomize=True, max_examples=200)
-@hp.given(hps.text(max_size=40))
-def test_any_text_is_escaped(text):
-    shown = page.escape(text)
-    assert not set("<>\"'") & set(shown)
-    shown.encode("utf-8")
-    found = Page(f'<p title="{shown}">{shown}</p>')
-    assert found.text == page.plain(text).replace("\r", "\n")
-    assert found.attributes == [("p", "title", found.text)]
-    assert found.tags == ["p"]
 
 
 # Without shrinking, which would take a page for each of its many steps.

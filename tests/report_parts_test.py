@@ -3,9 +3,12 @@
 import base64
 import csv
 import io
+import json
 import math
 import re
 
+import hypothesis as hp
+import hypothesis.strategies as hps
 import matplotlib.image
 import numpy as np
 import pytest
@@ -13,7 +16,22 @@ import pytest
 from tests import report_support
 from tests.report_page_test import Page
 from tfcert import logs, reporting
-from tfcert.reporting import figures, images, radii, tables, verdicts
+from tfcert.reporting import figures, images, page, radii, tables, verdicts
+
+# Texts.
+
+
+@hp.settings(deadline=None, database=None, derandomize=True, max_examples=200)
+@hp.given(hps.text(max_size=40))
+def test_any_text_is_escaped(text):
+    shown = page.escape(text)
+    assert not set("<>\"'") & set(shown)
+    shown.encode("utf-8")
+    found = Page(f'<p title="{shown}">{shown}</p>')
+    assert found.text == page.plain(text).replace("\r", "\n")
+    assert found.attributes == [("p", "title", found.text)]
+    assert found.tags == ["p"]
+
 
 # Tables.
 
@@ -105,6 +123,16 @@ def test_pictures_of_the_data(tmp_path):
         assert images.is_image(shape)
         images.difference(np.ones(shape), np.zeros(shape))
     assert not images.is_image((7,)) and not images.is_image((4, 4, 2))
+
+
+def test_logs_that_are_not_comparable_say_so(tmp_path):
+    paths = [report_support.smoothing_log(tmp_path / f"{name}.tsv", 0) for name in "abc"]
+    for path, samples in zip(paths, (1000, 10_000), strict=False):
+        settings = {"noise": "gaussian", "sigma": samples / 1e4, "n": samples, "alpha": 0.001}
+        logs.facts_path(path).write_text(json.dumps({"settings": settings}))
+    made = radii.radii_part([reporting.read(path) for path in paths], [0.5]).section().body
+    assert "The logs differ in n (a: 1000, b: 10000). More samples give larger radii." in made
+    assert made.count("The logs differ in") == 1
 
 
 def test_figures_follow_the_colours_of_the_page():

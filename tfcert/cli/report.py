@@ -34,11 +34,9 @@ def _define_flags() -> None:
         "radii", None, "Radii at which tables give the certified accuracy. Default: round ones."
     )
     flags.DEFINE_enum(
-        "dataset",
-        None,
-        datasets.NAMES,
-        "Data set whose test part the logs are about, for pictures.",
+        "dataset", None, datasets.NAMES, "Data set that the logs are about, for pictures."
     )
+    flags.DEFINE_enum("split", "test", ["test", "train"], "Which part of the data set.")
     flags.DEFINE_string("data_dir", None, "Folder of npz files; default: Keras's downloads.")
     flags.DEFINE_string(
         "inputs",
@@ -98,7 +96,8 @@ def main(argv: Sequence[str]) -> None:
         sources = report.load(argv[1:], values.names)
         inputs = load_inputs(values.inputs) if values.inputs else None
         if values.dataset:
-            inputs = examples.Inputs(*datasets.load(values.dataset, values.data_dir)[1])
+            train, test = datasets.load(values.dataset, values.data_dir)
+            inputs = examples.Inputs(*(test if values.split == "test" else train))
         written = report.write(
             sources,
             pathlib.Path(values.out),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,12 @@ __all__ = ["default_radii", "radii_part"]
 
 _COLUMNS = 10  # radii in a table that nobody chose
 _SIGN = {"smoothing": "r", "certify": "ε"}
+# Settings of smoothing that must be the same where radii are compared.
+_COMPARABLE = {
+    "noise": "Radii of different kinds of noise are in different norms.",
+    "n": "More samples give larger radii.",
+    "alpha": "A larger alpha gives larger radii, which are wrong more often.",
+}
 _MEAN = {"smoothing": "ACR", "certify": "Mean ε"}
 
 
@@ -49,6 +56,8 @@ def radii_part(logs: Sequence[Entries], radii: Sequence[float] | None) -> part.P
         else "An input counts at ε if it is classified correctly and was found to be verified at ε "
         "or at a larger one."
     )
+    for words in _differences(logs):
+        made.text(words, "note warning")
     made.figures([_curves(logs, made, f"{name}_curves")])
     made.table(_radii_table(logs, radii, f"{name}_radii"))
     if len(logs) > 1:
@@ -56,6 +65,20 @@ def radii_part(logs: Sequence[Entries], radii: Sequence[float] | None) -> part.P
     if smoothing:  # Verdicts have a table of classes of their own.
         made.table(_classes_table(logs))
     return made
+
+
+def _settings(entries: Entries) -> dict[str, Any]:
+    found = (entries.facts or {}).get("settings")
+    return found if isinstance(found, dict) else {}
+
+
+def _differences(logs: Sequence[Entries]) -> Iterator[str]:
+    """Warnings about logs whose radii are not comparable, as far as their facts are known."""
+    for key, why in _COMPARABLE.items():
+        known = {log.name: _settings(log)[key] for log in logs if key in _settings(log)}
+        if len({str(value) for value in known.values()}) > 1:
+            listed = ", ".join(f"{name}: {page.plain(str(v), 40)}" for name, v in known.items())
+            yield f"The logs differ in {key} ({listed}). {why}"
 
 
 def _curves(logs: Sequence[Entries], made: part.Part, name: str) -> str:
