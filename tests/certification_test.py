@@ -457,7 +457,29 @@ def cancelling():
 
 
 @pytest.mark.usefixtures("_lies")
+def test_what_cannot_be_decided_stops_the_run(tmp_path, monkeypatch):
+    def refuse(model):
+        raise ValueError("no float64")
+
+    monkeypatch.setattr(checking, "in_float64", refuse)
+    with pytest.raises(UnsoundCertificateError, match="cannot be told without float64") as error:
+        tfcert.certify(
+            *(cancelling(), np.float32([[0.0]]), [0], tfcert.LpBall(0.6)),
+            **{"attack": None, "self_check": 1.0, "log": tmp_path / "run.tsv"},
+        )
+    assert json.loads((error.value.folder / "facts.json").read_text())["float64_margin"] is None
+
+
+def _needs_float64():
+    try:
+        tfcert.backend.check_float64("this test")
+    except ValueError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.usefixtures("_lies")
 def test_rounding_is_recorded(tmp_path):
+    _needs_float64()
     model, x = cancelling(), np.float32([[0.0], [8.0]])
     assert classes(model, np.float32([[-0.6]]))[0] == 1  # In float64: -0.6 + 0.75 > 0.
     region, log = tfcert.LpBall(0.6), tmp_path / "run.tsv"
@@ -477,6 +499,8 @@ def test_rounding_is_recorded(tmp_path):
 
 
 def test_rounding_beyond_the_region_takes_back_the_radius(monkeypatch):
+    _needs_float64()
+
     def holds(model, x, y, region, method):
         return np.where(np.arange(2) == np.asarray(y)[:, None], 0.0, 1.0)
 
@@ -511,6 +535,7 @@ def test_a_share_is_checked_whatever_the_batch():
 
 
 def test_float64_twin(digits):
+    _needs_float64()
     model, x, _ = digits
     twin = checking.in_float64(model)
     found = ops.convert_to_numpy(twin(x[:5].astype("float64")))
@@ -633,9 +658,7 @@ def test_another_run_is_refused(change, what, digits, tmp_path):
     else:
         given |= change
     if "float_safe" in change:
-        tfcert.backend.check_float64("float_safe") if keras.backend.backend() == "tensorflow" else (
-            pytest.skip("needs float64")
-        )
+        _needs_float64()
     with pytest.raises(ValueError, match=f"is the log of another run: it has another {what}"):
         certify(**given, log=log)
     assert log.read_bytes() == before

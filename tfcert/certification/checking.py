@@ -43,9 +43,9 @@ def chosen(index: np.ndarray, share: float, seed: int) -> np.ndarray:
 class SelfCheck(Stage):
     """Attacks verified inputs by APGD before their verdict is given.
 
-    A point that the model gets wrong is evaluated again in float64. Wrong there too: the
-    certificate is unsound, and the run stops. Wrong in float32 alone: rounding broke it. That is
-    recorded, and the input counts as falsified; with ``float_safe`` it stops the run too.
+    A point that the model gets wrong is evaluated again in float64. Wrong there too, or no float64
+    at hand: the certificate counts as unsound, and the run stops. Wrong in float32 alone: rounding
+    broke it. That is recorded, and the input is falsified; with ``float_safe`` it stops the run.
 
     Args:
         wanted: Which inputs are checked.
@@ -104,16 +104,19 @@ class SelfCheck(Stage):
             "executed_margin": executed,
             "float64_margin": exact,
         }
-        if exact > 0 and not self.float_safe:
+        if exact is not None and exact > 0 and not self.float_safe:
             self.record(facts)
             self._withdraw(place, point, executed)
             return
         folder = self._save(place, point, facts)
-        reason = (
-            "Evaluated in float64 the point is still misclassified: the bounds are unsound."
-            if exact <= 0
-            else "It holds in float64, but float_safe promises it for float32 as executed."
-        )
+        if exact is None:
+            reason = "Whether rounding did it cannot be told without float64."
+        elif exact <= 0:
+            reason = (
+                "Evaluated in float64 the point is still misclassified: the bounds are unsound."
+            )
+        else:
+            reason = "It holds in float64, but float_safe promises it for float32 as executed."
         raise UnsoundCertificateError(
             f"Input {number} was verified by {facts['method']} and broken by {self.attack!r}. "
             f"{reason} All that reproduces it is in {folder}; please report it.",
@@ -130,9 +133,13 @@ class SelfCheck(Stage):
         else:  # The point broke the largest eps, beyond the region.
             found.radius[place] = problem.eps_of(places)[0]
 
-    def _exact_margin(self, point: np.ndarray, label: np.ndarray) -> float:
+    def _exact_margin(self, point: np.ndarray, label: np.ndarray) -> float | None:
+        """The margin in float64; None where the backend has none, or the model no twin."""
         if self._twin is None:
-            self._twin = in_float64(self.problem.subject.scores)
+            try:
+                self._twin = in_float64(self.problem.subject.scores)
+            except (ValueError, TypeError, NotImplementedError):
+                return None
         scores = self._twin(ops.convert_to_tensor(point[None].astype("float64")), training=False)
         return float(margins_of(np.asarray(ops.convert_to_numpy(scores)), label)[0])
 
