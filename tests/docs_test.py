@@ -22,7 +22,8 @@ from tfcert.rules import registry
 
 _README = support.ROOT / "README.md"
 _DOCS = support.ROOT / "docs"
-_PAGES = [_README, support.ROOT / "CONTRIBUTING.md", *sorted(_DOCS.glob("**/*.md"))]
+_BESIDE = [_README, support.ROOT / "CONTRIBUTING.md", support.ROOT / "SECURITY.md"]
+_PAGES = [*_BESIDE, *sorted(_DOCS.glob("**/*.md"))]
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
