@@ -47,11 +47,13 @@ setuptools.setup(
         "tensorflow-probability[tf]>=0.25",
     ],
     extras_require={
+        "beam": ["apache-beam>=2.77"],
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "jax": ["jax>=0.10"],
         "onnx": ["onnx>=1.23"],
         "tensorboard": ["tensorboard>=2.20"],
         "test": [
+            "apache-beam>=2.77",
             "hypothesis>=6.100",
             "jax>=0.10",
             "mpmath>=1.3",
@@ -68,6 +70,7 @@ setuptools.setup(
         "console_scripts": [
             "tfcert-attack=tfcert.cli.attack:run",
             "tfcert-certify=tfcert.cli.certify:run",
+            "tfcert-certify-beam=tfcert.cli.certify_beam:run",
             "tfcert-demo=tfcert.cli.demo:run",
             "tfcert-export=tfcert.cli.export:run",
             "tfcert-report=tfcert.cli.report:run",

@@ -17,6 +17,7 @@ _MAY_KNOW = {
     "provenance": {"version"},
     "naming": set(),
     "logs": set(),
+    "files": {"logs"},
     "reporting": {"logs"},
     "backend": {"types"},
     "regions": {"types", "backend"},
@@ -39,6 +40,7 @@ _MAY_KNOW = {
     "certification": {
         *("backend", "regions", "network", "bounds", "attacks", "logs", "naming", "provenance"),
     },
+    "scaling": {"regions", "logs", "files", "certification"},
     "evaluation": {"regions", "bounds", "attacks"},
     "saved_model": {"provenance"},
     "smoothing": {"types", "backend", "regions", "saved_model"},
@@ -50,11 +52,12 @@ _MAY_KNOW = {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
         *("version", "logs", "certification", "layers", "interchange", "reporting", "export"),
+        "scaling",
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "evaluation"),
         *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
-        *("certification", "smoothing", "reporting", "naming"),
+        *("certification", "smoothing", "reporting", "naming", "scaling", "files"),
     },
     "trainers": {"cli"},
     "benchmarks": {

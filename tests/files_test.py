@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests import support, train_program_test
-from tfcert.cli import files
+from tfcert import files
 
 _FUZZ = hp.settings(derandomize=True, deadline=None, database=None, max_examples=60)
 
@@ -44,7 +44,7 @@ def test_a_full_disk_keeps_what_was_there(tmp_path):
     model.save(tmp_path.parent / "large.keras")
     code = f"""
 import keras, pathlib
-from tfcert.cli import files
+from tfcert import files
 model = keras.saving.load_model({str(tmp_path.parent / "large.keras")!r})
 for call in (
     lambda: files.save(pathlib.Path("model.keras"), model.save),

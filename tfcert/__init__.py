@@ -12,6 +12,7 @@ from tfcert import (
     relaxations,
     reporting,
     rules,
+    scaling,
     schedules,
     smoothing,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "relaxations",
     "reporting",
     "rules",
+    "scaling",
     "schedules",
     "smoothing",
 ]

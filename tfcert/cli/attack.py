@@ -21,9 +21,9 @@ import numpy as np
 from absl import app, flags, logging
 from keras import ops
 
-from tfcert import attacks, datasets, provenance
+from tfcert import attacks, datasets, files, provenance
 from tfcert.attacks import losses
-from tfcert.cli import files, program
+from tfcert.cli import program
 from tfcert.regions import LpBall
 
 __all__ = ["Config", "attack_model", "main", "run"]

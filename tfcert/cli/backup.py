@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfcert.cli import files
+from tfcert import files
 
 __all__ = ["Backup"]
 

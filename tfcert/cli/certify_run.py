@@ -12,9 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcert import attacks, certification, datasets, logs, smoothing
+from tfcert import attacks, certification, datasets, files, logs, smoothing
 from tfcert.certification import identity, progress, recording
-from tfcert.cli import files
 from tfcert.regions import LpBall
 
 __all__ = ["NOISES", "Config", "Run", "prepare", "run"]

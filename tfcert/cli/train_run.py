@@ -15,8 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcert import attacks, datasets, evaluation, models, objectives, provenance, schedules
-from tfcert.cli import files
+from tfcert import attacks, datasets, evaluation, files, models, objectives, provenance, schedules
 from tfcert.cli.backup import Backup
 from tfcert.regions import LpBall
 from tfcert.trainer import CertifiedTrainer

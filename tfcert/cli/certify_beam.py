@@ -1,0 +1,106 @@
+"""Certifies the inputs of many files on Apache Beam, on one machine or on a cluster.
+
+tfcert-certify-beam --model_path=run/model.keras --input='shards/*.npz' --eps=0.05 --out=logs
+
+Shards are those of tfcert.scaling.write_shards. Every input is certified exactly once, with the
+verdict that tfcert-certify gives it; the logs log-00000-of-00004.tsv and so on can be given to
+tfcert-report, with --joined also as one. What follows -- is for Beam:
+
+tfcert-certify-beam ... -- --direct_num_workers=4 --direct_running_mode=multi_processing
+tfcert-certify-beam ... -- --runner=FlinkRunner --flink_master=localhost:8081
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+
+from tfcert import logs, provenance
+from tfcert.cli import program
+
+__all__ = ["main", "run"]
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("model_path", None, "The classifier, a .keras file that all workers see.")
+    flags.DEFINE_string("input", None, "Pattern of the shards, .npz or .tfrecord.")
+    flags.DEFINE_float("eps", None, "Radius, in the units of the inputs.", 0.0)
+    flags.DEFINE_string("norm", "inf", "Norm of the radius: inf, or a number from 1 on.")
+    flags.DEFINE_list("clip", ["0", "1"], "Limits of valid inputs, low,high; empty for none.")
+    flags.DEFINE_list("method", ["auto"], "Methods in their order, or auto.")
+    flags.DEFINE_bool("attack", True, "Look for counterexamples first.")
+    flags.DEFINE_bool("float_safe", False, "Certificates hold for execution in float32.")
+    flags.DEFINE_float(
+        "time_limit_per_input",
+        None,
+        "Seconds for an input. With a limit, verdicts depend on how fast the machines are.",
+        0.0,
+    )
+    flags.DEFINE_float("self_check", 0.05, "Share of certificates that are attacked.", 0.0, 1.0)
+    flags.DEFINE_integer("seed", 0, "Decides which these are, and how.", 0)
+    flags.DEFINE_integer("block", 512, "Inputs that a worker certifies together.", 1)
+    flags.DEFINE_integer("batch_size", None, "Inputs in a batch. Default: by method.", 1)
+    flags.DEFINE_integer("shards", 4, "How many logs.", 1)
+    flags.DEFINE_bool("joined", True, "Write all.tsv, too, if --out is a folder of this machine.")
+    flags.DEFINE_string("out", None, "Folder for the logs.")
+    flags.mark_flags_as_required(["model_path", "input", "eps", "out"])
+
+
+def main(argv: Sequence[str]) -> None:
+    """Certifies with the parsed flags; what is left of the command line is for Beam."""
+    try:
+        from tfcert.scaling import joining, pipeline
+    except ImportError as error:
+        raise app.UsageError(
+            f"This program needs Apache Beam: pip install tfcert[beam] ({error})"
+        ) from error
+    unknown = [word for word in argv[1:] if not word.startswith("--")]
+    if unknown:
+        raise app.UsageError(f"Unexpected arguments: {unknown}. Options of Beam begin with --.")
+    values: dict[str, Any] = flags.FLAGS.flag_values_dict()
+    try:
+        settings = pipeline.Settings(
+            **{
+                **{name: values[name] for name in pipeline.FIELDS},
+                "clip": _clip(values["clip"]),
+                "method": tuple(values["method"]),
+            }
+        )
+        facts = {"versions": provenance.versions(), "commit": provenance.commit()}
+        paths = pipeline.certify_shards(
+            settings, values["input"], values["out"], values["shards"], list(argv[1:]), facts
+        )
+        local = joining.is_local(values["out"])
+        if values["joined"] and local:
+            paths = [str(joining.join(paths, f"{values['out']}/all.tsv"))]
+    except (ValueError, NotImplementedError, OSError) as error:
+        raise app.UsageError(str(error)) from error
+    print(_summary(paths) if local else f"Logs: {', '.join(paths)}")
+
+
+def _clip(words: list[str]) -> tuple[float, float] | None:
+    words = [word for word in words if word]
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = [0.0]
+    if len(numbers) not in (0, 2):
+        raise ValueError(f"--clip is low,high. Received: --clip={','.join(words)}.")
+    return (numbers[0], numbers[1]) if numbers else None
+
+
+def _summary(paths: Sequence[str]) -> str:
+    counts = dict.fromkeys(logs.VERDICTS, 0)
+    for path in paths:
+        for entry in logs.read(path).entries:
+            counts[entry["verdict"]] += 1
+    total = max(sum(counts.values()), 1)
+    lines = [f"  {name:<16}{n:8d}  {100 * n / total:6.2f} %" for name, n in counts.items()]
+    return "\n".join([f"{sum(counts.values())} inputs:", *lines, f"Logs: {', '.join(paths)}"])
+
+
+def run() -> None:
+    """The console entry point ``tfcert-certify-beam``."""
+    program.start(main, _define_flags, __doc__)
