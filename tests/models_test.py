@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfcert import LpBall, bound, models
+from tfcert import LpBall, bound, layers, models
 
 # Parameters on MNIST and CIFAR-10 shapes; the first three are the papers' 0.55, 1.97, 13.3 million.
 SIZES = {
@@ -29,13 +29,19 @@ def test_parameters(name):
 
 
 # Those of SIZES are too large for this test; their parts are those of the others.
-@pytest.mark.parametrize("name", [*sorted(set(models.NAMES) - set(SIZES)), "mlp_3x20"])
+@pytest.mark.parametrize(
+    "name",
+    [*sorted(set(models.NAMES) - set(SIZES)), "mlp_3x20", "linf_mlp_3x20", "linf_hybrid_3x20"],
+)
 def test_every_model_ends_in_logits_and_has_bounds(name):
     model = models.get(name, (8, 8, 2), 4)
     assert model.name == name
     last = model.layers[-1]
-    assert isinstance(last, keras.layers.Dense)
-    assert last.activation is keras.activations.linear
+    if isinstance(last, keras.layers.Rescaling):  # Scores are negative distances.
+        assert isinstance(model.layers[-2], layers.LInfDistance) and last.scale == -1.0
+    else:
+        assert isinstance(last, keras.layers.Dense)
+        assert last.activation is keras.activations.linear
     x = np.full((2, 8, 8, 2), 0.5, "float32")
     low, high = bound(model, x, LpBall(0.01), method="ibp")
     scores = np.asarray(model(x))
@@ -104,3 +110,20 @@ def test_errors():
         models.get("resnet", (8, 8, 1), 2)
     with pytest.raises(ValueError, match="takes images"):
         models.get("dm_small", (8,), 2)
+
+
+def test_networks_of_distances():
+    model = models.get("linf_mlp_4x6", (28, 28, 1), 10, mean=0.1307, std=0.3081)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds == [
+        *("Normalization", "Flatten"),
+        *(3 * ["LInfDistance", "MeanShift"]),
+        *("LInfDistance", "Rescaling"),
+    ]
+    trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    assert trainable == 784 * 6 + 2 * 6 * 6 + 6 * 10 + 10
+    # The hidden layer pairs each unit with an input, far from the others.
+    kernel = np.asarray(layers.distance_layers(model)[1].kernel)
+    assert (np.diag(kernel) == -10.0).all() and np.abs(kernel - np.diag(np.diag(kernel))).max() < 6
+    with pytest.raises(ValueError, match="at least 2 layers"):
+        models.get("linf_mlp_1x8", (4, 4, 1), 10)

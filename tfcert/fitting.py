@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from typing import Any
@@ -95,7 +96,7 @@ class Shuffled(keras.utils.PyDataset):
         batch_size: int,
         shuffle: bool,
         length: int,
-        augment: str = "none",
+        augment: Augmentation | None = None,
     ):
         super().__init__()
         self.trainer, self.arrays, self.augment = trainer, arrays, augment
@@ -115,9 +116,9 @@ class Shuffled(keras.utils.PyDataset):
         order = self._order(epoch)
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
         x, *rest = (array[chosen] for array in self.arrays)
-        if self.augment != "none":
+        if self.augment is not None:
             generator = np.random.default_rng((self.trainer.seed, self.start + index, 1))
-            x = augmented(x, generator, flip=self.augment == "crop_flip")
+            x = self.augment(x, generator)
         return (x, *rest)
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -129,17 +130,45 @@ class Shuffled(keras.utils.PyDataset):
         return self._orders[epoch]
 
 
-def augmented(x: np.ndarray, generator: np.random.Generator, flip: bool) -> np.ndarray:
-    """Images shifted at random by up to 4 pixels, black beyond their border, and mirrored."""
-    count, height, width = x.shape[:3]
-    padded = np.pad(x, [(0, 0), (4, 4), (4, 4), (0, 0)])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
-    top, left = generator.integers(0, 9, size=(2, count))
-    x = np.moveaxis(windows[np.arange(count), top, left], 1, -1)
-    if flip:
-        mirrored = generator.random((count, 1, 1, 1)) < 0.5
-        x = np.where(mirrored, x[:, :, ::-1], x)
-    return np.ascontiguousarray(x)
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Images shifted at random, and mirrored.
+
+    Args:
+        name: "crop" or "crop_flip".
+        pixels: Shifts go up to so many.
+        fill: What is seen beyond the border: "black" or "edge", the nearest pixel of the image.
+    """
+
+    name: str
+    pixels: int
+    fill: str
+
+    def __post_init__(self) -> None:
+        if self.name not in ("crop", "crop_flip"):
+            raise ValueError(
+                f'`augment` must be "none", "crop" or "crop_flip". Received: augment={self.name!r}.'
+            )
+        if self.fill not in ("black", "edge"):
+            raise ValueError(
+                f'`crop_fill` must be "black" or "edge". Received: crop_fill={self.fill!r}.'
+            )
+        if int(self.pixels) != self.pixels or self.pixels < 1:
+            raise ValueError(
+                f"`crop_pixels` must be a positive integer. Received: crop_pixels={self.pixels}."
+            )
+
+    def __call__(self, x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        count, height, width = x.shape[:3]
+        around = [(0, 0), (self.pixels, self.pixels), (self.pixels, self.pixels), (0, 0)]
+        padded = np.pad(x, around, mode="constant" if self.fill == "black" else "edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+        top, left = generator.integers(0, 2 * self.pixels + 1, size=(2, count))
+        x = np.moveaxis(windows[np.arange(count), top, left], 1, -1)
+        if self.name == "crop_flip":
+            mirrored = generator.random((count, 1, 1, 1)) < 0.5
+            x = np.where(mirrored, x[:, :, ::-1], x)
+        return np.ascontiguousarray(x)
 
 
 def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -154,11 +183,7 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
     shuffle = arguments.pop("shuffle", True)
     split = arguments.pop("validation_split", 0.0)
     weights = arguments.pop("sample_weight", None)
-    augment = arguments.pop("augment", "none")
-    if augment not in ("none", "crop", "crop_flip"):
-        raise ValueError(
-            f'`augment` must be "none", "crop" or "crop_flip". Received: augment={augment!r}.'
-        )
+    augment = _augmentation(arguments)
     if _is_array(x):
         arrays = check_arrays(trainer, x, y, weights)
         if split and arguments["validation_data"] is None:
@@ -174,7 +199,7 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
         data = Shuffled(trainer, arrays, batch_size, bool(shuffle), length, augment)
         trainer.example = tuple(array[:batch_size] for array in arrays[:2])
     else:
-        if y is not None or weights is not None or split or augment != "none":
+        if y is not None or weights is not None or split or augment is not None:
             raise ValueError(
                 "`y`, `sample_weight`, `validation_split` and `augment` go with arrays; a data set "
                 f"brings its own labels and weights. Received: x of type {type(x).__name__}."
@@ -190,6 +215,12 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
     trainer.steps_per_epoch.assign(length)
     _check_length(trainer, arguments.get("epochs", 1), length)
     return data, arguments
+
+
+def _augmentation(arguments: dict[str, Any]) -> Augmentation | None:
+    name = arguments.pop("augment", "none")
+    pixels, fill = arguments.pop("crop_pixels", 4), arguments.pop("crop_fill", "black")
+    return None if name == "none" else Augmentation(name, pixels, fill)
 
 
 def _is_array(x: Any) -> bool:

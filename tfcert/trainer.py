@@ -132,7 +132,8 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         Arrays are shuffled by the trainer's seed and the epoch, so that a run that was stopped and
         resumed sees the samples in the order of an unbroken one. Bring a ``tf.data.Dataset`` for
         another pipeline; its order is its own. For arrays of images ``augment`` is "none", "crop"
-        (random shifts by up to 4 pixels) or "crop_flip" (mirrored at random, too).
+        (random shifts by up to ``crop_pixels``, default 4) or "crop_flip" (mirrored at random,
+        too); ``crop_fill`` is "black" or "edge": what is seen beyond the border.
         """
         self._assert_compile_called("fit")
         naming.mark(self.model, self.objective.bound)

@@ -33,7 +33,10 @@ def _define_flags() -> None:
     flags.DEFINE_enum("dataset", "digits", datasets.NAMES, "Data set.")
     flags.DEFINE_string("data_dir", None, "Folder of npz files; default: Keras's downloads.")
     flags.DEFINE_string(
-        "model", "dm_small", f"One of {', '.join(models.NAMES)}, or mlp_<layers>x<units>."
+        "model",
+        "dm_small",
+        f"One of {', '.join(models.NAMES)}, or mlp_<layers>x<units>, "
+        "linf_mlp_<layers>x<units> or linf_hybrid_<layers>x<units>.",
     )
     flags.DEFINE_list("mean", None, "Subtracted from pixels inside of the model; per channel.")
     flags.DEFINE_list("std", None, "What pixels are divided by inside of the model, then.")
@@ -52,20 +55,33 @@ def _define_flags() -> None:
     flags.DEFINE_float("momentum", None, "Of sgd; default 0.", 0.0)
     flags.DEFINE_float("weight_decay", None, "Of the optimizer, decoupled as in Keras.", 0.0)
     flags.DEFINE_float("learning_rate", 5e-4, "Of the optimizer.", 0.0)
+    flags.DEFINE_enum(
+        "decay",
+        "drops",
+        ["drops", "cosine"],
+        "How the learning rate falls: at --drops, or in every step, along half a cosine, to 0.",
+    )
     flags.DEFINE_list("drops", [], "Epochs after which the learning rate falls.")
     flags.DEFINE_float("drop_factor", 0.1, "What it is multiplied with then.", 0.0)
+    flags.DEFINE_float("beta_2", 0.999, "Adam's decay of squared gradients.", 0.0, 1.0)
+    flags.DEFINE_float("epsilon", 1e-7, "Adam's.", 0.0)
     flags.DEFINE_float("clipnorm", None, "Largest norm of each weight's gradient.", 0.0)
     flags.DEFINE_enum(
         "augment",
         "none",
         ["none", "crop", "crop_flip"],
-        "Random shifts by 4 pixels, and mirroring.",
+        "Random shifts, and mirroring.",
     )
+    flags.DEFINE_integer("crop_pixels", 4, "Largest shift of --augment.", 1)
+    flags.DEFINE_enum("crop_fill", "black", ["black", "edge"], "What is beyond the border then.")
     flags.DEFINE_integer("limit", None, "Use only so many training and test samples.", 1)
     flags.DEFINE_list(
         "verify", ["ibp", "crown-ibp", "crown"], "Methods for the verified error after training."
     )
     flags.DEFINE_integer("attack_steps", 100, "Of the attack after training.", 1)
+    flags.DEFINE_float(
+        "attack_step_size", None, "Of it, as a fraction of --eps. Default: 2.5 / steps.", 0.0
+    )
     flags.DEFINE_integer("seed", 0, "Decides weights, order and noise.")
     flags.DEFINE_bool("jit_compile", None, "Compile steps with XLA. Default: where it is faster.")
     flags.DEFINE_bool("resume", False, "Go on with the run in --out.")

@@ -30,6 +30,7 @@ OBJECTIVES: dict[str, type[objectives.Objective]] = {
     "maar": objectives.MAAR,
     "tight": objectives.TightRelaxation,
     "advibp": objectives.AdvIBP,
+    "linf": objectives.LInfDistance,
     "gaussian": objectives.GaussianSmoothing,
     "stability": objectives.StabilitySmoothing,
     "smoothadv": objectives.SmoothAdv,
@@ -62,13 +63,19 @@ class Config:
     momentum: float | None
     weight_decay: float | None
     learning_rate: float
+    decay: str
     drops: list[str]
     drop_factor: float
+    beta_2: float
+    epsilon: float
     clipnorm: float | None
     augment: str
+    crop_pixels: int
+    crop_fill: str
     limit: int | None
     verify: list[str]
     attack_steps: int
+    attack_step_size: float | None
     seed: int
     jit_compile: bool | None
     resume: bool
@@ -204,6 +211,13 @@ def _optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
 
 
 def _learning_rate(config: Config, steps: int) -> Any:
+    if config.decay == "cosine":
+        if config.drops:
+            raise ValueError(
+                f"--drops goes with --decay=drops. Received: --drops={','.join(config.drops)} and "
+                "--decay=cosine."
+            )
+        return keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * steps)
     if not config.drops:
         return config.learning_rate
     factors = [config.drop_factor**i for i in range(len(config.drops) + 1)]
@@ -261,6 +275,8 @@ def run(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
         epochs=config.epochs,
         batch_size=config.batch_size,
         augment=config.augment,
+        crop_pixels=config.crop_pixels,
+        crop_fill=config.crop_fill,
         validation_data=training.test,
         validation_batch_size=500,
         callbacks=callbacks,
@@ -296,7 +312,7 @@ def _evaluate(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
             "clean_error": float(np.mean(clean != y)),
             "noisy_error": noisy,
         }
-    attack = attacks.PGD(region, steps=config.attack_steps, loss="margin")
+    attack = attacks.PGD(region, config.attack_steps, config.attack_step_size, loss="margin")
     results = evaluation.evaluate(
         trainer.model, *training.test, region, config.verify, attack, log=log
     )

@@ -25,6 +25,8 @@ BLOCK = 16
 LARGEST = 1000.0
 # Beyond all logarithms: 2^(-huge) is 0.
 HUGE = 1e30
+# What leaves a gradient as it is, in place of weights or inputs, scale and upstream gradient.
+_FILLS = (0.0, HUGE, 0.0)
 
 
 def distances(x: Tensor, w: Tensor, p: Tensor) -> Tensor:
@@ -46,7 +48,10 @@ def distances(x: Tensor, w: Tensor, p: Tensor) -> Tensor:
     dtype = keras.backend.standardize_dtype(x.dtype)
     if dtype in ("float16", "bfloat16"):  # Powers of p up to 1000 leave their range.
         x, w = ops.cast(x, "float32"), ops.cast(w, "float32")
-    return ops.cast(_differentiable(x, w, ops.cast(p, x.dtype)), dtype)
+    found = _differentiable(x, w, ops.cast(p, x.dtype))
+    # TensorFlow's conditions lose the shape.
+    batch = -1 if x.shape[0] is None else x.shape[0]
+    return ops.reshape(ops.cast(found, dtype), (batch, w.shape[1]))
 
 
 @ops.custom_gradient
@@ -57,8 +62,14 @@ def _differentiable(x: Tensor, w: Tensor, p: Tensor) -> Any:
 
     def gradient(*arguments: Any, upstream: Any = None) -> tuple:
         (upstream,) = arguments or (upstream,)
-        for_x, for_w = _backward(x, w, p, norm, ops.stop_gradient(upstream))
-        return for_x, for_w, ops.zeros_like(p)
+        upstream = ops.stop_gradient(upstream)
+        # Functions of their own: what nobody asks for, as of a first layer's inputs, is left out.
+        first = _first_attaining(x, w, p, norm)
+        return (
+            _gradient_for_x(x, w, p, norm, first, upstream),
+            _gradient_for_w(x, w, p, norm, first, upstream),
+            ops.zeros_like(p),
+        )
 
     return norm, gradient
 
@@ -67,15 +78,6 @@ def _differentiable(x: Tensor, w: Tensor, p: Tensor) -> Any:
 def _forward(x: Tensor, w: Tensor, p: Tensor) -> Tensor:
     largest = _maximum(x, w)
     return ops.cond(ops.isinf(p), lambda: largest, lambda: _norm(x, w, p, largest))
-
-
-@backend.compiled
-def _backward(x: Tensor, w: Tensor, p: Tensor, norm: Tensor, upstream: Tensor) -> tuple:
-    return ops.cond(
-        ops.isinf(p),
-        lambda: _maximum_gradients(x, w, norm, upstream),
-        lambda: _norm_gradients(x, w, p, norm, upstream),
-    )
 
 
 def _maximum(x: Tensor, w: Tensor) -> Tensor:
@@ -97,21 +99,83 @@ def _norm(x: Tensor, w: Tensor, p: Tensor, largest: Tensor) -> Tensor:
     return largest * ops.exp(ops.log(ops.maximum(total, 1.0)) / p)
 
 
-def _maximum_gradients(x: Tensor, w: Tensor, norm: Tensor, upstream: Tensor) -> tuple:
-    """The upstream gradient, at the first input that attains the maximum, and its opposite."""
+@backend.compiled
+def _first_attaining(x: Tensor, w: Tensor, p: Tensor, norm: Tensor) -> Tensor:
+    """The first input that attains the maximum; 0 at a finite p."""
 
     def step(first: Tensor, index: Tensor, x_i: Tensor, w_i: Tensor) -> Tensor:
         attained = ops.logical_and(first < 0, ops.abs(x_i[:, None] - w_i) >= norm)
         return ops.where(attained, index, first)
 
-    first = accumulate(step, ops.cast(ops.full_like(norm, -1), "int32"), ops.transpose(x), w)
-    first = ops.maximum(first, 0)  # NaN attains nothing.
+    none = ops.cast(ops.zeros_like(norm), "int32")
+
+    def search() -> Tensor:
+        # NaN attains nothing.
+        return ops.maximum(accumulate(step, none - 1, ops.transpose(x), w), 0)
+
+    return ops.cond(ops.isinf(p), search, lambda: none)
+
+
+@backend.compiled
+def _gradient_for_x(
+    x: Tensor, w: Tensor, p: Tensor, norm: Tensor, first: Tensor, upstream: Tensor
+) -> Tensor:
+    """``sum_j upstream sign(x - w_j) (|x - w_j| / norm)^(p - 1)``."""
+    term, scale, upstream = _terms(p, norm, upstream)
+
+    def step(total: Tensor, index: Tensor, w_j: Tensor, s_j: Tensor, u_j: Tensor) -> Tensor:
+        return total + term(x - w_j, s_j[:, None], u_j[:, None])
+
+    def at_infinity() -> Tensor:
+        at_x, _, sign = _places(x, w, first)
+        return scattered(x, at_x, upstream * sign)
+
+    def finite() -> Tensor:
+        columns = map(ops.transpose, (w, scale, upstream))
+        return accumulate(step, ops.zeros_like(x), *columns, fills=_FILLS)
+
+    return ops.cond(ops.isinf(p), at_infinity, finite)
+
+
+@backend.compiled
+def _gradient_for_w(
+    x: Tensor, w: Tensor, p: Tensor, norm: Tensor, first: Tensor, upstream: Tensor
+) -> Tensor:
+    """As for x, negative, summed over the batch."""
+    term, scale, upstream = _terms(p, norm, upstream)
+
+    def step(total: Tensor, index: Tensor, x_b: Tensor, s_b: Tensor, u_b: Tensor) -> Tensor:
+        return total - term(x_b[:, None] - w, s_b, u_b)
+
+    def at_infinity() -> Tensor:
+        _, at_w, sign = _places(x, w, first)
+        return scattered(w, at_w, -upstream * sign)
+
+    def finite() -> Tensor:
+        return accumulate(step, ops.zeros_like(w), x, scale, upstream, fills=_FILLS)
+
+    return ops.cond(ops.isinf(p), at_infinity, finite)
+
+
+def _terms(p: Tensor, norm: Tensor, upstream: Tensor) -> tuple[Callable, Tensor, Tensor]:
+    """A term of the gradients at a finite p, and the arguments that it takes for each pair."""
+    raised = p - 1.0
+    # Where x = w all terms are 0.
+    upstream = ops.where(norm > 0, upstream, ops.zeros_like(upstream))
+
+    def term(difference: Tensor, scale: Tensor, upstream: Tensor) -> Tensor:
+        power = powers.exp2(raised * powers.log2(ops.abs(difference)) - scale)
+        return upstream * powers.with_sign(power, difference)
+
+    return term, raised * powers.log2(norm), upstream
+
+
+def _places(x: Tensor, w: Tensor, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the chosen input stands in x and in w, counted row by row, and the sign of x - w."""
+    inputs, units = ops.shape(w)[0], ops.shape(w)[1]
     rows = ops.arange(ops.shape(x)[0], dtype="int32")[:, None]
-    columns = ops.arange(w.shape[1], dtype="int32")
-    at_x, at_w = rows * w.shape[0] + first, first * w.shape[1] + columns
-    difference = ops.take(x, at_x) - ops.take(w, at_w)
-    upstream = upstream * ops.sign(difference)
-    return scattered(x, at_x, upstream), scattered(w, at_w, -upstream)
+    at_x, at_w = rows * inputs + first, first * units + ops.arange(units, dtype="int32")
+    return at_x, at_w, ops.sign(ops.take(x, at_x) - ops.take(w, at_w))
 
 
 def scattered(like: Tensor, places: Tensor, values: Tensor) -> Tensor:
@@ -119,32 +183,6 @@ def scattered(like: Tensor, places: Tensor, values: Tensor) -> Tensor:
     places, values = ops.reshape(places, (-1, 1)), ops.reshape(values, (-1,))
     flat = ops.scatter_update(ops.zeros_like(ops.reshape(like, (-1,))), places, values, "add")
     return ops.reshape(flat, ops.shape(like))
-
-
-def _norm_gradients(
-    x: Tensor, w: Tensor, p: Tensor, norm: Tensor, upstream: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``upstream sign(x - w) (|x - w| / norm)^(p - 1)`` summed over units; its opposite, batch."""
-    raised = p - 1.0
-    scale = raised * powers.log2(norm)
-    upstream = ops.where(norm > 0, upstream, ops.zeros_like(upstream))
-
-    def term(difference: Tensor, scale: Tensor, upstream: Tensor) -> Tensor:
-        power = powers.exp2(raised * powers.log2(ops.abs(difference)) - scale)
-        return upstream * powers.with_sign(power, difference)
-
-    def for_x(total: Tensor, index: Tensor, w_j: Tensor, s_j: Tensor, u_j: Tensor) -> Tensor:
-        return total + term(x - w_j, s_j[:, None], u_j[:, None])
-
-    def for_w(total: Tensor, index: Tensor, x_b: Tensor, s_b: Tensor, u_b: Tensor) -> Tensor:
-        return total - term(x_b[:, None] - w, s_b, u_b)
-
-    fills = (0.0, HUGE, 0.0)
-    columns = map(ops.transpose, (w, scale, upstream))
-    return (
-        accumulate(for_x, ops.zeros_like(x), *columns, fills=fills),
-        accumulate(for_w, ops.zeros_like(w), x, scale, upstream, fills=fills),
-    )
 
 
 def _zeros(x: Tensor, w: Tensor) -> Tensor:

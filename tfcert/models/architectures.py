@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfcert.models import image_networks
+from tfcert.models import distance_networks, image_networks
 
 __all__ = ["NAMES", "get"]
 
@@ -89,7 +89,7 @@ _GRAPHS: Mapping[str, Callable[[Any, int], Any]] = {
 }
 
 # "mlp_3x100" and the like are understood besides.
-NAMES: tuple[str, ...] = (*_ARCHITECTURES, *_GRAPHS)
+NAMES: tuple[str, ...] = (*_ARCHITECTURES, *_GRAPHS, "linf_conv")
 
 _MLP = re.compile(r"mlp_(\d+)x(\d+)$")
 
@@ -109,8 +109,13 @@ def get(
     channels. ``lenet``, ``resnet20``, ``resnet110`` and ``densenet40`` are the networks that
     smoothing is measured on. ``mlp_3x100`` has three hidden layers of 100 units; any numbers go.
 
+    ``linf_mlp_5x5120`` is a network of l-inf distances with 5 layers, 4 of them of 5120 units;
+    ``linf_hybrid_5x5120`` has the 4, and two dense layers behind them; ``linf_conv`` has two
+    convolutions of distances. See ``tfcert.models.distance_networks``.
+
     Args:
-        name: One of ``NAMES``, or ``mlp_<layers>x<units>``.
+        name: One of ``NAMES``, ``mlp_<layers>x<units>``, ``linf_mlp_<layers>x<units>`` or
+            ``linf_hybrid_<layers>x<units>``.
         input_shape: Shape of one input.
         classes: Number of logits.
         mean: Subtracted from the inputs first, one number or one per channel; default 0.
@@ -129,13 +134,14 @@ def get(
     References: Gowal et al., 2018, https://arxiv.org/abs/1810.12715, table 1; Shi et al., 2021,
     https://arxiv.org/abs/2103.17268.
     """
-    mlp = _MLP.fullmatch(name)
-    if not mlp and name not in NAMES:
+    mlp, linf = _MLP.fullmatch(name), distance_networks.layers_of(name, classes)
+    if not mlp and not linf and name not in NAMES:
         raise ValueError(
-            f"`name` must be one of {', '.join(NAMES)}, or mlp_<layers>x<units>. "
+            f"`name` must be one of {', '.join(NAMES)}, or mlp_<layers>x<units>, "
+            "linf_mlp_<layers>x<units> or linf_hybrid_<layers>x<units>. "
             f"Received: name={name!r}."
         )
-    if not mlp and len(input_shape) != 3:
+    if not mlp and not name.startswith(distance_networks.DENSE) and len(input_shape) != 3:
         raise ValueError(
             f"Model {name!r} takes images, input_shape (height, width, channels). "
             f"Received: input_shape={tuple(input_shape)}."
@@ -148,6 +154,8 @@ def get(
     if name in _GRAPHS:
         x = first[0](inputs) if first else inputs
         return keras.Model(inputs, _GRAPHS[name](x, classes), name=name)
+    if linf:
+        return keras.Sequential([inputs, *first, *linf], name=name)
     stack = _convolutions([], [int(mlp[2])] * int(mlp[1])) if mlp else _ARCHITECTURES[name]()
     return keras.Sequential([inputs, *first, *stack, keras.layers.Dense(classes)], name=name)
 

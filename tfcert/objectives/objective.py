@@ -124,7 +124,7 @@ class Objective:
     def correct(self, batch: Batch) -> Tensor:
         """Which samples the first pass classifies correctly, ``(batch,)``; for the accuracy."""
         classes = ops.cast(ops.argmax(batch.logits, axis=-1), "int32")
-        return ops.cast(classes == batch.y, "float32")
+        return ops.cast(ops.equal(classes, batch.y), "float32")
 
     # The names of the loss terms, in their order; a property where they depend on arguments.
     term_names: Any = ()

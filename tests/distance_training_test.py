@@ -1,0 +1,206 @@
+"""Training of networks of distances: the loss by hand, schedules, and a run on small images."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tfcert
+from tfcert import layers, objectives, schedules
+
+REGION = tfcert.LpBall(0.1, clip=(0.0, 1.0))
+
+
+def network(name="linf_mlp_3x16", **options):
+    keras.utils.set_random_seed(0)
+    return tfcert.models.get(name, (8, 8, 1), 10, **options)
+
+
+def trainer_of(model, objective, rate=0.02, **options):
+    trainer = tfcert.CertifiedTrainer(model, objective, **options)
+    trainer.compile(keras.optimizers.Adam(rate, beta_2=0.99, epsilon=1e-10))
+    return trainer
+
+
+def digits(count):
+    x, y = tfcert.datasets.load("digits")[0]
+    return x[:count], y[:count]
+
+
+def exponents(model):
+    return [float(ops.convert_to_numpy(layer.p)) for layer in layers.distance_layers(model)]
+
+
+@pytest.mark.parametrize("std", [1.0, 0.25])
+def test_boosted_loss_by_hand(std):
+    model = network(mean=0.0, std=std)
+    x, y = digits(50)
+    logits = np.asarray(model(x), "float64")
+    eps = 0.15
+    objective = objectives.LInfDistance(REGION, weight=(0.5, 0.25), train_eps=eps)
+    logs = trainer_of(model, objective).evaluate(x, y, batch_size=50, return_dict=True, verbose=0)
+    own = logits[np.arange(50), y]
+    rivals = np.where(np.arange(10) == y[:, None], -np.inf, logits).max(axis=1)
+    hinge = np.clip(1.0 - (own - rivals) * std / (2.0 * eps), 0.0, 1.0)
+    entropy = np.log(np.exp(logits - own[:, None]).sum(axis=1))
+    assert logs["hinge"] == pytest.approx(hinge.mean(), rel=1e-5)
+    # The weight of the end, and s = 1.
+    assert logs["cross_entropy"] == pytest.approx(0.25 * entropy.mean(), rel=1e-5)
+    verified = (own - rivals) * std > 2.0 * 0.1
+    assert logs["verified_accuracy"] == pytest.approx(verified.mean())
+
+
+def test_hinge_by_hand():
+    model = network()
+    x, y = digits(50)
+    logits = np.asarray(model(x), "float64")
+    hinges = np.maximum(1.0 - (logits[np.arange(50), y][:, None] - logits) / 0.2, 0.0)
+    hinges[np.arange(50), y] = 0.0
+    for mixture in (0.0, 0.3):
+        objective = objectives.LInfDistance(REGION, loss="hinge", mixture=mixture)
+        logs = trainer_of(model, objective).evaluate(x, y, return_dict=True, verbose=0)
+        expected = (1.0 - mixture) * hinges.max(axis=1) + mixture * hinges.sum(axis=1) / 9.0
+        assert logs["hinge"] == pytest.approx(expected.mean(), rel=1e-5)
+        assert "cross_entropy" not in logs and "scale" not in logs
+
+
+def test_schedules_move_together_and_nothing_is_traced_again():
+    model = network("linf_mlp_2x8")
+    objective = objectives.LInfDistance(REGION, ramp=(0, 2), weight=(0.4, 0.1))
+    clock = schedules.Clock(step=10, steps_per_epoch=10)
+    assert float(objective.exponent(clock)) == pytest.approx(math.sqrt(8.0 * 1000.0), rel=1e-5)
+    assert float(objective.exponent(schedules.Clock(step=0))) == pytest.approx(8.0)
+    assert float(objective.exponent(schedules.Clock(step=20, steps_per_epoch=10))) == math.inf
+    trainer = trainer_of(model, objective)
+    seen, traces = [], []
+    original = objective.terms
+
+    def terms(batch):
+        traces.append(1)
+        return original(batch)
+
+    objective.terms = terms
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append((logs["inverse_p"], logs["weight"], len(traces)))
+
+    x, y = digits(40)
+    trainer.fit(x, y, batch_size=10, epochs=3, verbose=0, callbacks=[Watch()])
+    inverse, weights, counts = map(list, zip(*seen, strict=True))
+    ramp = np.minimum(np.arange(12) / 8.0, 1.0)
+    expected = np.where(ramp < 1.0, 1.0 / (8.0 * 125.0**ramp), 0.0)
+    np.testing.assert_allclose(inverse, expected, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(weights, 0.4 * 0.25**ramp, rtol=1e-4)
+    assert counts[-1] == counts[1], "a step was traced again while p moved"
+    assert exponents(model) == [math.inf, math.inf]
+
+
+def test_training_sees_the_exponent_of_its_step_and_validation_infinity():
+    """The same data: in training the loss of p = 2, in validation that of p = inf."""
+    model = network("linf_mlp_2x8")
+    x, y = digits(20)
+    shift = model.layers[2]
+    objective = objectives.LInfDistance(REGION, ramp=(1, 2), exponents=(2.0, 1000.0))
+    trainer = trainer_of(model, objective, rate=0.0, verified_share=1.0)
+    history = trainer.fit(
+        x, y, batch_size=20, epochs=1, verbose=0, validation_data=(x, y), shuffle=False
+    ).history
+    assert float(np.abs(shift.moving_mean).max()) > 0
+    layers.set_exponent(model, math.inf)
+    at_infinity = trainer.evaluate(x, y, return_dict=True, verbose=0)
+    assert history["val_hinge"][0] == pytest.approx(at_infinity["hinge"], rel=1e-5)
+    layers.set_exponent(model, 2.0)
+    shift.moving_mean.assign(np.zeros(8))
+    logits = np.asarray(model(x, training=True))
+    entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, logits)
+    assert history["cross_entropy"][0] == pytest.approx(0.05 * float(entropy), rel=1e-4)
+
+
+def test_scale_learns_at_its_own_rate():
+    model = network("linf_mlp_2x8")
+    objective = objectives.LInfDistance(REGION, ramp=(5, 6), scale_rate=0.2)
+    trainer = trainer_of(model, objective, rate=0.03)
+    x, y = digits(20)
+    before = float(objective.current(schedules.Clock())["scale"])
+    trainer.fit(x, y, batch_size=20, epochs=1, verbose=0)
+    after = float(objective.current(schedules.Clock())["scale"])
+    # Adam's first step has the length of the learning rate.
+    assert before == pytest.approx(1.0) and abs(after - before) == pytest.approx(0.006, rel=1e-3)
+
+
+def test_small_images_are_certified():
+    model = network("linf_mlp_3x64")
+    (x, y), test = tfcert.datasets.load("digits")
+    objective = objectives.LInfDistance(REGION, ramp=(1, 24), train_eps=0.15)
+    trainer = trainer_of(model, objective, rate=0.02)
+    history = trainer.fit(
+        x, y, batch_size=64, epochs=28, verbose=0, validation_data=test, augment="none"
+    ).history
+    assert history["val_accuracy"][-1] > 0.8, history["val_accuracy"]
+    assert history["val_verified_accuracy"][-1] > 0.5, history["val_verified_accuracy"]
+    certified = np.asarray(tfcert.lipschitz.radius(model, *test)) > 0.1
+    assert certified.mean() == pytest.approx(history["val_verified_accuracy"][-1], abs=1e-6)
+    # The interval rule certifies all that the margin rule does.
+    margins = np.asarray(tfcert.bound_margins(model, *test, REGION, "ibp"))
+    assert ((margins > 0).sum(axis=1) == 9)[certified].all()
+
+
+def test_hybrid_trains_through_interval_bounds():
+    model = network("linf_hybrid_2x32")
+    objective = objectives.LInfDistance(REGION.with_eps(0.02), ramp=(0, 3), bound="ibp")
+    trainer = trainer_of(model, objective, rate=0.005)
+    x, y = digits(640)
+    history = trainer.fit(
+        x, y, batch_size=64, epochs=8, verbose=0, validation_data=(x[:100], y[:100])
+    ).history
+    assert history["val_accuracy"][-1] > 0.6, history
+    assert history["val_verified_accuracy"][-1] > 0.2, history
+    with pytest.raises(NotImplementedError, match="dense"):
+        trainer_of(model, objectives.LInfDistance(REGION)).evaluate(x[:10], y[:10], verbose=0)
+
+
+def test_configuration_and_saving(tmp_path):
+    objective = objectives.LInfDistance(
+        REGION, ramp=(1, 3), weight=(0.1, 0.01), exponents=(4.0, 500.0), scale_rate=0.5
+    )
+    again = objectives.LInfDistance.from_config(objective.get_config())
+    assert again.get_config() == objective.get_config()
+    model = network("linf_mlp_2x8")
+    trainer = trainer_of(model, objective)
+    x, y = digits(40)
+    trainer.fit(x, y, batch_size=20, epochs=2, verbose=0)
+    trainer.save(tmp_path / "trainer.keras")
+    loaded = keras.saving.load_model(tmp_path / "trainer.keras")
+    assert exponents(loaded.model) == exponents(model)
+    np.testing.assert_array_equal(loaded.model(x), model(x))
+    assert float(ops.convert_to_numpy(loaded.objective.scale)) == float(
+        ops.convert_to_numpy(objective.scale)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"region": tfcert.LpBall(0.1, norm=2)}, "l-inf norm"),
+        ({"region": tfcert.LpBall(0.0)}, "training radius must be > 0"),
+        ({"weight": 0.05}, "`weight` must be a pair of numbers > 0"),
+        ({"weight": (0.1, 0.0)}, "`weight` must be a pair of numbers > 0"),
+        ({"exponents": (0.5, 1000)}, r"`exponents` must be a pair of numbers in \[1, 1000\]"),
+        ({"exponents": (8, math.inf)}, "`exponents` must be a pair"),
+        ({"loss": "boost"}, "`loss` must be one of"),
+        ({"bound": "crown"}, "`bound` must be one of"),
+        ({"mixture": 1.5}, r"`mixture` must lie in \[0, 1\]"),
+        ({"scale_rate": 0.0}, "`scale_rate` be > 0"),
+    ],
+)
+def test_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        objectives.LInfDistance(**{"region": REGION, **arguments})
+
+
+def test_refuses_models_without_distances():
+    with pytest.raises(ValueError, match="no layer of tfcert.layers.LInfDistance"):
+        tfcert.CertifiedTrainer(network("mlp_1x8"), objectives.LInfDistance(REGION))
