@@ -23,7 +23,7 @@ _MAY_KNOW = {
     "regions": {"types", "backend"},
     "relaxations": {"types", "backend"},
     "graph": {"types", "backend", "regions"},
-    "rules": {"types", "backend", "regions", "relaxations"},
+    "rules": {"types", "backend", "regions", "relaxations", "layers"},
     "network": {"types", "backend", "relaxations", "graph", "rules"},
     "bounds": {"types", "backend", "regions", "relaxations", "graph", "rules", "network"},
     "schedules": {"types"},

@@ -15,6 +15,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfcert import graph
+from tfcert import layers as linf
 
 __all__ = ["ORDERS", "ROUNDINGS", "Execution", "executions"]
 
@@ -152,6 +153,8 @@ class Execution:
 
     def _apply(self, layer: Any, values: list, pending: dict, specs: list) -> np.ndarray:
         x, kind = values[0], type(layer).__name__
+        if isinstance(layer, linf.LInfDistance | linf.LInfDistanceConv2D):
+            return self._distances(layer, x)
         if hasattr(layer, "kernel") and not isinstance(layer, layers.SeparableConv2D):
             result, parts = self._kernel(layer, x)
             if self.folded and layer.activation is keras.activations.linear:
@@ -174,6 +177,7 @@ class Execution:
             "Rescaling": lambda: self.add(
                 self.multiply(x, self.constant(layer.scale)), self.constant(layer.offset)
             ),
+            "MeanShift": lambda: self.rounded(x - self.constant(layer.moving_mean)),
             "Normalization": lambda: self._normalization(layer, x),
             "Add": lambda: self._sum(values),
             "Subtract": lambda: self.rounded(x - values[1]),
@@ -218,6 +222,21 @@ class Execution:
         result = self.dot(inputs, weights, used)
         result = result.reshape(len(result), *places)
         return result if bias is None else self.add(result, bias)
+
+    def _distances(self, layer: Any, x: np.ndarray) -> np.ndarray:
+        """Distances at p = inf: each difference is rounded, and the largest is taken."""
+        assert np.isinf(float(ops.convert_to_numpy(layer.p)))
+        kernel = self.constant(layer.kernel)
+        units, groups = kernel.shape[-1], getattr(layer, "groups", 1)
+        parts = [x]
+        if isinstance(layer, linf.LInfDistanceConv2D):
+            patches = np.asarray(layer.patches(ops.convert_to_tensor(x)))
+            parts = [part.reshape(*part.shape[:3], -1) for part in np.split(patches, groups, -1)]
+        weights = np.moveaxis(kernel.reshape(-1, groups, units // groups), 0, 1)
+        terms = self._flushed(np.stack(parts, axis=-2))[..., None] - weights
+        found = np.abs(self.rounded(terms)).max(axis=-2)
+        found = found.reshape(*found.shape[:-2], units)
+        return found if layer.bias is None else self.add(found, self.constant(layer.bias))
 
     def _batch_normalization(self, layer: Any, x: np.ndarray, before: Any) -> np.ndarray:
         axis = layer.axis % x.ndim

@@ -12,6 +12,7 @@ from keras import layers, ops
 
 import tfcert
 from tests import rule_cases
+from tfcert import layers as linf
 
 __all__ = ["random_inputs", "random_model", "random_region"]
 
@@ -48,6 +49,7 @@ def _any_rank(rng: np.random.Generator, x: Any) -> Any:
         lambda: layers.Minimum()([x, layers.Dense(x.shape[-1])(x)]),
         lambda: layers.Multiply()([x, layers.Dense(x.shape[-1], activation="sigmoid")(x)]),
         lambda: layers.Dropout(0.5)(x),
+        lambda: linf.MeanShift()(x),
     ]
     return steps[int(rng.integers(len(steps)))]()
 
@@ -66,6 +68,7 @@ def _on_vector(rng: np.random.Generator, x: Any) -> Any:
         lambda: layers.LayerNormalization(epsilon=0.05)(x),
         lambda: layers.RepeatVector(2)(x),
         lambda: ops.square(x),
+        lambda: linf.LInfDistance(width, p=_exponent(rng), use_bias=bool(rng.integers(2)))(x),
     ]
     return steps[int(rng.integers(len(steps)))]()
 
@@ -104,7 +107,18 @@ def _on_map(rng: np.random.Generator, x: Any) -> Any:
         lambda: name(str(rng.choice(["GlobalAveragePooling", "GlobalMaxPooling"])))()(x),
         lambda: layers.Flatten()(x),
     ]
+    if rank == 2:
+        steps.append(
+            lambda: linf.LInfDistanceConv2D(
+                filters, size(), strides=size(2), padding=padding, p=_exponent(rng)
+            )(x)
+        )
     return steps[int(rng.integers(len(steps)))]()
+
+
+def _exponent(rng: np.random.Generator) -> float:
+    """Of a distance."""
+    return float(rng.choice([math.inf, math.inf, 1.0, 2.0, 6.5, 300.0]))
 
 
 def _gate(rng: np.random.Generator, x: Any) -> Any:

@@ -23,6 +23,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfcert import layers as linf
+
 __all__ = ["ALONE", "CASES", "CHAIN", "MAP", "Case", "build", "dtype_of_new_layers", "randomise"]
 
 ALONE, CHAIN, MAP = "alone", "chain", "map"
@@ -297,6 +299,42 @@ _layer(
 _layer("layer_normalization_one_entry", lambda: layers.LayerNormalization(epsilon=0.1), (3, 1))
 _layer("rms_normalization", layers.RMSNormalization, (5,))
 _layer("rms_normalization_axes", lambda: layers.RMSNormalization(axis=(1, 2)), (3, 2))
+
+
+# Layers of distances.
+
+for _p in (math.inf, 1.0, 2.5, 8.0, 1000.0):
+    _layer(f"linf_distance_p_{_p:g}", lambda p=_p: linf.LInfDistance(3, p=p), (5,))
+_layer("linf_distance_bias", lambda: linf.LInfDistance(3, use_bias=True), (5,))
+_layer("linf_distance_of_blocks", lambda: linf.LInfDistance(2), (17,))
+_add("linf_distance_deep", lambda x: linf.LInfDistance(3)(linf.LInfDistance(4)(x)), (5,))
+for _name, _options in {
+    "plain": {"kernel_size": 2},
+    "same": {"kernel_size": (2, 3), "padding": "same"},
+    "same_strided": {"kernel_size": 2, "strides": 2, "padding": "same"},
+    "strided": {"kernel_size": 2, "strides": (1, 2)},
+    "dilated": {"kernel_size": (1, 2), "dilation_rate": (1, 2), "use_bias": True},
+    "finite_p": {"kernel_size": 2, "p": 3.5},
+}.items():
+    _layer(
+        f"linf_distance_conv2d_{_name}",
+        lambda o=_options: linf.LInfDistanceConv2D(2, **o),
+        (3, 4, 1),
+        places=(ALONE, MAP),
+    )
+_layer(
+    "linf_distance_conv2d_groups",
+    lambda: linf.LInfDistanceConv2D(4, 2, groups=2, padding="same"),
+    (2, 2, 2),
+    places=(ALONE, MAP),
+)
+_affine("mean_shift", linf.MeanShift, (6,))
+_map("mean_shift_map", linf.MeanShift, (3, 2, 2))
+_add(
+    "mean_shift_of_distances",
+    lambda x: linf.LInfDistance(3)(linf.MeanShift()(linf.LInfDistance(4)(x))),
+    (5,),
+)
 
 
 # Activations.
@@ -738,6 +776,8 @@ def randomise(model: keras.Model, seed: int = 0, scale: float = 1.0) -> keras.Mo
         if not keras.backend.is_float_dtype(variable.dtype):
             continue
         shape, name = tuple(variable.shape), variable.name
+        if name == "p":  # The exponent of a distance.
+            continue
         if "variance" in name:
             value = rng.uniform(0.3, 2.0, shape)
         elif len(shape) > 1:

@@ -6,7 +6,16 @@ To give a layer of your own a rule, compose the functions of this module:
 >>> tfcert.register_rule(Gate, lambda layer, x: rules.multiply(x, rules.activation("sigmoid", x)))
 """
 
-from tfcert.rules import activations, kernels, merging, normalization, operators, pooling, shape
+from tfcert.rules import (
+    activations,
+    distance,
+    kernels,
+    merging,
+    normalization,
+    operators,
+    pooling,
+    shape,
+)
 from tfcert.rules.building import (
     activation,
     add,
@@ -54,4 +63,4 @@ __all__ = [
 ]
 
 # Imported for the rules that they register.
-_FAMILIES = (activations, kernels, merging, normalization, operators, pooling, shape)
+_FAMILIES = (activations, distance, kernels, merging, normalization, operators, pooling, shape)

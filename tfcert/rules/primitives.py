@@ -102,6 +102,7 @@ class Primitive:
         Args:
             need: "rounding" or "lipschitz".
         """
+        del need
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
         """How far a rounded execution may be from ``apply`` (None: it is exact).
