@@ -150,7 +150,7 @@ def test_small_images_are_certified():
 
 def test_hybrid_trains_through_interval_bounds():
     model = network("linf_hybrid_2x32")
-    objective = objectives.LInfDistance(REGION.with_eps(0.02), ramp=(0, 3), bound="ibp")
+    objective = objectives.LInfDistance(REGION.with_eps(0.02), ramp=(0, 3), method="ibp")
     trainer = trainer_of(model, objective, rate=0.005)
     x, y = digits(640)
     history = trainer.fit(
@@ -191,7 +191,7 @@ def test_configuration_and_saving(tmp_path):
         ({"exponents": (0.5, 1000)}, r"`exponents` must be a pair of numbers in \[1, 1000\]"),
         ({"exponents": (8, math.inf)}, "`exponents` must be a pair"),
         ({"loss": "boost"}, "`loss` must be one of"),
-        ({"bound": "crown"}, "`bound` must be one of"),
+        ({"method": "crown"}, "`method` must be one of"),
         ({"mixture": 1.5}, r"`mixture` must lie in \[0, 1\]"),
         ({"scale_rate": 0.0}, "`scale_rate` be > 0"),
     ],

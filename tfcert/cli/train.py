@@ -63,8 +63,8 @@ def _define_flags() -> None:
     )
     flags.DEFINE_list("drops", [], "Epochs after which the learning rate falls.")
     flags.DEFINE_float("drop_factor", 0.1, "What it is multiplied with then.", 0.0)
-    flags.DEFINE_float("beta_2", 0.999, "Adam's decay of squared gradients.", 0.0, 1.0)
-    flags.DEFINE_float("epsilon", 1e-7, "Adam's.", 0.0)
+    flags.DEFINE_float("beta_2", None, "Adam's decay of squared gradients.", 0.0, 1.0)
+    flags.DEFINE_float("epsilon", None, "Adam's.", 0.0)
     flags.DEFINE_float("clipnorm", None, "Largest norm of each weight's gradient.", 0.0)
     flags.DEFINE_enum(
         "augment",

@@ -66,8 +66,8 @@ class Config:
     decay: str
     drops: list[str]
     drop_factor: float
-    beta_2: float
-    epsilon: float
+    beta_2: float | None
+    epsilon: float | None
     clipnorm: float | None
     augment: str
     crop_pixels: int
@@ -203,10 +203,15 @@ def _numbers(name: str, values: list[str] | None) -> list[float] | None:
 def _optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
     if config.optimizer == "adam" and config.momentum is not None:
         raise ValueError(f"--momentum is for sgd. Received: --momentum={config.momentum}.")
+    adams = {"beta_2": config.beta_2, "epsilon": config.epsilon}
+    adams = {name: value for name, value in adams.items() if value is not None}
+    if config.optimizer != "adam" and adams:
+        name, value = next(iter(adams.items()))
+        raise ValueError(f"--{name} is for adam. Received: --{name}={value}.")
     arguments = {"clipnorm": config.clipnorm, "weight_decay": config.weight_decay}
     rate = _learning_rate(config, steps)
     if config.optimizer == "adam":
-        return keras.optimizers.Adam(rate, **arguments)
+        return keras.optimizers.Adam(rate, **adams, **arguments)
     return keras.optimizers.SGD(rate, momentum=config.momentum or 0.0, **arguments)
 
 

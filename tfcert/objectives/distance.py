@@ -22,7 +22,7 @@ from tfcert.types import Tensor
 __all__ = ["LInfDistance"]
 
 _LOSSES = ("boosted", "hinge")
-_BOUNDS = ("lipschitz", "ibp")
+_METHODS = ("lipschitz", "ibp")
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
@@ -52,11 +52,11 @@ class LInfDistance(RobustObjective):
         mixture: Share of the mean in "hinge".
         scale_rate: The learning rate of s, as a multiple of the optimizer's (Adam's, or another's
             whose steps do not depend on the size of gradients).
-        bound: How the margin at the training radius is bounded: "lipschitz" as above, or "ibp":
+        method: How the margin at the training radius is bounded: "lipschitz" as above, or "ibp":
             ``m`` less ``2 L eps`` is the interval bound. The latter trains hybrids, whose last
             layers are dense, too.
         train_eps: The radius to train at; the papers take 0.45 for MNIST at 0.3.
-        validation_method: How ``verified_accuracy`` is bounded. Default: as `bound`.
+        validation_method: How ``verified_accuracy`` is bounded. Default: by `method`.
 
     Example:
 
@@ -77,7 +77,7 @@ class LInfDistance(RobustObjective):
         loss: str = "boosted",
         mixture: float = 0.5,
         scale_rate: float = 0.2,
-        bound: str = "lipschitz",
+        method: str = "lipschitz",
         train_eps: float | None = None,
         validation_method: Any = None,
     ):
@@ -92,7 +92,7 @@ class LInfDistance(RobustObjective):
             raise ValueError(f"The training radius must be > 0. Received: {self.train_region!r}.")
         self.weight_ends = _pair("weight", weight, 0.0, math.inf)
         self.exponents = _pair("exponents", exponents, 1.0, kernels.LARGEST)
-        for name, value, known in (("loss", loss, _LOSSES), ("bound", bound, _BOUNDS)):
+        for name, value, known in (("loss", loss, _LOSSES), ("method", method, _METHODS)):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}.")
         if not 0.0 <= mixture <= 1.0 or not scale_rate > 0.0:
@@ -100,7 +100,7 @@ class LInfDistance(RobustObjective):
                 "`mixture` must lie in [0, 1] and `scale_rate` be > 0. "
                 f"Received: mixture={mixture}, scale_rate={scale_rate}."
             )
-        self.loss, self.bound = loss, bound
+        self.loss, self.method = loss, method
         self.mixture, self.scale_rate = float(mixture), float(scale_rate)
 
     def build(self, trainer: Any) -> None:
@@ -151,7 +151,7 @@ class LInfDistance(RobustObjective):
     def lacking(self, batch: Batch) -> Tensor:
         """``1 - m_j / (2 L eps)`` for every class j: what margins lack to be certified."""
         eps = self._largest_eps()
-        if self.bound == "ibp":
+        if self.method == "ibp":
             # Infinite p or not: the rules bound the network as it is.
             region = self.train_region
             known = Margins(batch.model, batch.x, batch.y, region, "ibp", batch.moments)
@@ -168,7 +168,7 @@ class LInfDistance(RobustObjective):
     @property
     def default_method(self) -> str:  # type: ignore[override]
         """How ``verified_accuracy`` is bounded."""
-        return self.bound
+        return self.method
 
     def current(self, clock: Clock) -> dict[str, Tensor]:
         ends = self.weight_ends
@@ -186,7 +186,7 @@ class LInfDistance(RobustObjective):
             "loss": self.loss,
             "mixture": self.mixture,
             "scale_rate": self.scale_rate,
-            "bound": self.bound,
+            "method": self.method,
         }
 
 
