@@ -135,6 +135,22 @@ def test_logs_that_are_not_comparable_say_so(tmp_path):
     assert made.count("The logs differ in") == 1
 
 
+@pytest.mark.parametrize("count", [1, 4, 12])
+@pytest.mark.parametrize("name", ["a", "w" * 60])
+def test_legends_are_inside_of_the_figure(count, name):
+    """And leave the axes their room."""
+    with figures.new("x", "y") as (drawn, axes):
+        for place in range(count):
+            axes.plot([0, 1], [0, 1], label=figures.label(f"{name} {place}"), **figures.look(place))
+        figures.legend(drawn)
+        figures.png(drawn)
+        (legend,) = drawn.legends
+        box, whole = legend.get_window_extent(), drawn.bbox
+        assert len(legend.get_texts()) == count
+        assert box.x0 >= 0 and box.x1 <= whole.x1 + 1 and box.y0 >= -1
+        assert axes.get_window_extent().height > 0.4 * 3.1 * drawn.dpi
+
+
 def test_figures_follow_the_colours_of_the_page():
     with figures.new("x", "y") as (drawn, axes):
         axes.plot([0, 1], [0, 1], **figures.look(1))

@@ -59,7 +59,7 @@ def _curves(results: demo_run.Results) -> figure.Figure:
             axes.plot(np.concatenate([[0.0], sizes]), accuracies, label=_NAMES[method], **look)
         axes.axhline(clean, **{**figures.look(7), "marker": "", "linestyle": "--", "linewidth": 1})
         axes.set_xlim(left=0)
-        figures.legend(drawn, len(results.verified))
+        figures.legend(drawn)
     return drawn
 
 

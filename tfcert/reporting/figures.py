@@ -113,10 +113,16 @@ def label(text: str, most: int = 34) -> str:
     return "\u00a0" + text if text.startswith("_") else text
 
 
-def legend(drawn: figure.Figure, names: int) -> None:
-    """A legend below the axes, where it covers nothing."""
-    if names:
-        drawn.legend(loc="outside lower left", ncols=1 if names < 3 else 2)
+def legend(drawn: figure.Figure) -> None:
+    """A legend of what is labelled, below the axes, where it covers nothing."""
+    (axes,) = drawn.axes
+    lines, names = axes.get_legend_handles_labels()
+    if lines:
+        # Two columns of long names are wider than the figure; many rows must not eat the axes.
+        columns = 2 if len(lines) > 2 and max(map(len, names)) <= 22 else 1
+        rows = -(-len(lines) // columns)
+        drawn.set_figheight(drawn.get_figheight() + 0.16 * max(0, rows - 2))
+        drawn.legend(lines, names, loc="outside lower left", ncols=columns)
 
 
 def drawable(values: np.ndarray) -> np.ndarray:

@@ -94,7 +94,7 @@ def _curves(logs: Sequence[Entries], made: part.Part, name: str) -> str:
                 grid, value - error, value + error, color=look["color"], alpha=0.15, linewidth=0
             )
         axes.set_xlim(0, grid[-1])
-        figures.legend(drawn, len(logs))
+        figures.legend(drawn)
         made.pictures[name] = figures.png(drawn)
         picture = figures.svg(drawn, f"{y.capitalize()} accuracy against the {x}")
     return page.figure(picture, "The shaded bands are one standard error wide on either side.")

@@ -74,7 +74,6 @@ def _accuracies(runs: Sequence[Run]) -> str:
         "val_noisy_accuracy": ("--", "correct under noise"),
         "val_verified_accuracy": ("-", "verified"),
     }
-    lines = 0
     with figures.new("epoch", "share of the test inputs", percent=True) as (drawn, axes):
         for place, run in enumerate(runs):
             for key, (dashes, kind) in kinds.items():
@@ -83,11 +82,10 @@ def _accuracies(runs: Sequence[Run]) -> str:
                     look = {**figures.look(place), "linestyle": dashes, "marker": ""}
                     name = f"{figures.label(run.name, 20)}: {kind}"
                     axes.plot(np.arange(1, len(values) + 1), values, label=name, **look)
-                    lines += 1
-        figures.legend(drawn, lines)
+        figures.legend(drawn)
         picture = figures.svg(drawn, "Accuracy and verified accuracy over the epochs")
     caption = "Measured after every epoch, at the radius to be tested at."
-    return page.figure(picture, caption) if lines else ""
+    return page.figure(picture, caption) if axes.lines else ""
 
 
 def _drawn(run: Run, key: str) -> np.ndarray | None:
@@ -96,7 +94,6 @@ def _drawn(run: Run, key: str) -> np.ndarray | None:
 
 def _losses(runs: Sequence[Run]) -> str:
     """The loss of several runs, or the terms of one."""
-    lines = 0
     with figures.new("epoch", "loss in training") as (drawn, axes):
         for start, run in enumerate(runs):
             terms = [
@@ -111,14 +108,12 @@ def _losses(runs: Sequence[Run]) -> str:
                 name = figures.label(key if len(runs) == 1 else run.name)
                 look = {**figures.look(place), "marker": ""}
                 axes.plot(np.arange(1, len(values) + 1), values, label=name, **look)
-                lines += 1
-        figures.legend(drawn, lines)
+        figures.legend(drawn)
         picture = figures.svg(drawn, "The loss over the epochs")
-    return page.figure(picture, "The loss is the sum of its terms.") if lines else ""
+    return page.figure(picture, "The loss is the sum of its terms.") if axes.lines else ""
 
 
 def _radius(runs: Sequence[Run]) -> str:
-    lines = 0
     with figures.new("epoch", "ε in training") as (drawn, axes):
         for place, run in enumerate(runs):
             values = _drawn(run, "eps")
@@ -126,9 +121,10 @@ def _radius(runs: Sequence[Run]) -> str:
                 look = {**figures.look(place), "marker": ""}
                 name = figures.label(run.name)
                 axes.plot(np.arange(1, len(values) + 1), values, label=name, **look)
-                lines += 1
-        figures.legend(drawn, lines if len(runs) > 1 else 0)
+        figures.legend(drawn)
         picture = figures.svg(drawn, "The training radius over the epochs")
     return (
-        page.figure(picture, "The radius that is trained at grows along a ramp.") if lines else ""
+        page.figure(picture, "The radius that is trained at grows along a ramp.")
+        if axes.lines
+        else ""
     )

@@ -129,7 +129,6 @@ def _model_of(entries: Entries) -> str:
 
 
 def _curve(logs: Sequence[Entries], made: part.Part) -> str:
-    names = 0
     with figures.new("ε", "accuracy", percent=True) as (drawn, axes):
         for place, group in enumerate(_points(logs).values()):
             look = figures.look(place)
@@ -142,9 +141,8 @@ def _curve(logs: Sequence[Entries], made: part.Part) -> str:
             axes.plot(sizes, [clean, *verified], label=f"{name}: verified", **look)
             look = {**look, "linestyle": ":", "markerfacecolor": "none"}
             axes.plot(sizes, [clean, *broken], label=f"{name}: attacked", **look)
-            names += 2
         axes.set_xlim(left=0)
-        figures.legend(drawn, names)
+        figures.legend(drawn)
         made.pictures["verdicts_curves"] = figures.png(drawn)
         picture = figures.svg(drawn, "Verified and attacked accuracy against eps")
     return page.figure(picture, "At ε = 0: the clean accuracy. Lines join what was measured.")
@@ -179,7 +177,7 @@ def _margins(entries: Entries, made: part.Part) -> str:
                 label=shown,
             )
         axes.axvline(0.0, color=figures.look(7)["color"], linewidth=1)
-        figures.legend(drawn, len(shown))
+        figures.legend(drawn)
         picture = figures.svg(drawn, f"Histogram of the margins of {page.plain(entries.name)}")
     note = (
         "Correctly classified inputs. Above 0: verified. Of falsified inputs, the margin at the "
