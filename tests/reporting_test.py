@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pathlib
 
 import hypothesis as hp
 import hypothesis.strategies as hps
@@ -12,7 +13,7 @@ import scipy.stats
 
 from tests import report_support
 from tfcert import logs, reporting
-from tfcert.reporting import runs, values
+from tfcert.reporting import examples, report, runs, values
 
 # Statistics.
 
@@ -214,6 +215,80 @@ def test_statistics_of_any_log_are_numbers(tmp_path_factory, lines):
     (found,) = reporting.certified_accuracy(entries, [0.5])
     assert 0 <= found.value <= 1 and (found.error >= 0 or len(rows) == 1)
     assert found.value == np.mean([v != "misclassified" and r >= 0.5 for v, _, r, _ in lines])
+
+
+# Parts of a log.
+
+
+def _split(path, count):
+    """Cuts a log into parts, as a run on several machines leaves them."""
+    head, *lines = path.read_text().splitlines()
+    facts = logs.read_facts(path)
+    parts = []
+    for number in range(count):
+        part = path.with_name(f"{path.stem}-{number:05d}-of-{count:05d}.tsv")
+        part.write_text("\n".join([head, *lines[number::count]]) + "\n")
+        if facts:
+            hashes = {**facts["hashes"], "data": str(number)}
+            logs.facts_path(part).write_text(json.dumps({**facts, "hashes": hashes}))
+            for idx in reporting.read(part).idx:
+                point = logs.read_counterexample(path, idx)
+                if point is not None:
+                    logs.counterexample_path(part, idx).parent.mkdir(exist_ok=True)
+                    np.save(logs.counterexample_path(part, idx), point)
+        parts.append(str(part))
+    return parts
+
+
+@pytest.mark.parametrize("kind", ["certify", "smoothing"])
+def test_parts_are_one_log(kind, tmp_path):
+    if kind == "certify":
+        whole = report_support.certify_log(tmp_path / "log.tsv", *report_support.images())
+    else:
+        whole = report_support.smoothing_log(tmp_path / "log.tsv", 0)
+    parts = _split(whole, 3)
+    sources = report.load([parts[2], parts[0], parts[1]])
+    (found,) = sources.logs
+    wanted = reporting.read(whole)
+    assert found.name == "log" and len(found) == len(wanted)
+    order = np.argsort(found.idx)
+    for name in ("idx", "label", "correct", "radius", "seconds", "verdict", "margin", "method"):
+        one, two = getattr(found, name), getattr(wanted, name)
+        assert two is None or np.array_equal(one[order], two)
+    # Each entry knows its own file.
+    for place in range(len(found)):
+        file, line = found.where(place).rsplit(":", 1)
+        text = pathlib.Path(file).read_text().splitlines()[int(line) - 1]
+        assert int(text.split("\t")[0]) == found.idx[place]
+    exact = reporting.average_certified_radius(found)
+    assert exact == pytest.approx(reporting.average_certified_radius(wanted))
+    if kind == "certify":
+        inputs = examples.Inputs(*report_support.images())
+        made = examples.examples_part([found], inputs, 99).section().body
+        assert made.count("counterexample of input") == wanted.verdicts("falsified").sum()
+
+
+def test_parts_that_are_no_log_are_refused(tmp_path):
+    parts = _split(report_support.certify_log(tmp_path / "a.tsv", *report_support.images()), 3)
+    for given in (parts[:2], [*parts[:2], parts[2].replace("of-00003", "of-00004")]):
+        with pytest.raises(ValueError, match="a.tsv is in 3 parts, and all of them are wanted"):
+            report.load(given)
+    text = pathlib.Path(parts[0]).read_text()
+    pathlib.Path(parts[0]).write_text(
+        text + pathlib.Path(parts[1]).read_text().split("\n")[1] + "\n"
+    )
+    with pytest.raises(ValueError, match=r"00001-of-00003.tsv:2: idx 1 stands in .*00000-of.*:12"):
+        report.load(parts)
+    pathlib.Path(parts[0]).write_text(text)
+    facts = logs.read_facts(parts[1])
+    facts["hashes"]["model"] = "another"
+    logs.facts_path(parts[1]).write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="must have the hashes of .*another"):
+        report.load(parts)
+    columns = logs.CERTIFY
+    report_support.write_lines(pathlib.Path(parts[1]), columns, [])
+    with pytest.raises(ValueError, match="must have the columns of"):
+        report.load(parts)
 
 
 # Folders of runs.

@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tfcert import logs
 
-__all__ = ["Entries", "read"]
+__all__ = ["Entries", "join", "read"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +22,11 @@ class Entries:
 
     Attributes:
         name: What the log is called in tables and figures.
-        path: The log; its counterexamples lie beside it.
+        path: The log.
+        paths: Its files; more than one where it is joined from shards. Counterexamples lie beside
+            them.
         kind: "smoothing" (radii that hold with a chosen probability) or "certify" (verdicts).
+        columns: The header.
         idx: Each input's place in its data set. int64, no place twice.
         label: Its class. int64.
         correct: Whether the classifier is right there. bool.
@@ -32,6 +36,8 @@ class Entries:
         verdict: "verified", "falsified", "misclassified" or "unknown"; None for smoothing.
         margin: The lower bound of the margin; None for smoothing. float64.
         method: What decided; None for smoothing.
+        shard: The file that an entry stands in, a place in ``paths``. int64.
+        line: The number of its line there. int64.
         facts: The facts of the run, from ``<log>.json``; None where there is no such file.
         cut: Whether the log ends in the middle of a line, which was left out.
         sha256: Of the log.
@@ -39,7 +45,9 @@ class Entries:
 
     name: str
     path: pathlib.Path
+    paths: tuple[pathlib.Path, ...]
     kind: str
+    columns: tuple[str, ...]
     idx: np.ndarray
     label: np.ndarray
     correct: np.ndarray
@@ -49,12 +57,23 @@ class Entries:
     verdict: np.ndarray | None
     margin: np.ndarray | None
     method: np.ndarray | None
+    shard: np.ndarray
+    line: np.ndarray
     facts: dict[str, Any] | None
     cut: bool
     sha256: str
 
     def __len__(self) -> int:
         return len(self.idx)
+
+    @property
+    def hashes(self) -> Any:
+        """What the facts tell of model, data and settings; None where they do not."""
+        return (self.facts or {}).get("hashes")
+
+    def where(self, place: int) -> str:
+        """The file and the line of an entry."""
+        return f"{self.paths[self.shard[place]]}:{self.line[place]}"
 
     def robust_radius(self) -> np.ndarray:
         """``radius * correct``: how far each input is certified to be classified correctly."""
@@ -101,16 +120,90 @@ def read(path: str | os.PathLike[str], name: str | None = None) -> Entries:
     >>> tfcert.reporting.average_certified_radius(entries)
     """
     path = pathlib.Path(path)
-    log = logs.read(path)
-    if not log.entries:
+    entries = _read_file(path, path.stem if name is None else name)
+    if len(entries) == 0:
         raise ValueError(f"{path} has a header and no whole line below it.")
-    predict = log.column("predict").astype(np.int64)
-    label = log.column("label").astype(np.int64)
-    verdict = log.column("verdict") if log.kind == "certify" else None
-    stated = log.column("correct") if verdict is None else verdict != "misclassified"
+    return entries
+
+
+def join(path: str | os.PathLike[str], shards: Sequence[str], name: str) -> Entries:
+    """Reads logs that are parts of one, as a run on several machines leaves them.
+
+    Args:
+        path: What to call the whole in messages.
+        shards: The logs, whose columns are the same. Single ones may be empty.
+        name: What to call it in tables and figures.
+
+    Raises:
+        ValueError: As for `read`; or the parts have an input twice, or differ in their columns or
+            in the hashes of model and settings that their facts tell.
+    """
+    parts = [_read_file(pathlib.Path(shard), name) for shard in shards]
+    for part in parts[1:]:
+        for what in ("columns", "hashes"):
+            one, two = (_without_data(getattr(each, what)) for each in (parts[0], part))
+            if one != two:
+                raise ValueError(
+                    f"{part.paths[0]} must have the {what} of {parts[0].paths[0]}, {one}, to be "
+                    f"a part of one log. Received: {two}."
+                )
+    counts = [len(part) for part in parts]
+    joined: dict[str, Any] = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in dataclasses.fields(Entries)
+        if isinstance(getattr(parts[0], field.name), np.ndarray)
+    }
+    joined["shard"] = np.repeat(np.arange(len(parts)), counts)
+    digest = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
+    whole = dataclasses.replace(
+        parts[0],
+        path=pathlib.Path(path),
+        paths=tuple(part.paths[0] for part in parts),
+        facts=_joined_facts(parts),
+        cut=any(part.cut for part in parts),
+        sha256=digest,
+        **joined,
+    )
+    if len(whole) == 0:
+        raise ValueError(f"{path} has headers and no whole line below them.")
+    order = np.argsort(whole.idx, kind="stable")
+    again = np.flatnonzero(np.diff(whole.idx[order]) == 0)
+    if len(again):
+        one, two = order[again[0]], order[again[0] + 1]
+        raise ValueError(
+            f"{whole.where(two)}: idx {whole.idx[two]} stands in {whole.where(one)} already."
+        )
+    return whole
+
+
+def _without_data(hashes: Any) -> Any:
+    """Parts have data of their own, but model and settings in common."""
+    if not isinstance(hashes, dict):
+        return hashes
+    return {key: value for key, value in hashes.items() if key != "data"}
+
+
+def _joined_facts(parts: Sequence[Entries]) -> dict[str, Any] | None:
+    """The facts of the first part, with the hashes of everybody's data."""
+    if parts[0].facts is None or not isinstance(parts[0].hashes, dict):
+        return parts[0].facts
+    data = [str(part.hashes.get("data")) for part in parts]
+    return {**parts[0].facts, "hashes": {**parts[0].hashes, "data": " ".join(data)}}
+
+
+def _read_file(path: pathlib.Path, name: str) -> Entries:
+    log = logs.read(path)
+    verdicts = log.kind == "certify"
+
+    def column(title: str, kind: type) -> np.ndarray:
+        return np.array([entry[title] for entry in log.entries], kind)
+
+    predict, label = column("predict", np.int64), column("label", np.int64)
+    verdict = column("verdict", object).astype(str) if verdicts else None
+    stated = column("correct", bool) if verdict is None else verdict != "misclassified"
     correct = (predict == label) & (predict >= 0)
     # The lines are whole and none is empty, so the place gives the line's number.
-    odd = np.flatnonzero(stated.astype(bool) != correct)
+    odd = np.flatnonzero(stated != correct)
     if len(odd):
         said = "correct" if verdict is None else "verdict"
         place = odd[0]
@@ -120,18 +213,22 @@ def read(path: str | os.PathLike[str], name: str | None = None) -> Entries:
             + (f"; so do {len(odd) - 1} more lines." if len(odd) > 1 else ".")
         )
     return Entries(
-        name=path.stem if name is None else name,
+        name=name,
         path=path,
+        paths=(path,),
         kind=log.kind,
-        idx=log.column("idx").astype(np.int64),
+        columns=log.columns,
+        idx=column("idx", np.int64),
         label=label,
         correct=correct,
         abstained=predict < 0,
-        radius=log.column("radius").astype(np.float64) if "radius" in log.columns else None,
-        seconds=log.column("time" if verdict is None else "seconds").astype(np.float64),
+        radius=column("radius", np.float64) if "radius" in log.columns else None,
+        seconds=column("seconds" if verdicts else "time", np.float64),
         verdict=verdict,
-        margin=None if verdict is None else log.column("margin").astype(np.float64),
-        method=None if verdict is None else log.column("method"),
+        margin=column("margin", np.float64) if verdicts else None,
+        method=column("method", object).astype(str) if verdicts else None,
+        shard=np.zeros(len(log.entries), np.int64),
+        line=np.arange(len(log.entries)) + 2,
         facts=log.facts,
         cut=bool(log.cut),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -69,7 +69,7 @@ def _check(entries: Entries, inputs: Inputs) -> None:
         place = other[0]
         idx = entries.idx[place]
         raise ValueError(
-            f"{entries.path}:{place + 2}: the label must be that of the given data, "
+            f"{entries.where(place)}: the label must be that of the given data, "
             f"{inputs.y[idx]} for idx {idx}. Received: {entries.label[place]}; {len(other)} of "
             f"{len(entries)} differ."
         )
@@ -107,15 +107,15 @@ def _add_counterexamples(entries: Entries, inputs: Inputs, most: int, made: part
     for place in falsified:
         if len(cards) == most:
             break
-        idx = int(entries.idx[place])
-        point = logs.read_counterexample(entries.path, idx)
+        idx, log = int(entries.idx[place]), entries.paths[entries.shard[place]]
+        point = logs.read_counterexample(log, idx)
         if point is None:
             missing += 1
             continue
         x = inputs.x[idx]
         if point.shape != x.shape or not np.isfinite(point).all():
             raise ValueError(
-                f"{logs.counterexample_path(entries.path, idx)} must hold finite numbers of shape "
+                f"{logs.counterexample_path(log, idx)} must hold finite numbers of shape "
                 f"{x.shape}. Received: shape {point.shape}."
             )
         label = int(entries.label[place])

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ def load(paths: Sequence[str], names: Sequence[str] | None = None) -> Sources:
     """Reads logs and folders of training runs.
 
     Args:
-        paths: Logs of either kind and folders with a run.json.
+        paths: Logs of either kind and folders with a run.json. Files named like
+            "run.tsv-00002-of-00008" are parts of one log, and all of them are wanted.
         names: What to call them. Default: file names, with folders where names meet.
 
     Raises:
@@ -47,20 +49,48 @@ def load(paths: Sequence[str], names: Sequence[str] | None = None) -> Sources:
     twice = [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]
     if twice:
         raise ValueError(f"Each log is wanted once. Received: {', '.join(twice)}.")
+    groups = _groups(paths)
     if names is None:
-        names = _names(places)
-    if len(names) != len(paths) or len(set(names)) != len(names):
+        names = _names([os.path.realpath(path) for path in groups])
+    if len(names) != len(groups) or len(set(names)) != len(names):
         raise ValueError(
-            f"`names` must be {len(paths)} different names. Received: names={list(names)}."
+            f"`names` must be {len(groups)} different names. Received: names={list(names)}."
         )
     found = Sources([], [], [])
-    for path, name in zip(paths, names, strict=True):
+    for (path, files), name in zip(groups.items(), names, strict=True):
         if os.path.isdir(path):
             found.runs.append(runs.read_run(path, name))
-        else:
+            continue
+        if files == [path]:
             entries = entries_module.read(path, name)
-            (found.certify if entries.kind == "certify" else found.smoothing).append(entries)
+        else:
+            entries = entries_module.join(path, files, name)
+        (found.certify if entries.kind == "certify" else found.smoothing).append(entries)
     return found
+
+
+# The part of a log that a run on several machines leaves, "run.tsv-00002-of-00008".
+_SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})(\.[a-z]+)?", re.DOTALL)
+
+
+def _groups(paths: Sequence[str]) -> dict[str, list[str]]:
+    """The files of each source, by the path of the whole."""
+    groups: dict[str, list[str]] = {}
+    parts: dict[str, list[tuple[int, int]]] = {}
+    for path in paths:
+        shard = None if os.path.isdir(path) else _SHARD.fullmatch(path)
+        whole = shard[1] + (shard[4] or "") if shard else path
+        groups.setdefault(whole, []).append(path)
+        if shard:
+            parts.setdefault(whole, []).append((int(shard[2]), int(shard[3])))
+    for whole, found in parts.items():
+        total = found[0][1]
+        if len(groups[whole]) != total or set(found) != {(i, total) for i in range(total)}:
+            raise ValueError(
+                f"{whole} is in {total} parts, and all of them are wanted. "
+                f"Received: {', '.join(groups[whole])}."
+            )
+    return groups
 
 
 def _names(places: Sequence[str]) -> list[str]:
