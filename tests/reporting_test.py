@@ -263,6 +263,7 @@ def test_parts_are_one_log(kind, tmp_path):
     exact = reporting.average_certified_radius(found)
     assert exact == pytest.approx(reporting.average_certified_radius(wanted))
     if kind == "certify":
+        assert found.hashes == {**wanted.hashes, "data": "2 0 1"}
         inputs = examples.Inputs(*report_support.images())
         made = examples.examples_part([found], inputs, 99).section().body
         assert made.count("counterexample of input") == wanted.verdicts("falsified").sum()
@@ -274,9 +275,8 @@ def test_parts_that_are_no_log_are_refused(tmp_path):
         with pytest.raises(ValueError, match="a.tsv is in 3 parts, and all of them are wanted"):
             report.load(given)
     text = pathlib.Path(parts[0]).read_text()
-    pathlib.Path(parts[0]).write_text(
-        text + pathlib.Path(parts[1]).read_text().split("\n")[1] + "\n"
-    )
+    line = pathlib.Path(parts[1]).read_text().splitlines()[1]
+    pathlib.Path(parts[0]).write_text(f"{text}{line}\n")
     with pytest.raises(ValueError, match=r"00001-of-00003.tsv:2: idx 1 stands in .*00000-of.*:12"):
         report.load(parts)
     pathlib.Path(parts[0]).write_text(text)
