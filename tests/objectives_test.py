@@ -130,16 +130,18 @@ def test_warmup_regularizers_by_hand():
         [keras.Input((2,)), keras.layers.Dense(3, activation="relu"), keras.layers.Dense(2)]
     )
     kernel = np.array([[4.0, 0.0, 1.0], [0.0, 4.0, -1.0]])
-    model.layers[0].set_weights([kernel, np.array([2.0, -7.0, 0.0])])
+    model.layers[0].set_weights([kernel, np.array([2.0, -3.2, -0.15])])
     x = np.array([[0.5, 0.5]], "float32")
     network = Margins(model, x, np.array([0]), LpBall(0.1)).network
     bound_region = LpBall(0.1).bind(x)
     evaluation = propagation.evaluate(network, LpBall(0.1), bound_region, methods.IBP())
-    # Radii 0.4, 0.4, 0.2; centres 4, -5, 0: active, inactive, unstable.
+    # Radii 0.4, 0.4, 0.2; centres 4, -1.2, -0.15: active, inactive, unstable.
     tightness = max(0, 0.5 - 0.1 / (1.0 / 3)) / 0.5
-    spread = (np.array([4.0, -5.0, 0.0]) + 1 / 3) ** 2
-    ratios = [4.0 / 5.0, spread[0] / spread[1]]
-    balance = sum(max(0, 0.5 - min(r, 1 / r)) for r in ratios) / 0.5
+    centers = np.array([4.0, -1.2, -0.15])
+    spread = (centers - centers.mean()) ** 2
+    ratios = [1.2 / 4.0, spread[1] / spread[0]]
+    assert max(ratios) < 0.5  # Both hinges are open.
+    balance = sum(0.5 - ratio for ratio in ratios) / 0.5
     value = float(warmup_regularizers(evaluation, 0.5))
     np.testing.assert_allclose(value, tightness + balance, rtol=1e-5)
 
