@@ -37,7 +37,12 @@ _ROWS = {
     "tight_feasibility": "TightRelaxation, infeasibility alone",
     "tight_both": "TightRelaxation, both",
     "advibp": "AdvIBP",
+    "linf": "l-inf distances, boosted",
+    "linf_hinge": "l-inf distances, hinge",
 }
+
+# Methods that verify, in the order of the columns.
+_METHODS = {"lipschitz": "margin rule", "ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN"}
 
 
 def read_runs() -> dict[tuple[str, str], dict[str, list[dict[str, Any]]]]:
@@ -77,10 +82,12 @@ def _share(runs: Sequence[Mapping[str, Any]], pick: Any) -> str:
 
 def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """The rows of one radius and network, in Markdown."""
-    lines = [
-        "| objective | seeds | clean | PGD | IBP | CROWN-IBP | CROWN | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    used = {
+        method for known in runs.values() for run in known for method in run["results"]["methods"]
+    }
+    methods = [method for method in _METHODS if method in used]
+    titles = ["objective", "seeds", "clean", "PGD", *(_METHODS[m] for m in methods), "minutes"]
+    lines = ["| " + " | ".join(titles) + " |", "| " + " | ".join("---" for _ in titles) + " |"]
     order = [*_ROWS]
     base = {name: max((r for r in order if name.startswith(r)), key=len) for name in runs}
     for recipe in sorted(runs, key=lambda name: (order.index(base[name]), name)):
@@ -88,8 +95,11 @@ def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         cells = [_title(recipe, known), str(len(known))]
         cells += [_share(known, lambda r: r["clean_error"])]
         cells.append(_share(known, lambda r: r["attack"]["error"]))
-        for method in ("ibp", "crown-ibp", "crown"):
-            cells.append(_share(known, lambda r, m=method: r["methods"][m]["error"]))
+        for method in methods:
+            if method in known[0]["results"]["methods"]:
+                cells.append(_share(known, lambda r, m=method: r["methods"][m]["error"]))
+            else:
+                cells.append("")
         minutes = [run["run"]["training_seconds"] / 60 for run in known]
         cells.append(f"{statistics.fmean(minutes):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
