@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md from the measurements in benchmarks/results.
+"""Writes the tables of docs/benchmarks.md and docs/scale.md from benchmarks/results.
 
 python benchmarks/tables.py
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import app
 
 _RESULTS = pathlib.Path(__file__).parent / "results"
-_PAGE = pathlib.Path(__file__).parents[1] / "docs" / "benchmarks.md"
+_DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 _METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 
@@ -67,23 +68,89 @@ def training_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
-TABLES = {"bounds": bounds_table, "training": training_table}
+_VNNCOMP = {
+    "certify": "`tfcert.certify`",
+    "attack": "APGD",
+    "ibp": "IBP",
+    "crown-ibp": "CROWN-IBP",
+    "crown": "CROWN",
+    "alpha-crown": "α-CROWN",
+}
+
+
+def vnncomp_table() -> str:
+    """How many instances each method decides, and the median of its seconds."""
+    report = json.loads((_RESULTS / "vnncomp.json").read_text())
+    lines = [
+        f"| benchmark | instances (sat / unsat / unknown) | {' | '.join(_VNNCOMP.values())} |",
+        "| --- | --- " + "| --- " * len(_VNNCOMP) + "|",
+    ]
+    for benchmark in dict.fromkeys(row["benchmark"] for row in report["rows"]):
+        rows = [row for row in report["rows"] if row["benchmark"] == benchmark]
+        kinds = [
+            sum(row["expected"] == kind for row in rows) for kind in ("sat", "unsat", "unknown")
+        ]
+        cells = [benchmark, f"{len(rows)} ({' / '.join(map(str, kinds))})"]
+        for name in _VNNCOMP:
+            tried = [row for row in rows if row[name] is not None]
+            decided = sum(row[name] in ("sat", "unsat") for row in tried)
+            seconds = statistics.median([row[f"{name}_seconds"] for row in tried] or [0.0])
+            cells.append(f"{decided} ({seconds:.2f} s)" if tried else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([_facts(report), "", *lines])
+
+
+def scale_table() -> str:
+    """What the small network takes, and what the large one would."""
+    report = json.loads((_RESULTS / "scale.json").read_text())
+    facts = report["facts"]
+    small, large = facts["small"], facts["large"]
+    lines = [
+        f"Measured: {small['macs'] / 1e6:.2f} million multiplications, {small['neurons']:,} ReLUs, "
+        f"of which {100 * facts['unstable']:.1f} % have an open sign, {small['classes']} classes. "
+        f"Extrapolated: {large['macs'] / 1e9:.2f} billion multiplications, "
+        f"{large['neurons'] / 1e6:.1f} million ReLUs, the same share of them open, "
+        f"{large['classes']} classes; {facts['inputs']:,} inputs.",
+        "",
+        "| method | measured, inputs/s | multiplications an input, large | hours for all |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        title = {"alpha-crown": "α-CROWN(20)", "ibp": "IBP"}.get(row["method"], "")
+        if row["method"] == "smoothing":
+            title = f"smoothing, n = {facts['samples']:,} (measured: {facts['measured_samples']:,})"
+        cells = [title or row["method"].upper(), f"{row['inputs_per_second']:.3g}"]
+        cells += [f"{1e9 * row['large_gmacs']:.1e}", f"{row['large_hours']:,.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([_facts(report), "", *lines])
+
+
+TABLES = {
+    "bounds": bounds_table,
+    "training": training_table,
+    "vnncomp": vnncomp_table,
+    "scale": scale_table,
+}
+PAGES = (_DOCS / "benchmarks.md", _DOCS / "scale.md")
 
 
 def page(text: str) -> str:
-    """The page with all tables written anew."""
+    """A page with all its tables written anew."""
     for name, make in TABLES.items():
         begin, end = f"<!-- table: {name} -->", f"<!-- end of table: {name} -->"
+        if begin not in text:
+            continue
         before, rest = text.split(begin)
         text = f"{before}{begin}\n\n{make()}\n\n{end}{rest.split(end)[1]}"
     return text
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the page."""
+    """Writes the pages."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    _PAGE.write_text(page(_PAGE.read_text()))
+    for path in PAGES:
+        path.write_text(page(path.read_text()))
 
 
 if __name__ == "__main__":

@@ -33,8 +33,11 @@ def test_results_of_training():
 
 
 def test_results_of_benchmarks():
-    text = (support.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert load("tables").page(text) == text
+    tables = load("tables")
+    texts = [path.read_text(encoding="utf-8") for path in tables.PAGES]
+    assert [tables.page(text) for text in texts] == texts
+    for name in tables.TABLES:
+        assert sum(f"<!-- table: {name} -->" in text for text in texts) == 1
 
 
 def test_no_run_tells_where_it_was():
