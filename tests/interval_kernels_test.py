@@ -103,6 +103,15 @@ def test_gradients_equal_finite_differences(p):
         assert float(ops.sum(gradient * direction)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+def test_zeros_of_either_sign_are_zeros():
+    zeros = np.array([[0.0, -0.0, 0.0, -0.0]], "float32")
+    weights = np.array([[0.0], [0.0], [-0.0], [-0.0]], "float32")
+    for ends in ((zeros, zeros), (zeros, -zeros), (-zeros, zeros)):
+        for p in EXPONENTS:
+            for end in interval_kernels.interval_distances(*ends, weights, p):
+                np.testing.assert_array_equal(end, 0.0)
+
+
 @pytest.mark.parametrize("p", [math.inf, 1.0, 3.0, 1000.0])
 def test_gradients_at_weights_inside_of_points_are_finite(p):
     x = np.zeros((2, 5), "float32")

@@ -1,5 +1,6 @@
 """Errors planted in the rules and methods: each makes a check fail that the tests rely on."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest import mock
@@ -12,9 +13,21 @@ from keras import ops
 import tfcert
 from tests import rule_cases, rule_checks, soundness
 from tfcert.bounds import alpha, propagation, refine, sweep
+from tfcert.layers import interval_kernels
+from tfcert.layers import kernels as kernels_of_points
 from tfcert.regions import LpBall, geometry
 from tfcert.relaxations import curve, piecewise
-from tfcert.rules import building, kernels, linear, nonlinear, normalization, pooling, rows, windows
+from tfcert.rules import (
+    building,
+    distance,
+    kernels,
+    linear,
+    nonlinear,
+    normalization,
+    pooling,
+    rows,
+    windows,
+)
 from tfcert.rules.interval import Interval
 from tfcert.types import Bounds
 
@@ -309,6 +322,32 @@ MUTANTS = {
         "_log_one_plus_others",
         lambda original: lambda own, others: original(own, own),
         bounds("activation_log_softmax", ALONE, "ibp"),
+    ),
+    # Distances.
+    "the formula of p = inf at a finite p": Mutant(
+        interval_kernels,
+        "interval_distances",
+        lambda original: lambda lower, upper, w, p: original(lower, upper, w, math.inf),
+        bounds("linf_distance_p_2.5", ALONE, "ibp"),
+    ),
+    "the least distance from the nearer end": Mutant(
+        interval_kernels,
+        "interval_distances",
+        lambda original: (
+            lambda lower, upper, w, p: (
+                ops.minimum(
+                    kernels_of_points.distances(lower, w, p), original(upper, upper, w, p)[0]
+                ),
+                original(lower, upper, w, p)[1],
+            )
+        ),
+        bounds("linf_distance_p_inf", ALONE, "ibp"),
+    ),
+    "running means forgotten": Mutant(
+        distance.MeanShift,
+        "from_moments",
+        result(lambda p: (None, 0.0 * p[1])),
+        bounds("mean_shift", ALONE, "ibp"),
     ),
     # Methods and regions.
     "radius added where only intervals are known": Mutant(

@@ -1,7 +1,7 @@
 """Distances of boxes, and their gradients, in blocks as distances of points.
 
-Over ``x`` in a box, each ``|x_i - w_ij|`` has its own range, reached independently of all others, so
-that the range of a distance is exact: its ends are norms of the ends. Both are one function,
+Over ``x`` in a box, each ``|x_i - w_ij|`` has its own range, reached independently of all others,
+so that the range of a distance is exact: its ends are norms of the ends. Both are one function,
 
     reach(a, b, w)_j = || max(a_i - w_ij, w_ij - b_i, 0) ||_p,
 
@@ -68,7 +68,12 @@ def _reach(a: Tensor, b: Tensor, w: Tensor, p: Tensor) -> Any:
 
 
 def _terms(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
-    return ops.maximum(ops.maximum(a - w, w - b), 0.0)
+    return _positive(ops.maximum(a - w, w - b))
+
+
+def _positive(values: Tensor) -> Tensor:
+    """``max(values, 0)``, and never the negative 0, whose bits have a huge logarithm."""
+    return ops.where(values > 0, values, ops.zeros_like(values))
 
 
 @backend.compiled
@@ -79,7 +84,7 @@ def _forward(a: Tensor, b: Tensor, w: Tensor, p: Tensor) -> Tensor:
     def larger(total: Tensor, index: Tensor, a_i: Tensor, b_i: Tensor, w_i: Tensor) -> Tensor:
         return ops.maximum(total, ops.maximum(a_i[:, None] - w_i, w_i - b_i[:, None]))
 
-    largest = kernels.accumulate(larger, zeros, *rows, fills=_ZEROS)
+    largest = _positive(kernels.accumulate(larger, zeros, *rows, fills=_ZEROS))
 
     def norm() -> Tensor:
         scale = p * powers.log2(largest)

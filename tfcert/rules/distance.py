@@ -45,8 +45,8 @@ class Distances(Opaque):
 
     def interval(self, p: Any, *intervals: Interval) -> Interval:
         x, (w, exponent) = intervals[0], p
-        rows = [ops.reshape(end, (-1, w.shape[0])) for end in x.bounds]
-        ends = interval_kernels.interval_distances(*rows, w, exponent)
+        low, high = (ops.reshape(end, (-1, w.shape[0])) for end in x.bounds)
+        ends = interval_kernels.interval_distances(low, high, w, exponent)
         shape = (-1, *x.lower.shape[1:-1], w.shape[1])
         return Interval.from_ends(*[ops.reshape(end, shape) for end in ends])
 
