@@ -167,7 +167,9 @@ def test_everything_on_one_page(tmp_path):
 def test_a_cut_log_says_so(tmp_path):
     path = report_support.smoothing_log(tmp_path / "a.tsv", 0)
     path.write_bytes(path.read_bytes()[:-4])
+    logs.facts_path(path).write_text('{"settings": {"sigma": 0.25, "n": 10000}}')
     text, _ = _write(tmp_path, path)
+    assert "<dt>σ</dt><dd>0.25</dd>" in text and "<dt>Samples</dt><dd>10,000</dd>" in text
     assert "a ends in the middle of a line" in text
     assert "<dd>59</dd>" in text
 

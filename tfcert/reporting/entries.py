@@ -71,6 +71,12 @@ class Entries:
         """What the facts tell of model, data and settings; None where they do not."""
         return (self.facts or {}).get("hashes")
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that the facts tell; empty where they do not."""
+        found = (self.facts or {}).get("settings")
+        return found if isinstance(found, dict) else {}
+
     def where(self, place: int) -> str:
         """The file and the line of an entry."""
         return f"{self.paths[self.shard[place]]}:{self.line[place]}"

@@ -6,7 +6,6 @@ import itertools
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -67,15 +66,10 @@ def radii_part(logs: Sequence[Entries], radii: Sequence[float] | None) -> part.P
     return made
 
 
-def _settings(entries: Entries) -> dict[str, Any]:
-    found = (entries.facts or {}).get("settings")
-    return found if isinstance(found, dict) else {}
-
-
 def _differences(logs: Sequence[Entries]) -> Iterator[str]:
     """Warnings about logs whose radii are not comparable, as far as their facts are known."""
     for key, why in _COMPARABLE.items():
-        known = {log.name: _settings(log)[key] for log in logs if key in _settings(log)}
+        known = {log.name: log.settings[key] for log in logs if key in log.settings}
         if len({str(value) for value in known.values()}) > 1:
             listed = ", ".join(f"{name}: {page.plain(str(v), 40)}" for name, v in known.items())
             yield f"The logs differ in {key} ({listed}). {why}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfcert.logs.writing import write_whole
 from tfcert.reporting import entries as entries_module
-from tfcert.reporting import examples, facts, page, part, radii, runs, statistics, verdicts
+from tfcert.reporting import examples, facts, page, part, radii, runs, statistics, values, verdicts
 from tfcert.reporting import training as training_module
 
 __all__ = ["Sources", "load", "write"]
@@ -191,9 +191,12 @@ def _lead(sources: Sources) -> str:
             numbers += [] if eps is None else [("ε", f"{eps:g}")]
         else:
             shares = {"Correct": entries.correct, "Abstained": entries.abstained}
+            for name, key in (("σ", "sigma"), ("Samples", "n")):
+                if (known := values.number(entries.settings.get(key))) is not None:
+                    numbers.append((name, f"{known:,g}"))
             acr = statistics.average_certified_radius(entries)
             numbers.append(("ACR", f"{acr.value:.3f} ± {acr.error:.3f}"))
-        numbers += [(name, f"{values.mean():.1%}") for name, values in shares.items()]
+        numbers += [(name, f"{chosen.mean():.1%}") for name, chosen in shares.items()]
     boxes = "".join(
         f"<div><dt>{page.escape(name)}</dt><dd>{page.escape(value)}</dd></div>"
         for name, value in numbers

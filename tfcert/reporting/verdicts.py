@@ -47,12 +47,7 @@ def eps_of(entries: Entries) -> float | None:
 
 
 def _region(entries: Entries) -> str:
-    return str(_inside(entries, "settings").get("region"))
-
-
-def _inside(entries: Entries, key: str) -> dict[str, Any]:
-    found = (entries.facts or {}).get(key)
-    return found if isinstance(found, dict) else {}
+    return str(entries.settings.get("region"))
 
 
 def summary_table(logs: Sequence[Entries], name: str = "verdicts") -> tables.Table:
@@ -115,13 +110,13 @@ def _points(logs: Sequence[Entries]) -> dict[str, list[Entries]]:
 
 def _model_of(entries: Entries) -> str:
     """What is the same in logs that differ in eps alone; a digest of the facts."""
-    hashes = _inside(entries, "hashes")
+    hashes = entries.hashes if isinstance(entries.hashes, dict) else {}
     ball = _BALL.fullmatch(_region(entries))
     known = {
         # Without a hash every log is about a model of its own.
         "model": hashes.get("model", str(entries.path)),
         "data": hashes.get("data"),
-        "method": _inside(entries, "settings").get("method"),
+        "method": entries.settings.get("method"),
         "region": ball[2] if ball else None,
     }
     text = json.dumps(known, sort_keys=True, default=str)
