@@ -13,7 +13,7 @@ _LABELS = {"py_library", "py_binary", "py_test"}
 _MAY_KNOW = {
     "types": set(),
     "version": set(),
-    "datasets": set(),
+    "datasets": {"files"},
     "provenance": {"version"},
     "naming": set(),
     "logs": set(),

@@ -67,6 +67,7 @@ def config_of(arguments):
         return train_run.Config(**{name: flags.FLAGS[name].value for name in train_run.SETTINGS})
     finally:
         flags.FLAGS.unparse_flags()
+        flags.FLAGS.mark_as_parsed()  # As conftest.py does, for absl's test cases.
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)
 

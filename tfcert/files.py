@@ -8,15 +8,18 @@ import json
 import os
 import pathlib
 import pickle
+import struct
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcert.logs import writing
 
-__all__ = ["check_writable", "load_model", "read_json", "save", "write_json"]
+__all__ = ["check_writable", "load_model", "read_arrays", "read_json", "save", "write_json"]
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -55,6 +58,37 @@ def save(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
             part.unlink()
         number = getattr(error, "errno", None) or errno.EIO
         raise OSError(number, f"could not be written ({error})", str(path)) from error
+
+
+def read_arrays(path: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Some arrays of an npz file.
+
+    Raises:
+        ValueError: The file is broken, holds other arrays, or objects that would have to be
+            unpickled, which could run code.
+        OSError: It cannot be read.
+    """
+    with open(path, "rb"):  # Errors that tell of the file itself.
+        pass
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with archive:
+            missing = [key for key in keys if key not in archive.files]
+            if missing:
+                raise ValueError(f"it holds {sorted(archive.files)} and lacks {missing}")
+            return {key: archive[key] for key in keys}
+    except (
+        # What NumPy, zipfile and zlib raise where bytes are not what they should be.
+        *(ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, RuntimeError),
+        *(OverflowError, MemoryError, SyntaxError, struct.error, zlib.error),
+        *(pickle.UnpicklingError, zipfile.BadZipFile),
+    ) as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(
+            f"{path} must be an npz file with the arrays {', '.join(keys)}. Received: {reason}."
+        ) from error
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:

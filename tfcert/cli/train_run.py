@@ -143,10 +143,11 @@ def _objective(config: Config) -> objectives.Objective:
     arguments: dict[str, Any] = {}
     if config.train_eps is not None:
         arguments["train_eps"] = config.train_eps
-    if config.ramp is not None:
-        if len(config.ramp) != 2:
-            raise ValueError(f"--ramp is begin,end. Received: {','.join(config.ramp)}.")
-        begin, end = map(float, config.ramp)
+    ramp = _numbers("ramp", config.ramp)
+    if ramp is not None:
+        if len(ramp) != 2:
+            raise ValueError(f"--ramp is begin,end. Received: {','.join(config.ramp or [])}.")
+        begin, end = ramp
         shape = {"linear": schedules.Linear, "smoothed": schedules.Smoothed}[config.ramp_shape]
         arguments["ramp"] = shape(0.0, 1.0, begin, end)
     for option in config.option:
@@ -187,7 +188,7 @@ def _value(text: str) -> Any:
             kind = getattr(schedules, schedule[1].title())
             return kind(*ast.literal_eval(f"({schedule[2]},)"))
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError) as error:
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         if schedule:
             raise ValueError(f"--option with the schedule {text}: {error}") from error
         return text
@@ -195,9 +196,12 @@ def _value(text: str) -> Any:
 
 def _numbers(name: str, values: list[str] | None) -> list[float] | None:
     try:
-        return None if values is None else [float(value) for value in values]
+        numbers = None if values is None else [float(value) for value in values]
+        if not np.isfinite(numbers or []).all():
+            raise ValueError("infinite or no number")
     except ValueError:
         raise ValueError(f"--{name} are numbers. Received: {','.join(values or [])}.") from None
+    return numbers
 
 
 def _optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
@@ -227,7 +231,7 @@ def _learning_rate(config: Config, steps: int) -> Any:
         return config.learning_rate
     factors = [config.drop_factor**i for i in range(len(config.drops) + 1)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(
-        [round(float(epoch) * steps) for epoch in config.drops],
+        [round(epoch * steps) for epoch in _numbers("drops", config.drops) or []],
         [config.learning_rate * factor for factor in factors],
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
-import pickle
-import zipfile
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import numpy.typing as npt
+
+from tfcert import files
 
 __all__ = ["NAMES", "load"]
 
@@ -68,7 +68,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> tuple[Spl
     spec = _SPECS[name]
     if name == "digits":
         source = str(pathlib.Path(__file__).parent / "data" / "digits.npz")
-        arrays = _read(pathlib.Path(source))
+        arrays = files.read_arrays(source, _KEYS)
     elif data_dir is not None:
         source = os.path.join(os.fspath(data_dir), f"{name}.npz")
         if not os.path.isfile(source):
@@ -76,7 +76,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> tuple[Spl
                 f"`data_dir` must hold {name}.npz with the arrays {', '.join(_KEYS)}. "
                 f"Received: data_dir={os.fspath(data_dir)!r}, where there is no such file."
             )
-        arrays = _read(pathlib.Path(source))
+        arrays = files.read_arrays(source, _KEYS)
     else:
         source = f"keras.datasets.{name}"
         arrays = _download(name)
@@ -94,23 +94,6 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> tuple[Spl
                 f"Received: {len(x)} images and {len(y)} labels."
             )
     return train, test
-
-
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        # A pickled array could run code when it is read.
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with archive:
-            missing = [key for key in _KEYS if key not in archive.files]
-            if missing:
-                raise ValueError(f"it holds {sorted(archive.files)} and lacks {missing}")
-            return {key: archive[key] for key in _KEYS}
-    except (ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} must be an npz file with the arrays {', '.join(_KEYS)}. Received: {error}."
-        ) from error
 
 
 def _download(name: str) -> dict[str, np.ndarray]:

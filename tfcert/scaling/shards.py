@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
-import pickle
-import zipfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from tfcert import files
 
 __all__ = ["Shard", "read_shard", "write_shards"]
 
@@ -135,20 +135,10 @@ def _write(path: pathlib.Path, shard: Shard, ending: str) -> None:
 
 
 def _read_npz(path: pathlib.Path, size: int) -> Iterator[Shard]:
+    arrays = files.read_arrays(path, _KEYS)
     try:
-        # A pickled array could run code when it is read.
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with archive:
-            missing = [key for key in _KEYS if key not in archive.files]
-            if missing:
-                raise ValueError(f"it holds {sorted(archive.files)} and lacks {missing}")
-            shard = _checked(*(archive[key] for key in _KEYS))
-    except (
-        *(ValueError, TypeError, EOFError, SyntaxError, NotImplementedError),
-        *(pickle.UnpicklingError, zipfile.BadZipFile, zipfile.LargeZipFile),
-    ) as error:
+        shard = _checked(**arrays)
+    except ValueError as error:
         raise ValueError(
             f"{path} must be a shard as of write_shards. Received: {error}."
         ) from error
