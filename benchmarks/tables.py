@@ -68,6 +68,26 @@ def training_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+def serving_table() -> str:
+    """Milliseconds per request, and as multiples of the plain model's."""
+    report = json.loads((_RESULTS / "serving_cpu.json").read_text())
+    lines = [
+        "| network | method | batch | certified | plain ms | ms | × | XLA: plain ms | ms | × |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    rows = {(r["network"], r["method"], r["batch"], r["xla"]): r for r in report["rows"]}
+    for network, method, batch in dict.fromkeys(key[:3] for key in rows):
+        cells = [network, method, str(batch)]
+        for xla in (False, True):
+            row = rows.get((network, method, batch, xla))
+            if not xla and row:
+                cells.append(f"{100 * row['certified']:.0f} %")
+            names = ("plain_ms", "certified_ms", "times_plain")
+            cells += [f"{row[name]:.3g}" for name in names] if row else ["-"] * 3
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([_facts(report), "", *lines])
+
+
 _VNNCOMP = {
     "certify": "`tfcert.certify`",
     "attack": "APGD",
@@ -128,6 +148,7 @@ def scale_table() -> str:
 TABLES = {
     "bounds": bounds_table,
     "training": training_table,
+    "serving": serving_table,
     "vnncomp": vnncomp_table,
     "scale": scale_table,
 }

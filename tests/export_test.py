@@ -497,3 +497,53 @@ def test_needs_tensorflow():
     for name in ("export_certified", "SmoothedClassifier.export"):
         wanted = f"{name} writes a TensorFlow SavedModel, so it needs the TensorFlow backend"
         assert wanted in run.stdout, run.stderr
+
+
+# Rounding.
+
+
+def _broken(kernel, bias, x, label, eps):
+    """Which certificates an input of the region breaks, in float64 or in some order in float32."""
+    rows = np.arange(len(x))
+    signs = np.sign(kernel[:, label] - kernel[:, 1 - label]).T  # Two classes.
+    points = (x - eps[:, None] * signs).astype("float32")
+    outside = np.abs(points.astype("float64") - x) > eps[:, None]
+    points = np.where(outside, np.nextafter(points, x), points)
+    assert (np.abs(points.astype("float64") - x) <= eps[:, None]).all()
+    exact = points.astype("float64") @ kernel.astype("float64") + bias
+    found = exact[rows, label] < exact[rows, 1 - label]
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        order = rng.permutation(kernel.shape[0])
+        products = points[:, order, None] * kernel[order]
+        scores = np.cumsum(products, axis=1, dtype="float32")[:, -1] + bias
+        found |= scores[rows, label] < scores[rows, 1 - label]
+    return found
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_certificates_at_the_boundary(safe, tmp_path):
+    """The largest certified eps of each input, and the worst point of that region.
+
+    Ordinary bounds are wrong there for some inputs, float-safe ones for none.
+    """
+    rng = np.random.default_rng(2)
+    model = keras.Sequential([keras.Input((60,)), layers.Dense(2)])
+    kernel = rng.normal(size=(60, 2)).astype("float32")
+    bias = np.array([300.0, 300.0], "float32")  # Large beside the margins.
+    model.set_weights([kernel, bias])
+    method = methods.IBP(float_safe=safe)
+    tfcert.export_certified(model, tmp_path / "1", LpBall(0.1), method)
+    certify = load(tmp_path / "1")["certify"]
+    x = rng.random((300, 60)).astype("float32")
+    low, high = np.zeros(len(x)), np.ones(len(x))
+    for _ in range(50):
+        middle = (low + high) / 2
+        found = certify(x=tf.constant(x), eps=tf.constant(middle))
+        sure = found["certified"].numpy()
+        low, high = np.where(sure, middle, low), np.where(sure, high, middle)
+    found = certify(x=tf.constant(x), eps=tf.constant(low))
+    kept = found["certified"].numpy()
+    assert kept.mean() > 0.9
+    broken = _broken(kernel, bias, x[kept], found["label"].numpy()[kept], low[kept])
+    assert broken.any() != safe

@@ -197,16 +197,9 @@ class _Served:
         rival = ops.arange(self.classes - 1, dtype="int32")[None]
         rival = rival + ops.cast(rival >= own, "int32")
         hot = [ops.one_hot(index, self.classes, dtype=x.dtype) for index in (own, rival)]
-        lower = propagation.lower_rows(
-            evaluation,
-            self.method,
-            self.network.outputs,
-            hot[0] - hot[1],
-            intersect=getattr(self.method, "intersect", True),
+        return propagation.least_rows(
+            evaluation, self.method, self.network.outputs, hot[0] - hot[1]
         )
-        # A minimum may pass over NaN.
-        known = ops.logical_not(ops.any(ops.isnan(lower), axis=-1))
-        return ops.where(known, ops.min(lower, axis=-1), math.nan)
 
 
 def _in_pieces(function: Any, arguments: tuple[Tensor, ...], piece: int) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from tfcert.bounds import methods
 from tfcert.bounds.alpha import optimised_lower
 from tfcert.bounds.balls import BallEvaluation
 from tfcert.bounds.evaluation import Evaluation
-from tfcert.bounds.refine import refine
+from tfcert.bounds.refine import refine, refine_rows
 from tfcert.bounds.sweep import sweep
 from tfcert.network import Network
 from tfcert.regions import BoundRegion, Region
@@ -25,7 +25,7 @@ from tfcert.rules.primitives import Node, Nonlinear
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Bounds, Tensor
 
-__all__ = ["evaluate", "lower_rows", "node_bounds"]
+__all__ = ["evaluate", "least_rows", "lower_rows", "node_bounds"]
 
 # Outputs up to this size are bounded row by row for all samples at once.
 _GRID = 256
@@ -136,13 +136,17 @@ def _chunk(evaluation: Evaluation, method: methods.Method, node: Node) -> int:
     """Neurons per turn, so that a turn stays in a cache and within ``max_memory``."""
     if isinstance(method, methods.Crown) and method.chunk is not None:
         return method.chunk
-    widest = evaluation.network.widest(node)
+    return _fitting(evaluation, method, evaluation.network.widest(node), math.prod(node.shape))
+
+
+def _fitting(evaluation: Evaluation, method: methods.Method, widest: int, per_sample: int) -> int:
+    """Pairs of rows of so many entries for one turn, where a sample has so many of them."""
     itemsize = np.dtype(evaluation.dtype).itemsize
     copies = _COPIES * (8 if isinstance(method, methods.AlphaCrown) else 1)
     most = method.max_memory // (2 * widest * itemsize * copies)
     best = max(8, _CHUNK_ENTRIES // (2 * widest))
     if isinstance(evaluation.batch, int):
-        best = min(best, evaluation.batch * math.prod(node.shape))
+        best = min(best, evaluation.batch * per_sample)
     return int(max(1, min(most, best)))
 
 
@@ -224,6 +228,43 @@ def _lower_rows(
     if evaluation.base is not None:
         lower = ops.maximum(lower, _lower_rows(*evaluation.base, node, rows, intersect=False))
     return lower
+
+
+def least_rows(evaluation: Evaluation, method: methods.Method, node: Node, rows: Tensor) -> Tensor:
+    """The least of several rows' lower bounds, ``(batch,)``; NaN where one of them is.
+
+    The minimum of what ``lower_rows`` gives with the interval bounds, for less: a row whose
+    interval bound is no smaller than another row's swept one has no part in it and is not swept.
+    In networks that were trained with intervals these are most of them.
+    """
+    if not isinstance(method, methods.Backward) or evaluation.base is not None:
+        lower = _lower_rows(evaluation, method, node, rows, intersect=True)
+    else:
+        lower = _deciding_rows(evaluation, method, node, rows)
+    # A minimum may pass over NaN.
+    known = ops.logical_not(ops.any(ops.isnan(lower), axis=-1))
+    least = ops.where(known, ops.min(lower, axis=-1), math.nan)
+    return evaluation.executed(least, -1.0)
+
+
+def _deciding_rows(
+    evaluation: Evaluation, method: methods.Backward, node: Node, rows: Tensor
+) -> Tensor:
+    """Lower bounds of rows, swept where they decide the minimum."""
+    count = int(rows.shape[1])
+    near = _near(evaluation, node, Rows(ops.reshape(rows, (-1, count, *node.shape))), Frame())
+    lower = _lower(evaluation, method, node, intermediate=False)
+    # One row of each sample first: it tells which others can still matter.
+    first = ops.one_hot(ops.argmin(near, axis=-1), count, dtype=evaluation.dtype)
+    chosen = ops.einsum("br,brn->bn", first, rows)
+    swept = lower(node, Rows(ops.reshape(chosen, (-1, 1, *node.shape))), Frame(), 0.0)
+    near = ops.where(first > 0, ops.maximum(near, swept), near)
+    if count == 1:
+        return near
+    least = ops.max(ops.where(first > 0, near, -math.inf), axis=-1, keepdims=True)
+    wanted = ops.logical_and(near < least, first == 0)
+    chunk = _fitting(evaluation, method, evaluation.network.largest, count)
+    return refine_rows(evaluation, node, rows, near, wanted, lower, chunk)
 
 
 def _near(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tensor:

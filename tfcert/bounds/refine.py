@@ -21,7 +21,7 @@ from tfcert.rules.primitives import Node
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Tensor
 
-__all__ = ["Lower", "refine"]
+__all__ = ["Lower", "refine", "refine_rows"]
 
 # lower(node, rows, frame, constant) -> lower bounds of rows, (groups, rows)
 Lower = Callable[[Node, Rows, Frame, Any], Tensor]
@@ -74,6 +74,46 @@ def refine(
         ops.reshape(_scattered(order, lows, total), shape),
         ops.reshape(-_scattered(order, highs, total), shape),
     )
+
+
+def refine_rows(
+    evaluation: Evaluation,
+    node: Node,
+    rows: Tensor,
+    known: Tensor,
+    wanted: Tensor,
+    lower: Lower,
+    chunk: int,
+) -> Tensor:
+    """Raises lower bounds of the wanted rows of an output to swept ones.
+
+    Args:
+        evaluation: The evaluation; intervals of all nodes are there.
+        node: The output node.
+        rows: Coefficients, ``(batch, rows, size of the output)``.
+        known: Their lower bounds so far, ``(batch, rows)``.
+        wanted: Boolean, ``(batch, rows)``.
+        lower: How rows are bounded from below.
+        chunk: Number of rows in one turn of the loop.
+    """
+    several = int(rows.shape[1])
+    flat = ops.reshape(rows, (-1, *node.shape))
+    flags = ops.reshape(wanted, (-1,))
+    total = ops.shape(flags)[0]
+    order, count = _compact(flags, chunk)
+    start = ops.full((ops.shape(order)[0],), float("-inf"), dtype=evaluation.dtype)
+
+    def body(turn: Tensor, lows: Tensor) -> tuple[Tensor, Tensor]:
+        picked = ops.slice(order, [turn * chunk], [chunk])
+        picked = ops.minimum(picked, total - 1)  # Fillers repeat a row and are dropped later.
+        part = Rows(ops.take(flat, picked, axis=0)[:, None])
+        ends = lower(node, part, Frame(picked // several), 0.0)
+        return turn + 1, ops.slice_update(lows, [turn * chunk], ends[:, 0])
+
+    turn = ops.convert_to_tensor(0, dtype="int32")
+    _, lows = backend.loop(lambda turn, _: turn * chunk < count, body, (turn, start))
+    swept = ops.reshape(_scattered(order, lows, total), (-1, several))
+    return ops.maximum(known, swept)
 
 
 def _compact(flags: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
