@@ -210,6 +210,26 @@ def test_the_margin_rule_gives_a_radius(softmax, bends, tmp_path):
     assert not found["certified"].numpy().any()
 
 
+def test_distance_networks(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            tfcert.layers.LInfDistanceConv2D(3, 3),
+            layers.Flatten(),
+            tfcert.layers.MeanShift(),
+            tfcert.layers.LInfDistance(4),
+        ]
+    )
+    region, x = LpBall(0.002), inputs(9)
+    tfcert.export_certified(model, tmp_path / "1", region, "lipschitz")
+    found = load(tmp_path / "1")["serving_default"](x=tf.constant(x))
+    radius = found["radius"].numpy()
+    check({k: v for k, v in found.items() if k != "radius"}, model, x, region, "lipschitz")
+    np.testing.assert_allclose(radius, tfcert.lipschitz.radius(model, x), rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(found["certified"].numpy(), radius > 0.002)
+    assert 0 < found["certified"].numpy().sum()
+
+
 @pytest.mark.parametrize("seed", [1, 5])
 def test_random_models(seed, tmp_path):
     rng = np.random.default_rng(seed)
@@ -434,6 +454,12 @@ REFUSED = {
         {},
         ValueError,
         "one output of shape",
+    ),
+    "finite p": (
+        lambda: keras.Sequential([keras.Input((4,)), tfcert.layers.LInfDistance(3, p=8.0)]),
+        {"method": "lipschitz"},
+        NotImplementedError,
+        "p",
     ),
     "no factor": (make_model, {"method": "lipschitz"}, NotImplementedError, "conv2d"),
     "region": (make_model, {"region": 0.1}, ValueError, "`region` must be a tfcert.LpBall"),

@@ -38,7 +38,11 @@ def check_weights(model: keras.Model) -> None:
     """Raises where a weight is NaN or infinite: nothing can be promised about such a model."""
     for variable in model.variables:
         values = ops.convert_to_numpy(variable)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+        if values.dtype.kind != "f":
+            continue
+        # The exponent of a norm is such a number, and may be infinite.
+        setting = values.shape == () and not variable.trainable
+        if np.isnan(values).any() or (np.isinf(values).any() and not setting):
             raise ValueError(
                 f"Model {model.name!r} has NaN or infinite values in its weight {variable.path!r}. "
                 "It cannot be exported."
