@@ -227,7 +227,7 @@ def test_distance_networks(tmp_path):
     check({k: v for k, v in found.items() if k != "radius"}, model, x, region, "lipschitz")
     np.testing.assert_allclose(radius, tfcert.lipschitz.radius(model, x), rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(found["certified"].numpy(), radius > 0.002)
-    assert 0 < found["certified"].numpy().sum()
+    assert found["certified"].numpy().any()
 
 
 @pytest.mark.parametrize("seed", [1, 5])
