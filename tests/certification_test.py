@@ -826,7 +826,7 @@ def test_refuses(changed, message, digits):
         tfcert.certify(**given)
 
 
-def test_refuses_models_that_it_cannot_bound():
+def test_refuses_models_that_it_cannot_bound(tmp_path):
     layer = keras.layers.Lambda(lambda x: x)
     model = keras.Sequential([keras.Input((2,)), layer, keras.layers.Dense(2)])
     with pytest.raises(NotImplementedError, match=layer.name):
@@ -838,6 +838,13 @@ def test_refuses_models_that_it_cannot_bound():
         tfcert.certify(
             support.nearest_mean(softmax=True), *support.digits(1), REGION, float_safe=True
         )
+    tanh = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "tanh")])
+    with pytest.raises((NotImplementedError, ValueError), match="float_safe|float64"):
+        certify(
+            *(tanh, [[0.0, 0.0]], [0], REGION),
+            **{"float_safe": True, "attack": None, "log": tmp_path / "a"},
+        )
+    certify(support.line(), [[1.0, 0.0]], [0], REGION, log=tmp_path / "a")  # It is free again.
     with pytest.raises(ValueError, match="must return a logit or a probability"):
         tfcert.certify(support.line(outputs=1, activation="relu"), [[0.0, 0.0]], [0], REGION)
 

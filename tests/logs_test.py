@@ -306,6 +306,25 @@ def test_other_runs_are_refused(tmp_path):
     assert [e["idx"] for e in logs.read(path).entries] == [0]
 
 
+@pytest.mark.parametrize("content", [None, "", HEADER[:9], HEADER])
+def test_a_start_that_failed_leaves_nothing_to_protect(content, tmp_path):
+    logs.Writer(tmp_path / "a", "certify", RUN).close()
+    (tmp_path / "a").unlink()
+    if content is not None:
+        (tmp_path / "a").write_text(content)
+    other = {"hashes": {"model": "other"}}
+    if content == HEADER[:9]:  # Might be anything.
+        with pytest.raises(ValueError, match="is the log of another run"):
+            logs.Writer(tmp_path / "a", "smoothing", other)
+        return
+    with logs.Writer(tmp_path / "a", "smoothing", other) as log:
+        log.write([smoothed(1)])
+    assert logs.read(tmp_path / "a").entries == [smoothed(1)]
+    assert logs.read_facts(tmp_path / "a")["hashes"] == other["hashes"]
+    with pytest.raises(ValueError, match="is the log of another run"):
+        logs.Writer(tmp_path / "a", "certify", RUN)
+
+
 def test_files_of_others_are_never_written(tmp_path):
     for name, text in (("notes.txt", "my notes\n"), ("log.tsv", HEADER)):
         (tmp_path / name).write_text(text)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import pathlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -14,9 +14,11 @@ import numpy as np
 
 from tfcert import attacks, backend, logs
 from tfcert.bounds import methods
-from tfcert.certification import arguments, cascade, checking, identity, progress, recording, stages
+from tfcert.bounds.api import checked_network
+from tfcert.certification import arguments, cascade, checking, progress, recording, stages
 from tfcert.certification.findings import Findings, Problem
 from tfcert.certification.results import Certificates
+from tfcert.certification.stages import Stage
 from tfcert.certification.subject import Subject
 from tfcert.naming import trained_with
 from tfcert.regions import Region
@@ -24,7 +26,14 @@ from tfcert.regions import Region
 __all__ = ["certify"]
 
 # Inputs in a batch, by how much memory and time the methods take. Larger batches help a GPU.
-_SIZES = {"ibp": 256, "crown-ibp": 128, "fast-lin": 32, "crown": 32, "alpha-crown": 16}
+_SIZES = {
+    "lipschitz": 256,
+    "ibp": 256,
+    "crown-ibp": 128,
+    "fast-lin": 32,
+    "crown": 32,
+    "alpha-crown": 16,
+}
 _ATTACK_SIZE, _PREDICT_SIZE, _GPU_FACTOR = 128, 256, 4
 _CHECK_STEPS, _CHECK_RESTARTS = 100, 2
 
@@ -105,6 +114,8 @@ def certify(
     """
     chain = arguments.chain(method, float_safe)
     subject = Subject(model, chain[0].float_safe)
+    for one in chain:  # Before a log is made.
+        checked_network(subject.scores, one)
     problem = arguments.problem(subject, x, y, region, index)
     limits = {"time_limit": time_limit, "time_limit_per_input": time_limit_per_input}
     arguments.check_numbers(limits, self_check, batch_size, seed, verbose)
@@ -122,95 +133,101 @@ def certify(
         "batch_size": batch_size,
         "seed": seed,
     }
-    run = {
-        **(facts or {}),
-        "hashes": {
-            "model": identity.of_model(model),
-            "data": identity.of_arrays(problem.x, problem.y, problem.index),
-            "region": identity.of_region(region),
-            "settings": identity.of_settings(settings),
-        },
-        "inputs": len(problem.x),
-        "settings": settings,
-    }
     findings = Findings.none(len(problem.x))
     with contextlib.ExitStack() as stack:
         writer = None
         if log is not None:
+            run = recording.run_of(model, problem, settings, facts or {})
             more = ["radius"] if max_eps is not None else []
-            writer = stack.enter_context(
-                logs.Writer(log, "certify", run, recording.session(), more)
-            )
-        done = recording.restore(writer, problem, findings)
-        wanted = checking.chosen(problem.index, self_check, seed)
-        rounding: list[dict[str, Any]] = list(writer.facts.get("rounding", [])) if writer else []
-
-        def record(broken: dict[str, Any]) -> None:
-            rounding.append(broken)
-            if writer:
-                writer.note("rounding", rounding)
-            warnings.warn(
-                f"Input {broken['idx']}: rounding in float32 breaks its certificate, which holds "
-                "in float64. Use float_safe=True.",
-                stacklevel=3,
-            )
-
-        sizes = _Sizes(batch_size, len(problem.x))
-        order: list[stages.Stage] = [stages.Predict(problem, findings, sizes.of(_PREDICT_SIZE))]
-        if attack:
-            order.append(stages.Attack(problem, findings, sizes.of(_ATTACK_SIZE), attack, seed))
-        for one in chain:
-            size = sizes.of(_SIZES.get(methods.name_of(one), _SIZES["crown"]))
-            order.append(stages.Bounds(problem, findings, size, one))
-        deciding = len(order)
+            writer = logs.Writer(log, "certify", run, recording.session(), more)
+            stack.enter_context(writer)
+        recorder = recording.Recorder(writer, problem, findings)
+        plan = _Plan(problem, findings, batch_size, seed)
+        plan.decide(attack, chain)
         if max_eps is not None:
-            size = order[-1].size
-            order.append(
-                stages.LargestEps(problem, findings, size, chain, float(max_eps), eps_steps)
-            )
-        check = checking.SelfCheck(
-            problem,
-            findings,
-            sizes.of(_ATTACK_SIZE),
-            wanted=wanted,
-            float_safe=chain[0].float_safe,
-            attack=attacks.APGD(
-                region, _CHECK_STEPS, restarts=_CHECK_RESTARTS, loss="margin", early_stop=False
-            ),
-            seed=seed,
-            folder=None if log is None else pathlib.Path(f"{os.fspath(log)}.unsound"),
-            record=record,
-        )
-        order.append(check)
-        left = np.setdiff1d(np.arange(len(problem.x)), done)
-        bar = progress.Progress(len(problem.x), len(done), findings.counts, verbose)
+            plan.search(chain, float(max_eps), eps_steps)
+        check = plan.check(self_check, chain[0].float_safe, log, recorder.broke)
+        bar = progress.Progress(len(problem.x), len(recorder.done), findings.counts, verbose)
 
         def finish(places: list[int]) -> None:
-            if writer:
-                recording.write(writer, problem, findings, places)
+            recorder.finish(places)
             bar.add(len(places))
 
         limit = cascade.Limits(time_limit_per_input, time_limit, float(findings.seconds.sum()))
-        cascade.run(order, deciding, left.tolist(), findings, limit, finish)
+        left = np.setdiff1d(np.arange(len(problem.x)), recorder.done).tolist()
+        cascade.run(plan.stages, plan.deciding, left, findings, limit, finish)
         bar.close()
-    checked = int(sum(map(check.wants, range(len(problem.x))))) + len(rounding)
+    rounding = recorder.rounding
+    checked = sum(map(check.wants, range(len(problem.x)))) + len(rounding)
     return _result(problem, findings, max_eps is not None, checked, rounding)
 
 
-class _Sizes:
-    """How many inputs a batch holds."""
+class _Plan:
+    """The stages that inputs go through.
 
-    def __init__(self, asked: int | None, inputs: int):
-        self._asked, self._inputs = asked, inputs
-        self._factor = _GPU_FACTOR if backend.prefers_xla() else 1
+    Attributes:
+        stages: In their order.
+        deciding: How many of them decide on the verdict.
+    """
 
-    def of(self, usual: int) -> int:
-        return min(self._asked or usual * self._factor, self._inputs)
+    def __init__(self, problem: Problem, findings: Findings, batch_size: int | None, seed: int):
+        self._work, self._seed = (problem, findings), seed
+        self._asked, self._inputs = batch_size, len(problem.x)
+        self.stages: list[Stage] = [stages.Predict(*self._work, self._size(_PREDICT_SIZE))]
+        self.deciding = 1
+
+    def decide(self, attack: attacks.PGD | None, chain: list[methods.Method]) -> None:
+        """Adds what comes to a verdict."""
+        if attack:
+            size = self._size(_ATTACK_SIZE)
+            self.stages.append(stages.Attack(*self._work, size, attack, self._seed))
+        for one in chain:
+            size = self._size(_SIZES.get(methods.name_of(one), _SIZES["crown"]))
+            self.stages.append(stages.Bounds(*self._work, size, one))
+        self.deciding = len(self.stages)
+
+    def search(self, chain: list[methods.Method], largest: float, steps: int) -> None:
+        """Adds the search for the largest eps."""
+        size = self.stages[-1].size
+        self.stages.append(stages.LargestEps(*self._work, size, chain, largest, steps))
+
+    def check(
+        self, share: float, float_safe: bool, log: Any, record: Callable[[dict[str, Any]], None]
+    ) -> Stage:
+        """Adds the self-check, the last stage, and returns it."""
+        problem, _ = self._work
+        self.stages.append(
+            checking.SelfCheck(
+                *self._work,
+                self._size(_ATTACK_SIZE),
+                wanted=checking.chosen(problem.index, share, self._seed),
+                float_safe=float_safe,
+                attack=attacks.APGD(
+                    problem.region,
+                    _CHECK_STEPS,
+                    restarts=_CHECK_RESTARTS,
+                    loss="margin",
+                    early_stop=False,
+                ),
+                seed=self._seed,
+                folder=None if log is None else pathlib.Path(f"{os.fspath(log)}.unsound"),
+                record=record,
+            )
+        )
+        return self.stages[-1]
+
+    def _size(self, usual: int) -> int:
+        """How many inputs a batch holds."""
+        factor = _GPU_FACTOR if backend.prefers_xla() else 1
+        return min(self._asked or usual * factor, self._inputs)
 
 
 def _say_if_looser(model: keras.Model, chain: list[methods.Method]) -> None:
     """Warns where the model was trained with a tighter bound than any that is asked for."""
-    known, order = trained_with(model), ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown")
+    known, order = (
+        trained_with(model),
+        ("lipschitz", "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown"),
+    )
     if known not in order:
         return
     ranks = [order.index(methods.name_of(one)) for one in chain if methods.name_of(one) in order]

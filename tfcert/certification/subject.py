@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -39,7 +40,7 @@ class Subject:
         self.network: Network = network_of(self.scores)
         self.classes: int = self.network.outputs.shape[0]
         self.dtype: str = self.network.dtype
-        self._run = backend.compile_function(lambda points: model(points, training=False), model)
+        self._run = _compiled(model)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """What the model itself returns, as it is executed in batches of this size."""
@@ -60,6 +61,15 @@ class Subject:
     def margins(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The right score minus the largest other one, as executed."""
         return margins_of(np.asarray(ops.convert_to_numpy(self.scores(x, training=False))), y)
+
+
+def _compiled(model: keras.Model) -> Callable[..., Any]:
+    """The model as one program, kept with it as long as its layers are the same."""
+    network, cache = network_of(model), cache_of(model)
+    if cache.get("inference", [None])[0] is not network:
+        run = backend.compile_function(lambda points: model(points, training=False), model)
+        cache["inference"] = (network, run)
+    return cache["inference"][1]
 
 
 def margins_of(scores: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -27,8 +27,8 @@ FORMAT = 1
 class Writer:
     """A log that is open for writing: a new one, or that of the same run, to go on with.
 
-    A line is on the disk when `write` returns. A run is the same if its hashes are; a log of
-    another run, or a file that is no log, is never written to.
+    A line is on the disk when `write` returns. A run is the same if its hashes are; a log
+    with lines of another run, or a file that is no log, is never written to.
 
     Args:
         path: The log file. Beside it stand the facts, ``<path>.json``, and counterexamples.
@@ -82,7 +82,10 @@ class Writer:
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             self._lock()
-            known = self._known() or self.facts
+            known = self._known()
+            if known is None:
+                os.ftruncate(self._file, 0)
+                known = self.facts
             sessions = [*known.get("sessions", []), *([session] if session else [])]
             self.facts = {**known, "sessions": sessions}
             self._write_facts()
@@ -153,12 +156,24 @@ class Writer:
         ]
         old, new = _mapping(known, "hashes"), _mapping(self.facts, "hashes")
         differ += [name for name in {**new, **old} if old.get(name) != new.get(name)]
+        if differ and self._has_no_line():
+            return None  # Of a start that failed; there is nothing to lose.
         if differ:
             raise ValueError(
                 f"{self.path} is the log of another run: it has another {', '.join(differ)}"
                 f"{self._settings(known)}. Choose another file, or start with what the run had."
             )
         return known
+
+    def _has_no_line(self) -> bool:
+        """Whether the log holds a header at most."""
+        if not self.path.exists():
+            return True
+        if not self.path.is_file() or self.path.stat().st_size > 1 << 16:
+            return False
+        first, _, more = self.path.read_bytes().partition(b"\n")
+        columns = tuple(first.decode("utf-8", "replace").split("\t"))
+        return not more and (not first or reading.kind_of(columns) is not None)
 
     def _settings(self, known: dict[str, Any]) -> str:
         """Which settings differ, as far as they were kept."""
