@@ -179,6 +179,18 @@ def test_xla_and_eager_give_the_same():
     same_weights(plain, fitted(compile_options={"run_eagerly": True})[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA is always used elsewhere")
+def test_xla_takes_gradients_of_sweeps_of_hidden_layers():
+    # Loops; the last batch is smaller than the others.
+    def tight():
+        return objectives.TightRelaxation(TARGET, base="fast-lin")
+
+    options = {"epochs": 2, "batch_size": 16}
+    plain, _ = fitted(tight(), compile_options={"jit_compile": False}, **options)
+    by_xla, _ = fitted(tight(), compile_options={"jit_compile": True}, **options)
+    same_weights(plain, by_xla, rtol=1e-3, atol=1e-5)
+
+
 def test_gradient_clipping_applies():
     x, y = ts.data(16)
     trainer = CertifiedTrainer(ts.mlp(), ibp())

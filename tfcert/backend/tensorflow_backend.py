@@ -74,7 +74,9 @@ def loop(
         gradients_for: Where gradients are to flow back through the loop, the most turns that it
             can take.
     """
-    del gradients_for  # They flow through any loop.
+    # They flow through any loop; only XLA has to know how many turns it must remember.
+    if maximum_iterations is None:
+        maximum_iterations = gradients_for
     return tf.while_loop(
         condition,
         body,
