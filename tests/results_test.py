@@ -32,6 +32,11 @@ def test_results_of_training():
     assert load("results_table").tables().strip() in text
 
 
+def test_results_of_distance_networks():
+    text = (support.ROOT / "docs" / "linf_nets.md").read_text(encoding="utf-8")
+    assert load("results_table").linf_table().strip() in text
+
+
 def test_results_of_benchmarks():
     tables = load("tables")
     texts = [path.read_text(encoding="utf-8") for path in tables.PAGES]

@@ -25,7 +25,8 @@ _LOSSES = ("boosted", "hinge")
 _METHODS = ("lipschitz", "ibp")
 
 
-@keras.saving.register_keras_serializable(package="tfcert")
+# The layer of the same name goes without the addition.
+@keras.saving.register_keras_serializable(package="tfcert", name="LInfDistanceObjective")
 class LInfDistance(RobustObjective):
     """Scaled cross-entropy that fades out, and a clipped hinge on the certified margin.
 
