@@ -117,6 +117,29 @@ class JaxTest(unittest.TestCase):
             assert np.isfinite(np.asarray(verified)).all()
         """)
 
+    def test_distances_without_tensorflow(self):
+        run_without_tensorflow("""
+        from tfcert import objectives
+        digits, labels = tfcert.datasets.load("digits")[0]
+        ball = tfcert.LpBall(0.05, clip=(0.0, 1.0))
+        network = tfcert.models.get("linf_mlp_2x32", (8, 8, 1), 10)
+        trainer = tfcert.CertifiedTrainer(
+            network,
+            objectives.LInfDistance(ball, ramp=(3, 9), weight=(1.0, 0.01), train_eps=0.1),
+            verified_share=0.0,
+        )
+        trainer.compile(keras.optimizers.Adam(5e-2, beta_2=0.99, epsilon=1e-10))
+        history = trainer.fit(
+            digits[:640], labels[:640], batch_size=64, epochs=12, verbose=0,
+            validation_data=(digits[640:704], labels[640:704]),
+        ).history
+        assert history["val_accuracy"][-1] > 0.6, history
+        assert history["val_verified_accuracy"][-1] > 0.3, history
+        assert all(np.isinf(layer.p.numpy()) for layer in tfcert.layers.distance_layers(network))
+        radius = np.asarray(tfcert.lipschitz.radius(network, digits[640:704], labels[640:704]))
+        assert abs((radius > 0.05).mean() - history["val_verified_accuracy"][-1]) < 1e-6
+        """)
+
     def test_float64_is_asked_for(self):
         run_without_tensorflow("""
         safe = methods.Crown(float_safe=True)

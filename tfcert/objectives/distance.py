@@ -89,7 +89,8 @@ class LInfDistance(RobustObjective):
             raise ValueError(
                 f"`region` must be a tfcert.LpBall in the l-inf norm. Received: region={region!r}."
             )
-        if not self._largest_eps():
+        self.train_radius = self._largest_eps() or 0.0
+        if not self.train_radius:
             raise ValueError(f"The training radius must be > 0. Received: {self.train_region!r}.")
         self.weight_ends = _pair("weight", weight, 0.0, math.inf)
         self.exponents = _pair("exponents", exponents, 1.0, kernels.LARGEST)
@@ -151,7 +152,7 @@ class LInfDistance(RobustObjective):
 
     def lacking(self, batch: Batch) -> Tensor:
         """``1 - m_j / (2 L eps)`` for every class j: what margins lack to be certified."""
-        eps = self._largest_eps()
+        eps = self.train_radius
         if self.method == "ibp":
             # Infinite p or not: the rules bound the network as it is.
             region = self.train_region
