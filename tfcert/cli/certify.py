@@ -33,8 +33,8 @@ def _define_flags() -> None:
     flags.DEFINE_list(
         "method",
         ["auto"],
-        "auto; or methods in their order, of ibp, crown-ibp, fast-lin, crown, alpha-crown; or "
-        "smoothing.",
+        "auto; or methods in their order, of lipschitz, ibp, crown-ibp, fast-lin, crown, "
+        "alpha-crown; or smoothing.",
     )
     flags.DEFINE_integer("seed", 0, "Decides the noise, and which certificates are attacked.", 0)
     flags.DEFINE_integer("batch_size", None, "Images (smoothing: noisy samples) at a time.", 1)
