@@ -25,8 +25,8 @@ BLOCK = 16
 LARGEST = 1000.0
 # Beyond all logarithms: 2^(-huge) is 0.
 HUGE = 1e30
-# What leaves a gradient as it is, in place of weights or inputs, scale and upstream gradient.
-_FILLS = (0.0, HUGE, 0.0)
+# A term of a gradient at a finite p, of a difference, a scale and the upstream gradient.
+_Term = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def distances(x: Tensor, w: Tensor, p: Tensor) -> Tensor:
@@ -90,13 +90,25 @@ def _maximum(x: Tensor, w: Tensor) -> Tensor:
 def _norm(x: Tensor, w: Tensor, p: Tensor, largest: Tensor) -> Tensor:
     """The sum of powers of ``|x - w| / largest``, which neither overflow nor all vanish."""
     scale = p * powers.log2(largest)
+    inverse = _inverse(largest)
 
-    def step(total: Tensor, index: Tensor, x_i: Tensor, w_i: Tensor) -> Tensor:
+    def general(total: Tensor, index: Tensor, x_i: Tensor, w_i: Tensor) -> Tensor:
         return total + powers.exp2(p * powers.log2(ops.abs(x_i[:, None] - w_i)) - scale)
 
-    total = accumulate(step, _zeros(x, w), ops.transpose(x), w)
+    def eighth(total: Tensor, index: Tensor, x_i: Tensor, w_i: Tensor) -> Tensor:
+        return total + powers.eighth((x_i[:, None] - w_i) * inverse)
+
+    def sum_of(step: Callable[..., Tensor]) -> Callable[[], Tensor]:
+        return lambda: accumulate(step, _zeros(x, w), ops.transpose(x), w)
+
+    total = ops.cond(ops.equal(p, 8.0), sum_of(eighth), sum_of(general))
     # At least the largest term itself; less where all differences are 0.
     return largest * ops.exp(ops.log(ops.maximum(total, 1.0)) / p)
+
+
+def _inverse(values: Tensor) -> Tensor:
+    """1 / values; 1 where they are 0."""
+    return 1.0 / ops.where(values > 0, values, ops.ones_like(values))
 
 
 @backend.compiled
@@ -121,20 +133,19 @@ def _gradient_for_x(
     x: Tensor, w: Tensor, p: Tensor, norm: Tensor, first: Tensor, upstream: Tensor
 ) -> Tensor:
     """``sum_j upstream sign(x - w_j) (|x - w_j| / norm)^(p - 1)``."""
-    term, scale, upstream = _terms(p, norm, upstream)
-
-    def step(total: Tensor, index: Tensor, w_j: Tensor, s_j: Tensor, u_j: Tensor) -> Tensor:
-        return total + term(x - w_j, s_j[:, None], u_j[:, None])
 
     def at_infinity() -> Tensor:
         at_x, _, sign = _places(x, w, first)
         return scattered(x, at_x, upstream * sign)
 
-    def finite() -> Tensor:
-        columns = map(ops.transpose, (w, scale, upstream))
-        return accumulate(step, ops.zeros_like(x), *columns, fills=_FILLS)
+    def finite(term: _Term, scale: Tensor, upstream: Tensor, fill: float) -> Tensor:
+        def step(total: Tensor, index: Tensor, w_j: Tensor, s_j: Tensor, u_j: Tensor) -> Tensor:
+            return total + term(x - w_j, s_j[:, None], u_j[:, None])
 
-    return ops.cond(ops.isinf(p), at_infinity, finite)
+        columns = map(ops.transpose, (w, scale, upstream))
+        return accumulate(step, ops.zeros_like(x), *columns, fills=(0.0, fill, 0.0))
+
+    return _by_exponent(p, norm, upstream, at_infinity, finite)
 
 
 @backend.compiled
@@ -142,32 +153,48 @@ def _gradient_for_w(
     x: Tensor, w: Tensor, p: Tensor, norm: Tensor, first: Tensor, upstream: Tensor
 ) -> Tensor:
     """As for x, negative, summed over the batch."""
-    term, scale, upstream = _terms(p, norm, upstream)
-
-    def step(total: Tensor, index: Tensor, x_b: Tensor, s_b: Tensor, u_b: Tensor) -> Tensor:
-        return total - term(x_b[:, None] - w, s_b, u_b)
 
     def at_infinity() -> Tensor:
         _, at_w, sign = _places(x, w, first)
         return scattered(w, at_w, -upstream * sign)
 
-    def finite() -> Tensor:
-        return accumulate(step, ops.zeros_like(w), x, scale, upstream, fills=_FILLS)
+    def finite(term: _Term, scale: Tensor, upstream: Tensor, fill: float) -> Tensor:
+        def step(total: Tensor, index: Tensor, x_b: Tensor, s_b: Tensor, u_b: Tensor) -> Tensor:
+            return total - term(x_b[:, None] - w, s_b, u_b)
 
-    return ops.cond(ops.isinf(p), at_infinity, finite)
+        return accumulate(step, ops.zeros_like(w), x, scale, upstream, fills=(0.0, fill, 0.0))
+
+    return _by_exponent(p, norm, upstream, at_infinity, finite)
 
 
-def _terms(p: Tensor, norm: Tensor, upstream: Tensor) -> tuple[Callable, Tensor, Tensor]:
-    """A term of the gradients at a finite p, and the arguments that it takes for each pair."""
+def _by_exponent(
+    p: Tensor,
+    norm: Tensor,
+    upstream: Tensor,
+    at_infinity: Callable[[], Tensor],
+    finite: Callable[[_Term, Tensor, Tensor, float], Tensor],
+) -> Tensor:
+    """A gradient at p = inf, at p = 8 by multiplications, or by powers."""
     raised = p - 1.0
     # Where x = w all terms are 0.
     upstream = ops.where(norm > 0, upstream, ops.zeros_like(upstream))
 
-    def term(difference: Tensor, scale: Tensor, upstream: Tensor) -> Tensor:
+    def general(difference: Tensor, scale: Tensor, upstream: Tensor) -> Tensor:
         power = powers.exp2(raised * powers.log2(ops.abs(difference)) - scale)
         return upstream * powers.with_sign(power, difference)
 
-    return term, raised * powers.log2(norm), upstream
+    def seventh(difference: Tensor, scale: Tensor, upstream: Tensor) -> Tensor:
+        return upstream * powers.seventh(difference * scale)
+
+    return ops.cond(
+        ops.isinf(p),
+        at_infinity,
+        lambda: ops.cond(
+            ops.equal(p, 8.0),
+            lambda: finite(seventh, _inverse(norm), upstream, 0.0),
+            lambda: finite(general, raised * powers.log2(norm), upstream, HUGE),
+        ),
+    )
 
 
 def _places(x: Tensor, w: Tensor, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from keras import ops
 
 from tfcert.types import Tensor
 
-__all__ = ["exp2", "log2", "with_sign"]
+__all__ = ["eighth", "exp2", "log2", "seventh", "with_sign"]
 
 # Of log2(1 + m) / m for 1 + m in [sqrt(1/2), sqrt(2)], and of 2^f for f in [-1/2, 1/2]: minimax
 # polynomials, constant term first. The absolute error of the logarithm is 7e-7, the relative error
@@ -45,6 +45,19 @@ def exp2(exponents: Tensor) -> Tensor:
     whole = ops.floor(exponents + 0.5)
     bits = ops.view(_polynomial(_EXP2, exponents - whole), "int32")
     return ops.view(bits + ops.left_shift(ops.cast(whole, "int32"), _FRACTION), "float32")
+
+
+def eighth(values: Tensor) -> Tensor:
+    """``values^8``, with which training begins."""
+    square = values * values
+    fourth = square * square
+    return fourth * fourth
+
+
+def seventh(values: Tensor) -> Tensor:
+    """``values^7``, with the sign of the values."""
+    square = values * values
+    return values * square * (square * square)
 
 
 def with_sign(magnitude: Tensor, signed: Tensor) -> Tensor:
