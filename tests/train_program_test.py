@@ -181,6 +181,30 @@ def test_a_run_for_smoothing(tmp_path):
     assert history["noisy"][-1] < history["noisy"][0]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--decay=cosine", "--drops=3"], "--drops goes with --decay=drops"),
+        (["--optimizer=sgd", "--beta_2=0.9"], "--beta_2 is for adam"),
+        (["--optimizer=sgd", "--epsilon=1e-10"], "--epsilon is for adam"),
+    ],
+)
+def test_settings_of_the_optimizer_that_do_not_go_together(flags, message):
+    config = config_of(["--objective=ibp", "--eps=0.1", "--out=unused", *flags])
+    with pytest.raises(ValueError, match=message):
+        train_run._optimizer(config, 10)
+
+
+def test_cosine_falls_in_every_step():
+    flags = ["--decay=cosine", "--learning_rate=0.03", "--epochs=4", "--beta_2=0.99"]
+    config = config_of(["--objective=ibp", "--eps=0.1", "--out=unused", *flags, "--epsilon=1e-10"])
+    optimizer = train_run._optimizer(config, 10)
+    rates = [float(optimizer._learning_rate(step)) for step in (0, 10, 20, 40)]
+    expected = [0.015 * (1.0 + np.cos(np.pi * t)) for t in (0.0, 0.25, 0.5, 1.0)]
+    np.testing.assert_allclose(rates, expected, atol=1e-8)
+    assert (optimizer.beta_2, optimizer.epsilon) == (0.99, 1e-10)
+
+
 RECIPES = sorted((support.ROOT / "trainers" / "recipes").rglob("*.flags"))
 
 
@@ -199,8 +223,9 @@ def test_recipes_build(path, monkeypatch):
     assert max(ends, default=0) <= config.epochs
     assert config.sigma is not None or config.train_eps >= config.eps
     mean, std = train_run._numbers("mean", config.mean), train_run._numbers("std", config.std)
-    assert config.model.startswith("mlp_") or config.model in train_run.models.NAMES
-    if not re.search("large|medium|110", config.model):  # Those take long.
+    families = ("mlp_", "linf_mlp_")
+    assert config.model.startswith(families) or config.model in train_run.models.NAMES
+    if not re.search("large|medium|110|5120", config.model):  # Those take long.
         train_run.models.get(config.model, shape, 10, mean, std)
     assert mean is None or len(mean) in (1, shape[-1])
     train_run._optimizer(config, 100)

@@ -515,3 +515,21 @@ def test_a_step_with_a_loss_of_nan_changes_no_weights():
     trainer.train_on_batch(broken, y)
     for a, b in zip(trainer.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_crops_repeat_the_edge():
+    from tfcert.fitting import Augmentation
+
+    x = np.arange(1.0, 10.0, dtype="float32").reshape(1, 3, 3, 1).repeat(200, axis=0)
+    moved = Augmentation("crop", 1, "edge")(x, np.random.default_rng(0))
+    corners = {tuple(image[0, :2, 0]) for image in moved}
+    # Every shift by -1, 0, 1 in both directions, and nothing black.
+    assert moved.min() == 1.0 and len({image.tobytes() for image in moved}) == 9
+    assert (1.0, 1.0) in corners and (5.0, 6.0) in corners
+    for name, pixels, fill, message in (
+        ("shift", 1, "edge", "`augment` must be"),
+        ("crop", 0, "edge", "`crop_pixels` must be a positive integer"),
+        ("crop", 1, "white", "`crop_fill` must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Augmentation(name, pixels, fill)
