@@ -68,7 +68,7 @@ class ValuesTest(ErrorsTest):
             )
 
     def test_method(self):
-        text = "`method` must be one of 'ibp', 'lipschitz', 'crown-ibp', 'fast-lin', 'crown', 'alpha-crown'"
+        text = "`method` must be one of 'ibp', 'lipschitz', 'crown-ibp', 'fast-lin', 'crown'"
         self.check(
             ValueError, text + ".*Received: method='deeppoly'", classifier(), method="deeppoly"
         )
