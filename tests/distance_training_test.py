@@ -139,9 +139,8 @@ def test_small_images_are_certified():
     history = trainer.fit(
         x, y, batch_size=64, epochs=22, verbose=0, validation_data=test, augment="none"
     ).history
-    # Guessing gives 0.1; rounding in the kernels decides between 0.7 and 0.9.
-    assert history["val_accuracy"][-1] > 0.6, history["val_accuracy"]
-    assert history["val_verified_accuracy"][-1] > 0.4, history["val_verified_accuracy"]
+    assert history["val_accuracy"][-1] > 0.8, history["val_accuracy"]
+    assert history["val_verified_accuracy"][-1] > 0.5, history["val_verified_accuracy"]
     certified = np.asarray(tfcert.lipschitz.radius(model, *test)) > 0.1
     assert certified.mean() == pytest.approx(history["val_verified_accuracy"][-1], abs=1e-6)
     # The interval rule certifies all that the margin rule does.

@@ -89,11 +89,11 @@ def _maximum(x: Tensor, w: Tensor) -> Tensor:
 
 def _norm(x: Tensor, w: Tensor, p: Tensor, largest: Tensor) -> Tensor:
     """The sum of powers of ``|x - w| / largest``, which neither overflow nor all vanish."""
-    scale = p * powers.log2(largest)
     inverse = _inverse(largest)
 
     def general(total: Tensor, index: Tensor, x_i: Tensor, w_i: Tensor) -> Tensor:
-        return total + powers.exp2(p * powers.log2(ops.abs(x_i[:, None] - w_i)) - scale)
+        # The logarithm of the ratio: p would multiply the rounding of two large ones.
+        return total + powers.exp2(p * powers.log2(ops.abs(x_i[:, None] - w_i) * inverse))
 
     def eighth(total: Tensor, index: Tensor, x_i: Tensor, w_i: Tensor) -> Tensor:
         return total + powers.eighth((x_i[:, None] - w_i) * inverse)
@@ -138,12 +138,12 @@ def _gradient_for_x(
         at_x, _, sign = _places(x, w, first)
         return scattered(x, at_x, upstream * sign)
 
-    def finite(term: _Term, scale: Tensor, upstream: Tensor, fill: float) -> Tensor:
+    def finite(term: _Term, scale: Tensor, upstream: Tensor) -> Tensor:
         def step(total: Tensor, index: Tensor, w_j: Tensor, s_j: Tensor, u_j: Tensor) -> Tensor:
             return total + term(x - w_j, s_j[:, None], u_j[:, None])
 
         columns = map(ops.transpose, (w, scale, upstream))
-        return accumulate(step, ops.zeros_like(x), *columns, fills=(0.0, fill, 0.0))
+        return accumulate(step, ops.zeros_like(x), *columns, fills=(0.0, 0.0, 0.0))
 
     return _by_exponent(p, norm, upstream, at_infinity, finite)
 
@@ -158,11 +158,11 @@ def _gradient_for_w(
         _, at_w, sign = _places(x, w, first)
         return scattered(w, at_w, -upstream * sign)
 
-    def finite(term: _Term, scale: Tensor, upstream: Tensor, fill: float) -> Tensor:
+    def finite(term: _Term, scale: Tensor, upstream: Tensor) -> Tensor:
         def step(total: Tensor, index: Tensor, x_b: Tensor, s_b: Tensor, u_b: Tensor) -> Tensor:
             return total - term(x_b[:, None] - w, s_b, u_b)
 
-        return accumulate(step, ops.zeros_like(w), x, scale, upstream, fills=(0.0, fill, 0.0))
+        return accumulate(step, ops.zeros_like(w), x, scale, upstream, fills=(0.0, 0.0, 0.0))
 
     return _by_exponent(p, norm, upstream, at_infinity, finite)
 
@@ -172,7 +172,7 @@ def _by_exponent(
     norm: Tensor,
     upstream: Tensor,
     at_infinity: Callable[[], Tensor],
-    finite: Callable[[_Term, Tensor, Tensor, float], Tensor],
+    finite: Callable[[_Term, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """A gradient at p = inf, at p = 8 by multiplications, or by powers."""
     raised = p - 1.0
@@ -180,7 +180,7 @@ def _by_exponent(
     upstream = ops.where(norm > 0, upstream, ops.zeros_like(upstream))
 
     def general(difference: Tensor, scale: Tensor, upstream: Tensor) -> Tensor:
-        power = powers.exp2(raised * powers.log2(ops.abs(difference)) - scale)
+        power = powers.exp2(raised * powers.log2(ops.abs(difference) * scale))
         return upstream * powers.with_sign(power, difference)
 
     def seventh(difference: Tensor, scale: Tensor, upstream: Tensor) -> Tensor:
@@ -191,8 +191,8 @@ def _by_exponent(
         at_infinity,
         lambda: ops.cond(
             ops.equal(p, 8.0),
-            lambda: finite(seventh, _inverse(norm), upstream, 0.0),
-            lambda: finite(general, raised * powers.log2(norm), upstream, HUGE),
+            lambda: finite(seventh, _inverse(norm), upstream),
+            lambda: finite(general, _inverse(norm), upstream),
         ),
     )
 
