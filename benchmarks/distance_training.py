@@ -51,9 +51,9 @@ def train(run: Run) -> dict[str, Any]:
     """Trains in a process of its own: compiled functions remember the powers they were made of."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
+    import numpy as np
 
     import tfcert
-    from tfcert import evaluation
     from tfcert.layers import powers
 
     if run.exact:
@@ -71,13 +71,19 @@ def train(run: Run) -> dict[str, Any]:
     begin = time.perf_counter()
     trainer.fit(x, y, batch_size=200, epochs=run.epochs, verbose=0)
     seconds = time.perf_counter() - begin
-    attack = tfcert.attacks.PGD(region, steps=1)  # Not what is measured.
-    found = evaluation.evaluate(model, x_test, y_test, region, ["lipschitz"], attack)
+    clean = model.predict(x_test, batch_size=500, verbose=0).argmax(axis=1) == y_test
+    # 0 where an input is misclassified.
+    radius = np.concatenate(
+        [
+            tfcert.lipschitz.radius(model, x_test[i : i + 500], y_test[i : i + 500])
+            for i in range(0, len(x_test), 500)
+        ]
+    )
     return {
         "seed": run.seed,
         "powers": "library" if run.exact else "fast",
-        "clean": 1 - found["clean_error"],
-        "certified": 1 - found["methods"]["lipschitz"]["error"],
+        "clean": float(clean.mean()),
+        "certified": float((radius > run.eps).mean()),
         "seconds": round(seconds, 1),
     }
 

@@ -13,6 +13,7 @@ _NAME = keras.backend.backend()
 if _NAME == "tensorflow":
     from tfcert.backend.tensorflow_backend import (
         TrainStep,
+        bits_as,
         check_float64,
         check_full_precision,
         compile_for_devices,
@@ -33,6 +34,7 @@ if _NAME == "tensorflow":
 elif _NAME == "jax":
     from tfcert.backend.jax_backend import (  # type: ignore[assignment]
         TrainStep,
+        bits_as,
         check_float64,
         check_full_precision,
         compile_for_devices,
@@ -58,6 +60,7 @@ else:
 
 __all__ = [
     "TrainStep",
+    "bits_as",
     "check_float64",
     "check_full_precision",
     "compile_for_devices",

@@ -14,6 +14,7 @@ from tfcert.types import Tensor
 
 __all__ = [
     "TrainStep",
+    "bits_as",
     "check_float64",
     "check_full_precision",
     "compile_function",
@@ -111,6 +112,11 @@ def compile_for_devices(
 def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
     """``function(*arguments)``: XLA fuses what it can by itself."""
     return function(*arguments)
+
+
+def bits_as(values: Tensor, dtype: str) -> Tensor:
+    """The same bits, read as another type of the same width."""
+    return jax.lax.bitcast_convert_type(values, dtype)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from tfcert.types import Tensor
 
 __all__ = [
     "TrainStep",
+    "bits_as",
     "check_float64",
     "check_full_precision",
     "compile_function",
@@ -148,9 +149,17 @@ def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
     return tf.function(function, jit_compile=True, autograph=False)(*arguments)
 
 
+def bits_as(values: Tensor, dtype: str) -> Tensor:
+    """The same bits, read as another type of the same width; shapes may be unknown."""
+    return tf.bitcast(values, dtype)
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of tensors that XLA compiles, also where it is called eagerly."""
-    return tf.function(function, jit_compile=True, autograph=False)
+    """A function of tensors that XLA compiles, also where it is called eagerly.
+
+    XLA compiles for every shape, but it is traced for the first two or three only.
+    """
+    return tf.function(function, jit_compile=True, autograph=False, reduce_retracing=True)
 
 
 def eagerly() -> Any:

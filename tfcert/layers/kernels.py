@@ -214,7 +214,7 @@ def scattered(like: Tensor, places: Tensor, values: Tensor) -> Tensor:
 
 
 def _zeros(x: Tensor, w: Tensor) -> Tensor:
-    return ops.zeros((ops.shape(x)[0], w.shape[1]), dtype=x.dtype)
+    return ops.zeros((ops.shape(x)[0], ops.shape(w)[1]), dtype=x.dtype)
 
 
 def accumulate(

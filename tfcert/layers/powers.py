@@ -10,6 +10,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from tfcert import backend
 from tfcert.types import Tensor
 
 __all__ = ["eighth", "exp2", "log2", "seventh", "with_sign"]
@@ -30,10 +31,10 @@ def log2(values: Tensor) -> Tensor:
     """The base-2 logarithm of numbers that are not negative; -127 or less for 0."""
     if not _single(values):
         return ops.log2(ops.maximum(values, 1e-300))
-    bits = ops.view(values, "int32")
+    bits = backend.bits_as(values, "int32")
     # values = 2^exponent (1 + m)
     exponent = ops.right_shift(bits - _HALF_ROOT, _FRACTION)
-    m = ops.view(bits - ops.left_shift(exponent, _FRACTION), "float32") - 1.0
+    m = backend.bits_as(bits - ops.left_shift(exponent, _FRACTION), "float32") - 1.0
     return ops.cast(exponent, "float32") + m * _polynomial(_LOG2, m)
 
 
@@ -43,8 +44,8 @@ def exp2(exponents: Tensor) -> Tensor:
     if not _single(exponents):
         return ops.exp(0.6931471805599453 * exponents)
     whole = ops.floor(exponents + 0.5)
-    bits = ops.view(_polynomial(_EXP2, exponents - whole), "int32")
-    return ops.view(bits + ops.left_shift(ops.cast(whole, "int32"), _FRACTION), "float32")
+    bits = backend.bits_as(_polynomial(_EXP2, exponents - whole), "int32")
+    return backend.bits_as(bits + ops.left_shift(ops.cast(whole, "int32"), _FRACTION), "float32")
 
 
 def eighth(values: Tensor) -> Tensor:
