@@ -62,7 +62,7 @@ _MAY_KNOW = {
     "trainers": {"cli"},
     "benchmarks": {
         *("tfcert", "types", "backend", "regions", "graph", "rules", "bounds", "datasets"),
-        *("smoothing", "layers", "interchange"),
+        *("smoothing", "layers", "interchange", "reporting"),
     },
 }
 

@@ -37,6 +37,11 @@ def test_results_of_distance_networks():
     assert load("results_table").linf_table().strip() in text
 
 
+def test_results_of_smoothing():
+    text = (support.ROOT / "docs" / "paper_consistency.md").read_text(encoding="utf-8")
+    assert load("smoothing_table").tables().strip() in text
+
+
 def test_results_of_benchmarks():
     tables = load("tables")
     texts = [path.read_text(encoding="utf-8") for path in tables.PAGES]
