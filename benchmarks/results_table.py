@@ -134,8 +134,13 @@ def linf_table() -> str:
         what = f"{settings['dataset']}, {shown}"
         errors = [results["clean_error"], results["attack"]["error"]]
         errors += [results["methods"][method]["error"] for method in ("lipschitz", "ibp")]
-        loss = "hinge" if "loss=hinge" in settings["option"] else "boosted"
-        cells = [what, settings["model"], loss, str(settings["epochs"])]
+        given = dict(option.split("=", 1) for option in settings["option"])
+        loss = given.get("loss", "boosted")
+        if "weight" in given:
+            loss += f", `weight={given['weight']}`"
+        # The images here went through JPEG once more.
+        data = what.replace("cifar10", "cifar10 as JPEG")
+        cells = [data, settings["model"], loss, str(settings["epochs"])]
         cells += [f"{100 * (1 - error):.2f}" for error in errors]
         cells.append(f"{run['training_seconds'] / 60:.0f}")
         lines.append("| " + " | ".join(cells) + " |")

@@ -145,12 +145,40 @@ def scale_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+def _times(row: Mapping[str, Any], side: str) -> str:
+    milliseconds = row.get(f"{side}_ms")
+    return "-" if milliseconds is None else f"{milliseconds / row['tfcert_ms']:.3g}"
+
+
+def distance_table() -> str:
+    """Milliseconds of the kernels of distances, and how many times as long others take."""
+    reports = [
+        json.loads((_RESULTS / f"distance_cpu_{name}.json").read_text())
+        for name in ("784", "large")
+    ]
+    lines = [
+        "| layer | batch | p | | ms | G terms/s | limit ÷ it | formula, × | `cdist`, × |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in [row for report in reports for row in report["rows"]]:
+        size = f"{row['inputs']} → {row['units']}"
+        p = "∞" if row["p"] == "inf" else f"{row['p']:g}"
+        what = "both" if row["backward"] else "forward"
+        rate = row["tfcert_gterms_per_s"]
+        cells = [size, str(row["batch"]), p, what, f"{row['tfcert_ms']:.3g}", f"{rate:.3g}"]
+        cells.append("" if row["backward"] else f"{row['limit_gterms_per_s'] / rate:.3g}")
+        cells += [_times(row, "formula"), _times(row, "peer")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*map(_facts, reports), "", *lines])
+
+
 TABLES = {
     "bounds": bounds_table,
     "training": training_table,
     "serving": serving_table,
     "vnncomp": vnncomp_table,
     "scale": scale_table,
+    "distance": distance_table,
 }
 PAGES = (_DOCS / "benchmarks.md", _DOCS / "scale.md")
 

@@ -19,8 +19,8 @@ from tfcert.types import Tensor
 
 __all__ = ["HUGE", "LARGEST", "accumulate", "distances", "scattered"]
 
-# Terms in a turn of the loop. With fewer, XLA on CPUs makes no vector instructions: 3 to 10 times
-# as slow. With more, compiling takes longer and nothing else changes.
+# Terms in a turn of the loop. With fewer, XLA on CPUs makes no vector instructions and is several
+# times as slow. With more, compiling takes longer and nothing else changes.
 BLOCK = 16
 # Largest finite exponent: the next step of a schedule is inf.
 LARGEST = 1000.0
