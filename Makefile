@@ -33,8 +33,9 @@ help:
 demo: $(RUN_STAMP)
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python trainers/demo.py --out=demo_output $(ARGS)
 
-# The tests keep one core busy nearly all of the time, hence a process per core; each takes about
-# 1 GB, hence not more than 4. `make test ARGS="-n 0"` runs them in one process.
+# The tests keep one core busy nearly all of the time, hence a process per core; what XLA compiled
+# stays, and two of them have 4 to 7 GB each in the end, hence not more than 4.
+# `make test ARGS="-n 0"` runs them in one process.
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal $(ARGS)
 
