@@ -172,6 +172,20 @@ def distance_table() -> str:
     return "\n".join([*map(_facts, reports), "", *lines])
 
 
+def distance_training_table() -> str:
+    """Accuracy of networks trained with fast powers and with the library's."""
+    report = json.loads((_RESULTS / "distance_training.json").read_text())
+    lines = [
+        "| seed | powers | clean | certified | seconds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        cells = [str(row["seed"]), row["powers"]]
+        cells += [f"{100 * row[name]:.2f} %" for name in ("clean", "certified")]
+        lines.append("| " + " | ".join([*cells, f"{row['seconds']:.0f}"]) + " |")
+    return "\n".join([_facts(report), "", *lines])
+
+
 TABLES = {
     "bounds": bounds_table,
     "training": training_table,
@@ -179,6 +193,7 @@ TABLES = {
     "vnncomp": vnncomp_table,
     "scale": scale_table,
     "distance": distance_table,
+    "distance_training": distance_training_table,
 }
 PAGES = (_DOCS / "benchmarks.md", _DOCS / "scale.md")
 
