@@ -99,6 +99,20 @@ def test_safe_at_zeros_ties_and_any_scale(p):
     assert np.linalg.norm(tie[0], ord=q) == pytest.approx(1.0, rel=1e-4)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX traces every shape")
+def test_other_shapes_are_not_traced_again():
+    def traces():
+        return kernels._forward.experimental_get_tracing_count()
+
+    for shape in ((2, 3, 4), (3, 4, 5)):  # The first, and one that makes all sizes variable.
+        kernels.distances(*random_case(*shape)[:2], 9.0)
+    before = traces()
+    for shape in ((4, 5, 6), (5, 17, 2), (1, 33, 3)):
+        x, w, _ = random_case(*shape)
+        close(ops.convert_to_numpy(kernels.distances(x, w, 9.0)), expected_values(x, w, 9.0), POWER)
+    assert traces() == before
+
+
 def test_layer_computes_distances_plus_bias():
     layer = LInfDistance(4, use_bias=True, bias_initializer="ones")
     x = np.random.default_rng(0).normal(size=(6, 5)).astype("float32")
