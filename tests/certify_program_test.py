@@ -227,6 +227,18 @@ def test_noises(noise, settings):
     assert logs.read(settings().out).column("radius").tolist() == found.radius.tolist()
 
 
+def test_bfloat16(settings):
+    run(settings(**{**SMOOTH, "skip": 90}, precision="bfloat16"))
+    log = logs.read(settings().out)
+    _, (x, _) = tfcert.datasets.load("digits")
+    model = smoothing.in_bfloat16(certification_support.trained())
+    found = smoothing.SmoothedClassifier(model, sigma=0.2).certify(
+        x[::90], n=300, index=np.arange(0, 360, 90)
+    )
+    assert log.column("radius").tolist() == found.radius.tolist()
+    assert log.facts["settings"]["precision"] == "bfloat16"
+
+
 @pytest.mark.parametrize(
     ("first", "change", "what"),
     [
@@ -234,6 +246,7 @@ def test_noises(noise, settings):
         (SMOOTH, {"alpha": 0.01}, "settings .*alpha was 0.001, is 0.01"),
         (SMOOTH, {"skip": 60}, "data"),
         (SMOOTH, {"noise": "laplace"}, "settings"),
+        (SMOOTH, {"precision": "bfloat16"}, "settings .*precision was .float32., is .bfloat16."),
         (BOUNDS, {"eps": 0.06}, "region, settings"),
         (BOUNDS, {"max": 300}, "data"),
         (BOUNDS, {**SMOOTH, "eps": None}, "kind, columns"),

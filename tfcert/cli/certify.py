@@ -63,6 +63,13 @@ def _define_flags() -> None:
     flags.DEFINE_integer("n", None, "Samples for the radius. Default: 100000.", 1)
     flags.DEFINE_float("alpha", None, "Probability of a wrong certificate. Default: 0.001.", 0.0)
     flags.DEFINE_bool("adaptive", None, "Draw fewer samples where more would change little.")
+    flags.DEFINE_enum(
+        "precision",
+        None,
+        ["float32", "bfloat16"],
+        "What the layers compute in; bfloat16 certifies the model as it computes then. "
+        "Default: float32.",
+    )
     flags.mark_flags_as_required(["model_path", "out"])
 
 

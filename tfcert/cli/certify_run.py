@@ -44,6 +44,7 @@ _SMOOTHING: dict[str, Any] = {
     "n": 100_000,
     "alpha": 0.001,
     "adaptive": False,
+    "precision": "float32",
 }
 # Samples of images that are certified together, where one image needs fewer.
 _TOGETHER = 10_000
@@ -81,6 +82,7 @@ class Config:
     n: int | None = None
     alpha: float | None = None
     adaptive: bool | None = None
+    precision: str | None = None
 
 
 @dataclasses.dataclass
@@ -197,9 +199,9 @@ def _smoothing(subject: Run) -> str:
     config, y = subject.config, subject.y
     settings = {name: _value(config, name) for name in _SMOOTHING} | {"seed": config.seed}
     noise = NOISES[settings["noise"]](settings["sigma"])
-    smoothed = smoothing.SmoothedClassifier(
-        subject.model, noise=noise, batch_size=config.batch_size
-    )
+    lowered = settings["precision"] == "bfloat16"
+    model = smoothing.in_bfloat16(subject.model) if lowered else subject.model
+    smoothed = smoothing.SmoothedClassifier(model, noise=noise, batch_size=config.batch_size)
     known = {
         **subject.facts,
         "hashes": {

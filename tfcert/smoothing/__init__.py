@@ -3,6 +3,7 @@
 from tfcert.smoothing.classifier import SmoothedCertificates, SmoothedClassifier
 from tfcert.smoothing.confidence import lower_bound
 from tfcert.smoothing.noise import Gaussian, Laplace, Noise, Uniform
+from tfcert.smoothing.precision import in_bfloat16
 from tfcert.smoothing.sequential import Adaptive
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "SmoothedCertificates",
     "SmoothedClassifier",
     "Uniform",
+    "in_bfloat16",
     "lower_bound",
 ]
