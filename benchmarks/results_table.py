@@ -36,13 +36,23 @@ _ROWS = {
     "tight_gap": "TightRelaxation, gap alone",
     "tight_feasibility": "TightRelaxation, infeasibility alone",
     "tight_both": "TightRelaxation, both",
+    "tight_wk_base": "Wong-Kolter relaxation",
+    "tight_wk_gap": "TightRelaxation on Wong-Kolter, gap alone",
+    "tight_wk_feasibility": "TightRelaxation on Wong-Kolter, infeasibility alone",
+    "tight_wk_both": "TightRelaxation on Wong-Kolter, both",
     "advibp": "AdvIBP",
     "linf": "l-inf distances, boosted",
     "linf_hinge": "l-inf distances, hinge",
 }
 
 # Methods that verify, in the order of the columns.
-_METHODS = {"lipschitz": "margin rule", "ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN"}
+_METHODS = {
+    "lipschitz": "margin rule",
+    "ibp": "IBP",
+    "fast-lin": "Wong-Kolter",
+    "crown-ibp": "CROWN-IBP",
+    "crown": "CROWN",
+}
 
 
 def read_runs() -> dict[tuple[str, str], dict[str, list[dict[str, Any]]]]:
