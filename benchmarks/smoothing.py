@@ -1,36 +1,49 @@
-"""Noisy samples a second of the certifier, beside a bare forward pass and a plain Keras loop.
+"""Noisy samples a second of the certifier, beside a bare forward pass, a plain loop and PyTorch.
 
-    python benchmarks/smoothing.py --networks=lenet,resnet20 --out=smoothing
+    python benchmarks/smoothing.py --networks=lenet,resnet20 --out=benchmarks/results/smoothing_cpu
     python benchmarks/smoothing.py --model=lenet.keras --data=mnist --sigma=0.5 --images=20
     KERAS_BACKEND=jax python benchmarks/smoothing.py
 
 The first table needs no trained network, since a forward pass takes as long with any weights. The
-sides take turns, so that a slow minute of the machine meets all of them. With --model a second
-table compares adaptive sampling with a fixed number of samples, where the weights do matter: time,
-samples and mean radius of the certified inputs.
+sides take turns, so that a slow minute of the machine meets all of them; PyTorch, where it can be
+imported, works in a process of its own. With --model a second table compares adaptive sampling with
+a fixed number of samples, where the weights do matter: time, samples and mean radius of the
+certified inputs.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import machine
 import numpy as np
+import smoothing_peer
+import timing
 from absl import app, flags
 
-_NETWORKS = flags.DEFINE_list("networks", ["lenet", "resnet20"], "Of lenet and resnet20.")
+_SHAPES = {"lenet": (28, 28, 1), "resnet20": (32, 32, 3)}
+
+_NETWORKS = flags.DEFINE_list("networks", list(_SHAPES), f"Of {', '.join(_SHAPES)}.")
 _SAMPLES = flags.DEFINE_integer("samples", 20_000, "Noisy samples per burst.", lower_bound=100)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed bursts of each side.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed bursts of each side.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 200, "Samples per network call, for all sides.", lower_bound=100
+    "batch_size", None, "Samples per network call, for all sides. Default: tfcert's on a CPU."
 )
 _SIGMA = flags.DEFINE_float("sigma", 0.25, "Standard deviation of the noise.", lower_bound=1e-6)
+_PEER = flags.DEFINE_bool("peer", True, "PyTorch beside it, where it can be imported.")
 _MODEL = flags.DEFINE_string("model", None, "A trained .keras file for the second table.")
+_MODEL_NETWORK = flags.DEFINE_enum(
+    "model_network", "lenet", list(_SHAPES), "Which network --model is, for PyTorch's time."
+)
 _DATA = flags.DEFINE_string("data", "mnist", "Data set of --model, by its name in tfcert.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "../shared/data", "Where its file lies.")
 _IMAGES = flags.DEFINE_integer("images", 20, "Test inputs, evenly spread.", lower_bound=1)
@@ -39,75 +52,42 @@ _ALPHA = flags.DEFINE_float("alpha", 0.001, "Of both procedures.")
 _PRECISIONS = flags.DEFINE_list("precisions", ["0.02", "0.05", "0.1"], "Of adaptive sampling.")
 _OUT = flags.DEFINE_string("out", None, "Where to write the tables: OUT.json.")
 
-
-def _lenet():
-    import keras
-    from keras import layers
-
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            layers.Conv2D(20, 5, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Conv2D(50, 5, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
-            layers.Dense(500, activation="relu"),
-            layers.Dense(10),
-        ],
-        name="lenet",
-    )
-
-
-def _resnet20():
-    import keras
-    from keras import layers
-
-    def convolution(x, filters: int, stride: int = 1, size: int = 3):
-        x = layers.Conv2D(filters, size, stride, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization()(x)
-
-    start = keras.Input((32, 32, 3))
-    x = layers.ReLU()(convolution(start, 16))
-    for filters in (16, 32, 64):
-        for block in range(3):
-            stride = 2 if filters > 16 and block == 0 else 1
-            y = layers.ReLU()(convolution(x, filters, stride))
-            shortcut = x if stride == 1 else convolution(x, filters, stride, size=1)
-            x = layers.ReLU()(layers.Add()([convolution(y, filters), shortcut]))
-    scores = layers.Dense(10)(layers.GlobalAveragePooling2D()(x))
-    return keras.Model(start, scores, name="resnet20")
-
-
-_BUILDERS = {"lenet": _lenet, "resnet20": _resnet20}
-
 flags.register_validator(
     "networks",
-    lambda names: set(names) <= set(_BUILDERS),
-    f"--networks is a list of {', '.join(_BUILDERS)}.",
+    lambda names: set(names) <= set(_SHAPES),
+    f"--networks is a list of {', '.join(_SHAPES)}.",
 )
 
+_PATIENCE = 600.0
+_PEER_SIDE = "PyTorch loop"
 
-def _sides(model, x: np.ndarray) -> dict[str, Callable[[], object]]:
-    """What is timed: each call puts --samples samples around one input through the network."""
+
+def _batch_size() -> int:
+    from tfcert.smoothing import counting
+
+    return _BATCH_SIZE.value or counting.CPU_BATCH
+
+
+def _sides(model: Any, x: np.ndarray, samples: int) -> dict[str, Callable[[], object]]:
+    """What is timed: each call puts some samples around one input through the network."""
     from keras import ops
 
     from tfcert import backend, smoothing
 
-    size, calls = _BATCH_SIZE.value, -(-_SAMPLES.value // _BATCH_SIZE.value)
+    size, calls = _batch_size(), samples // _batch_size()
     batch = ops.convert_to_tensor(np.repeat(x, size, axis=0))
     forward = backend.compile_function(
         lambda batch: model(batch, training=False), model, backend.prefers_xla() or None
     )
-    smoothed = smoothing.SmoothedClassifier(model, sigma=_SIGMA.value, batch_size=size)
     rng = np.random.default_rng(0)
 
     def bare() -> None:
         for _ in range(calls):
             ops.convert_to_numpy(forward(batch))
 
-    def certify() -> None:
-        smoothed.certify(x, n0=100, n=calls * size)
+    def certify(model: Any) -> Callable[[], object]:
+        smoothed = smoothing.SmoothedClassifier(model, sigma=_SIGMA.value, batch_size=_batch_size())
+        return lambda: smoothed.certify(x, n0=100, n=samples)
 
     def plain() -> None:
         counts = np.zeros(model.output_shape[-1], int)
@@ -116,27 +96,58 @@ def _sides(model, x: np.ndarray) -> dict[str, Callable[[], object]]:
             votes = model.predict_on_batch(noisy.astype("float32")).argmax(axis=-1)
             counts += np.bincount(votes, minlength=len(counts))
 
-    return {"bare forward": bare, "certify": certify, "plain Keras loop": plain}
+    return {
+        "bare forward": bare,
+        "certify": certify(model),
+        "certify, bfloat16": certify(smoothing.in_bfloat16(model)),
+        "plain Keras loop": plain,
+    }
+
+
+@contextmanager
+def _peer(network: str, samples: int) -> Iterator[dict[str, Callable[[], object]]]:
+    """The side of PyTorch, which waits in a process of its own; nothing where it is not."""
+    if not _PEER.value:
+        yield {}
+        return
+    threads = os.cpu_count() or 1
+    case = smoothing_peer.Case(network, samples, _batch_size(), _SIGMA.value)
+    side = timing.Side("smoothing_peer", case, threads, math.inf)
+    try:
+        side.wait(_PATIENCE)
+        side.ask(_PATIENCE, "first")
+    except timing.Failed as failure:
+        print(f"# {_PEER_SIDE}: left out: {failure}")
+        side.close()
+        yield {}
+        return
+    try:
+        yield {_PEER_SIDE: lambda: side.ask(_PATIENCE, "burst", 1, _PATIENCE)}
+    finally:
+        side.close()
 
 
 def _rates(name: str) -> dict[str, float]:
     """Samples a second of each side: medians of bursts that take turns."""
-    model = _BUILDERS[name]()
-    x = np.random.default_rng(0).uniform(size=(1, *model.input_shape[1:])).astype("float32")
-    sides = _sides(model, x)
-    for side in sides.values():
-        side()  # Compiles.
-    times: dict[str, list[float]] = {title: [] for title in sides}
-    for _ in range(_ROUNDS.value):
-        for title, side in sides.items():
-            start = time.perf_counter()
-            side()
-            times[title].append(time.perf_counter() - start)
-    drawn = -(-_SAMPLES.value // _BATCH_SIZE.value) * _BATCH_SIZE.value
-    return {title: drawn / statistics.median(found) for title, found in times.items()}
+    from tfcert import models
+
+    model = models.get(name, _SHAPES[name], 10)
+    x = np.random.default_rng(0).uniform(size=(1, *_SHAPES[name])).astype("float32")
+    samples = -(-_SAMPLES.value // _batch_size()) * _batch_size()
+    with _peer(name, samples) as peer:
+        sides = {**_sides(model, x, samples), **peer}
+        for side in sides.values():
+            side()  # Compiles.
+        times: dict[str, list[float]] = {title: [] for title in sides}
+        for _ in range(_ROUNDS.value):
+            for title, side in sides.items():
+                start = time.perf_counter()
+                side()
+                times[title].append(time.perf_counter() - start)
+    return {title: samples / statistics.median(found) for title, found in times.items()}
 
 
-def _adaptive() -> list[dict[str, float | str]]:
+def _adaptive() -> list[dict[str, float | str | None]]:
     """Time, samples and radii on a trained network, for each way of sampling."""
     import keras
 
@@ -146,36 +157,44 @@ def _adaptive() -> list[dict[str, float | str]]:
     _, (x, y) = tfcert.datasets.load(_DATA.value, data_dir=_DATA_DIR.value)
     places = np.linspace(0, len(x) - 1, min(_IMAGES.value, len(x))).astype(int)
     smoothed = smoothing.SmoothedClassifier(
-        keras.models.load_model(_MODEL.value), sigma=_SIGMA.value, batch_size=_BATCH_SIZE.value
+        keras.models.load_model(_MODEL.value), sigma=_SIGMA.value, batch_size=_batch_size()
     )
-    smoothed.certify(x[:1], n=_BATCH_SIZE.value)  # Compiles.
+    smoothed.certify(x[:1], n=1000)  # Compiles.
     ways: dict[str, bool | smoothing.Adaptive] = {"fixed": False}
     for precision in _PRECISIONS.value:
         ways[f"adaptive, {precision}"] = smoothing.Adaptive(precision=float(precision))
-    seconds = dict.fromkeys(ways, 0.0)
+    seconds = dict.fromkeys([*ways, _PEER_SIDE], 0.0)
     found: dict[str, list] = {title: [] for title in ways}
-    for place in places:  # The ways take turns here too.
-        for title, adaptive in ways.items():
-            start = time.perf_counter()
-            image = x[place : place + 1]
-            result = smoothed.certify(
-                image, n=_N.value, alpha=_ALPHA.value, index=int(place), adaptive=adaptive
-            )
-            seconds[title] += time.perf_counter() - start
-            found[title].append(np.array([field[0] for field in result]))
-    rows: list[dict[str, float | str]] = []
+    with _peer(_MODEL_NETWORK.value, 100 + _N.value) as peer:
+        for place in places:  # The ways take turns here too.
+            for title, adaptive in ways.items():
+                start = time.perf_counter()
+                image = x[place : place + 1]
+                result = smoothed.certify(
+                    image, n=_N.value, alpha=_ALPHA.value, index=int(place), adaptive=adaptive
+                )
+                seconds[title] += time.perf_counter() - start
+                found[title].append(np.array([field[0] for field in result]))
+            for title, side in peer.items():
+                start = time.perf_counter()
+                side()
+                seconds[title] += time.perf_counter() - start
+    rows: list[dict[str, float | str | None]] = []
     for title, results in found.items():
         prediction, radius, _, samples = np.stack(results, axis=1)
         right = prediction == y[places]
         rows.append(
             {
                 "sampling": title,
-                "images a minute": 60 * len(places) / seconds[title],
-                "samples an image": float(samples.mean()),
-                "mean radius": float((radius * right).mean()),
+                "images_a_minute": 60 * len(places) / seconds[title],
+                "samples_an_image": float(samples.mean()),
+                "mean_radius": float((radius * right).mean()),
                 "certified": float(right.mean()),
             }
         )
+    for title in peer:
+        rate = 60 * len(places) / seconds[title]
+        rows.append({"sampling": title, "images_a_minute": rate, "samples_an_image": _N.value})
     return rows
 
 
@@ -183,25 +202,27 @@ def main(argv: Sequence[str]) -> None:
     """Prints the tables."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    facts = machine.facts(os.cpu_count() or 1)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    facts = {"command": " ".join(["python benchmarks/smoothing.py", *sys.argv[1:]])}
+    facts |= machine.facts(os.cpu_count() or 1)
+    found = timing.probe("smoothing_peer", os.cpu_count() or 1) if _PEER.value else {}
+    facts |= found if isinstance(found, dict) else {_PEER_SIDE: f"left out: {found}"}
+    facts["batch_size"] = str(_batch_size())
     for name, value in facts.items():
         print(f"# {name}: {value}")
-    rates = {}
-    print("network      samples/s: " + "  ".join(("bare", "certify", "plain loop", "certify/bare")))
+    rows = []
     for name in _NETWORKS.value:
-        rates[name] = found = _rates(name)
-        share = found["certify"] / found["bare forward"]
-        values = "  ".join(f"{value:,.0f}" for value in found.values())
-        print(f"{name:12s} {values}  {share:.0%}", flush=True)
-    rows = _adaptive() if _MODEL.value else []
-    for row in rows:
-        first = row.pop("sampling")
-        print(f"{first}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
-        row["sampling"] = first
+        rates = _rates(name)
+        rows.append({"network": name, "samples_per_second": rates})
+        print(f"{name}, samples a second")
+        for side, rate in rates.items():
+            print(f"  {side:<20}{rate:>10,.0f}{rate / rates['bare forward']:>8.0%}", flush=True)
+    adaptive = _adaptive() if _MODEL.value else []
+    for row in adaptive:
+        print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" for k, v in row.items()))
     if _OUT.value:
-        results = {"machine": facts, "samples_per_second": rates, "adaptive": rows}
-        pathlib.Path(_OUT.value + ".json").write_text(json.dumps(results, indent=1) + "\n")
+        report = {"facts": facts, "rows": rows, "adaptive": adaptive}
+        pathlib.Path(_OUT.value + ".json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Measurement", "measure", "probe"]
+__all__ = ["Failed", "Measurement", "Side", "measure", "probe"]
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _STARTUP_SECONDS = 180.0  # Importing and building; compilation counts as the first call.
@@ -58,7 +58,7 @@ class Measurement:
         return {f.name: getattr(self, f.name) for f in fields if f.name not in ("lower", "upper")}
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """A side that cannot go on: its process died, ran out of its limits or raised."""
 
 
@@ -138,10 +138,10 @@ def _serve(connection: Any, threads: int, log: str) -> None:
                 return
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        connection.send(_Failed(text[:300]))
+        connection.send(Failed(text[:300]))
 
 
-class _Side:
+class Side:
     """One process and the pipe to it."""
 
     def __init__(self, side: str, case: Any, threads: int, max_memory_gb: float) -> None:
@@ -168,9 +168,9 @@ class _Side:
             except OSError:
                 break  # It has ended: what it sent last, if anything, is read below.
             if resident > self._max_kilobytes:
-                raise _Failed(f"held more than {self._max_kilobytes / 2**20:g} GB")
+                raise Failed(f"held more than {self._max_kilobytes / 2**20:g} GB")
             if time.perf_counter() > end:
-                raise _Failed(f"no answer within {seconds:.0f} s")
+                raise Failed(f"no answer within {seconds:.0f} s")
         try:
             reply = self._connection.recv()
         except EOFError:
@@ -178,8 +178,8 @@ class _Side:
             log = self._log.read_text(errors="replace").split("\n")
             last = " ".join([line.strip() for line in log if line.strip()][-1:])
             text = f"process ended with exit code {self._process.exitcode}: {last}"
-            raise _Failed(text[:300]) from None
-        if isinstance(reply, _Failed):
+            raise Failed(text[:300]) from None
+        if isinstance(reply, Failed):
             raise reply
         return reply
 
@@ -199,10 +199,10 @@ class _Side:
 
 def probe(side: str, threads: int) -> dict[str, str] | str:
     """The facts of a side, or why it cannot run."""
-    process = _Side(side, None, threads, math.inf)
+    process = Side(side, None, threads, math.inf)
     try:
         return process.wait(_STARTUP_SECONDS)
-    except _Failed as failure:
+    except Failed as failure:
         return str(failure)
     finally:
         process.close()
@@ -231,27 +231,27 @@ def measure(
         max_memory_gb: Resident memory at which a side's process is ended.
     """
     patience = 4 * max_seconds
-    processes = {side: _Side(side, case, threads, max_memory_gb) for side in sides}
+    processes = {side: Side(side, case, threads, max_memory_gb) for side in sides}
     running = dict(processes)
 
     def each(action: Any) -> None:
         for name, side in list(running.items()):
             try:
                 action(side)
-            except _Failed as failure:
+            except Failed as failure:
                 side.measurement.failure = str(failure)
                 side.close()
                 del running[name]
 
-    def first(side: _Side) -> None:
+    def first(side: Side) -> None:
         seconds = side.ask(patience + _STARTUP_SECONDS, "first")
         side.measurement.first = 1e3 * seconds
 
-    def warm(side: _Side) -> None:
+    def warm(side: Side) -> None:
         if warmup:
             side.spent += sum(side.ask(patience, "burst", warmup, max_seconds / 4))
 
-    def burst(side: _Side) -> None:
+    def burst(side: Side) -> None:
         left = max_seconds - side.spent
         count = min(math.ceil(repeats / _ROUNDS), repeats - len(side.times))
         if count > 0 and (left > 0 or not side.times):
@@ -259,7 +259,7 @@ def measure(
             side.times += times
             side.spent += sum(times)
 
-    def finish(side: _Side) -> None:
+    def finish(side: Side) -> None:
         (lower, upper), memory = side.ask(_STARTUP_SECONDS, "result")
         side.measurement = dataclasses.replace(
             side.measurement, lower=lower, upper=upper, calls=len(side.times), **memory

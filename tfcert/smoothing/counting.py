@@ -17,7 +17,7 @@ from tfcert.smoothing import drawing
 from tfcert.smoothing.noise import Noise
 from tfcert.types import Tensor
 
-__all__ = ["BLOCK", "VoteCounter"]
+__all__ = ["BLOCK", "CPU_BATCH", "VoteCounter"]
 
 # Draws that share a key. The noise of draw j of an input depends on (seed, purpose, the input's
 # index, j // BLOCK) alone, so this number must depend on nothing. The usual numbers of samples are
@@ -25,7 +25,7 @@ __all__ = ["BLOCK", "VoteCounter"]
 BLOCK = 100
 # Samples of one network call. On a CPU (two cores, LeNet) calls of 200 ran 1.6 times as many
 # samples a second as calls of 1000, whose activations leave the cache.
-_CPU_BATCH = 200
+CPU_BATCH = 200
 _ACCELERATOR_BATCH = 10_000
 _ACCELERATOR_ENTRIES = 2**23
 # A compiled call makes this many network calls, so that its own overhead (1 ms) is not felt.
@@ -108,7 +108,7 @@ class VoteCounter:
         entries, size = math.prod(shape), self._batch_size
         if size is None and drawing.on_accelerator():
             size = min(_ACCELERATOR_BATCH, _ACCELERATOR_ENTRIES // entries)
-        together = max(1, (_CPU_BATCH if size is None else size) // BLOCK)
+        together = max(1, (CPU_BATCH if size is None else size) // BLOCK)
         turns = max(1, min(_TURNS, _INPUT_ENTRIES // (together * entries)))
         return together, turns * together
 
