@@ -108,14 +108,18 @@ def tables() -> str:
 
 
 def collect(folder: pathlib.Path) -> None:
-    """Copies what the tables need from runs with logs."""
+    """Copies what the tables need from runs with finished logs."""
     for log in sorted(folder.glob("mnist_sigma*/n*.tsv")):
         target = _RUNS / log.parent.name
+        facts = json.loads(log.with_name(log.name + ".json").read_text())
+        finished = len(reporting.read(log, log.parent.name)), facts["inputs"]
+        if finished[0] < finished[1]:
+            print(f"{log} is left out: {finished[0]} of its {finished[1]} images are done.")
+            continue
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(log, target)
         shutil.copy(log.parent / "history.json", target)
         # Where the data and the run lay on that machine says nothing to others.
-        facts = json.loads(log.with_name(log.name + ".json").read_text())
         facts["flags"].update(
             data_dir="data",
             model_path=f"runs/{target.name}/model.keras",
