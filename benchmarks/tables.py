@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md and docs/scale.md from benchmarks/results.
+"""Writes the tables of docs/benchmarks.md and other pages from benchmarks/results.
 
 python benchmarks/tables.py
 """
@@ -186,6 +186,53 @@ def distance_training_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+_SMOOTHING_SIDES = ("bare forward", "certify", "certify, bfloat16", "plain Keras loop")
+_SMOOTHING_PEER = "PyTorch loop"
+
+
+def smoothing_table() -> str:
+    """Noisy samples a second, and images a minute with adaptive sampling."""
+    report = json.loads((_RESULTS / "smoothing_cpu.json").read_text())
+    sides = (*_SMOOTHING_SIDES, _SMOOTHING_PEER)
+    lines = [f"| network | {' | '.join(sides)} |", "| --- " * (len(sides) + 1) + "|"]
+    for row in report["rows"]:
+        rates = row["samples_per_second"]
+        cells = [row["network"]]
+        for side in sides:
+            share = rates.get(side, 0.0) / rates["bare forward"]
+            cells.append(f"{rates[side]:,.0f} ({share:.0%})" if side in rates else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| sampling | images a minute | × fixed | samples an image | mean radius | certified |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    fixed = report["adaptive"][0]["images_a_minute"]
+    for row in report["adaptive"]:
+        rate = row["images_a_minute"]
+        cells = [row["sampling"], f"{rate:.1f}", f"{rate / fixed:.2f}"]
+        cells.append(f"{row['samples_an_image']:,.0f}")
+        cells += [f"{row['mean_radius']:.3f}" if "mean_radius" in row else "-"]
+        cells += [f"{row['certified']:.0%}" if "certified" in row else "-"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([_facts(report), "", *lines])
+
+
+def tightness_table() -> str:
+    """Gap and infeasibility of trained networks."""
+    report = json.loads((_RESULTS / "tightness.json").read_text())
+    lines = [
+        "| run | base | gap | share of the clean margin | infeasibility | verified error |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        cells = [f"`{row['run']}`", row["method"], f"{row['gap']:.4f}"]
+        cells.append(f"{row['gap'] / row['clean_margin']:.1%}")
+        cells += [f"{row['infeasibility']:.4f}", f"{row['verified_error']:.2%}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([_facts(report), "", *lines])
+
+
 TABLES = {
     "bounds": bounds_table,
     "training": training_table,
@@ -194,8 +241,10 @@ TABLES = {
     "scale": scale_table,
     "distance": distance_table,
     "distance_training": distance_training_table,
+    "smoothing": smoothing_table,
+    "tightness": tightness_table,
 }
-PAGES = (_DOCS / "benchmarks.md", _DOCS / "scale.md")
+PAGES = tuple(_DOCS / f"{name}.md" for name in ("benchmarks", "scale", "paper_tightness"))
 
 
 def page(text: str) -> str:

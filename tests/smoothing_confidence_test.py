@@ -127,6 +127,18 @@ def test_stops_early_where_it_will_abstain():
     assert samples.mean() < 1000
 
 
+def test_stops_early_where_all_votes_agree():
+    """What docs/benchmarks.md says of the easiest inputs."""
+    rule, radius = sequential.Adaptive(precision=0.1), noise.Gaussian(1.0).radius
+    plan = rule.plan(100_000, 0.001, 100)
+
+    def all_votes(active, start, stop):
+        return np.full(len(active), stop - start)
+
+    _, samples = sequential.estimate(all_votes, 1, plan, rule, radius)
+    assert samples == [43_300]
+
+
 @pytest.mark.parametrize("n", [100, 550, 1000, 99_999, 100_000])
 def test_plan_spends_alpha(n):
     looks, alphas = sequential.Adaptive().plan(n, 0.001, block=100)
