@@ -62,7 +62,7 @@ _MAY_KNOW = {
     "trainers": {"cli"},
     "benchmarks": {
         *("tfcert", "types", "backend", "regions", "graph", "rules", "bounds", "datasets"),
-        *("smoothing", "layers", "interchange", "reporting"),
+        *("smoothing", "layers", "models", "objectives", "files", "interchange", "reporting"),
     },
 }
 
