@@ -36,6 +36,11 @@ def nested():
     return keras.Model(start, inner(x))
 
 
+def with_softmax():
+    """Scores that pass a layer without weights, whose input must not be rounded."""
+    return keras.Sequential([keras.Input(SHAPE), *sequential().layers, layers.Softmax()])
+
+
 def inputs(count):
     return np.random.default_rng(0).uniform(size=(count, *SHAPE)).astype("float32")
 
@@ -44,7 +49,7 @@ def _flat(model):
     return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
 
 
-@pytest.mark.parametrize("build", [sequential, nested])
+@pytest.mark.parametrize("build", [sequential, nested, with_softmax])
 def test_hidden_layers_compute_in_bfloat16(build):
     keras.utils.set_random_seed(0)
     model = build()

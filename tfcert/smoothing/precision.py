@@ -1,4 +1,4 @@
-"""Networks that compute in bfloat16, which processors made for it count twice as fast."""
+"""Networks that compute in bfloat16, in which processors made for it are faster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ __all__ = ["in_bfloat16"]
 def in_bfloat16(model: keras.Model) -> keras.Model:
     """A copy of a model whose layers compute in bfloat16; weights and scores stay float32.
 
-    The layers that return the scores compute in float32, so that close scores do not become equal.
+    The last layers with weights, and what follows them, compute in float32, so that close scores do
+    not become equal.
     The copy is another function than the model, if only by rounding: a certificate of its smoothed
     classifier is about the copy, so deploy the copy.
 
@@ -33,7 +34,7 @@ def in_bfloat16(model: keras.Model) -> keras.Model:
             "copied one by one; wrap others: keras.Model(inputs, model(inputs)). "
             f"Received: {model!r}."
         )
-    kept = {id(operation) for operation in _last(model)}
+    kept = {id(operation) for operation in _last(model.outputs)}
 
     def copy(layer: Any) -> Any:
         config = layer.get_config()
@@ -46,8 +47,13 @@ def in_bfloat16(model: keras.Model) -> keras.Model:
     return result
 
 
-def _last(model: keras.Model) -> Iterator[Any]:
-    """The operations that return the model's outputs, those inside of a nested model included."""
-    for output in keras.tree.flatten(model.outputs):
-        operation = output._keras_history.operation
-        yield from _last(operation) if isinstance(operation, keras.Model) else (operation,)
+def _last(outputs: Any) -> Iterator[Any]:
+    """The operations behind outputs, back to those with weights, in nested models too."""
+    for output in keras.tree.flatten(outputs):
+        operation, node, _ = output._keras_history
+        if isinstance(operation, keras.Model):
+            yield from _last(operation.outputs)
+            continue
+        yield operation
+        if not getattr(operation, "weights", None):
+            yield from _last(operation._inbound_nodes[node].input_tensors)
