@@ -7,8 +7,8 @@ from keras import ops
 from scipy import stats
 
 from tests import training_support as ts
-from tfcert import CertifiedTrainer, datasets, objectives, schedules
-from tfcert.smoothing import SmoothedClassifier
+from tfcert import CertifiedTrainer, LpBall, datasets, objectives, schedules
+from tfcert.smoothing import SmoothedClassifier, in_bfloat16
 
 EVERY = {
     "gaussian": lambda: objectives.GaussianSmoothing(0.3, copies=2),
@@ -63,6 +63,76 @@ def test_fit(name):
     assert history["val_sparse_categorical_accuracy"][-1] >= history["val_noisy_accuracy"][-1]
     parts = sum(np.array(history[part]) for part in trainer.objective.term_names)
     np.testing.assert_allclose(history["loss"], parts, rtol=1e-5)
+
+
+def with_attention():
+    """A network that no bound reaches: its layer has no rule."""
+    start = keras.Input((8, 8))
+    hidden = keras.layers.MultiHeadAttention(2, 4)(start, start)
+    return keras.Model(start, keras.layers.Dense(10)(keras.layers.Flatten()(hidden)))
+
+
+def test_any_layer_can_be_trained():
+    (x, y), test = datasets.load("digits")
+    x, x_test = x[..., 0], test[0][..., 0]
+    keras.utils.set_random_seed(0)
+    model = with_attention()
+    with pytest.raises(NotImplementedError, match="multi_head_attention.* has no bound rule"):
+        CertifiedTrainer(model, objectives.IBP(LpBall(0.1)))
+    trainer = CertifiedTrainer(model, objectives.GaussianSmoothing(0.2))
+    trainer.compile(keras.optimizers.Adam(1e-2))
+    history = trainer.fit(x, y, epochs=5, validation_data=(x_test, test[1]), verbose=0).history
+    assert history["val_noisy_accuracy"][-1] > 0.6
+    found = SmoothedClassifier(model, sigma=0.2).certify(x_test[:20], n=500)
+    assert (found.prediction == test[1][:20]).mean() > 0.6
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_mixed_precision(name):
+    """The same steps as in float32 but for rounding; the weights stay in float32."""
+    x, y = ts.data(64, (6, 6, 1))
+    losses, moves = [], []
+    for copy in (lambda model: model, in_bfloat16):
+        keras.utils.set_random_seed(0)
+        model = copy(ts.cnn())
+        before = [np.array(weight) for weight in model.get_weights()]
+        trainer = CertifiedTrainer(model, EVERY[name]())
+        trainer.compile(keras.optimizers.SGD(0.05))
+        losses.append(trainer.fit(x, y, batch_size=64, verbose=0).history["loss"][0])
+        assert {weight.dtype for weight in model.weights} == {"float32"}
+        moves.append([b - a for a, b in zip(before, model.get_weights(), strict=True)])
+    assert losses[0] != losses[1]  # It does compute in another precision.
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+    for exact, rounded in zip(*moves, strict=True):
+        assert np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_mixed_precision_is_refused_where_bounds_are_computed():
+    with pytest.raises(ValueError, match="computes in bfloat16.*mixed precision is not supported"):
+        CertifiedTrainer(in_bfloat16(ts.mlp()), objectives.IBP(LpBall(0.1)))
+
+
+def two_inputs():
+    starts = [keras.Input((8, 8, 1)), keras.Input((8, 8, 1))]
+    return keras.Model(starts, keras.layers.Dense(10)(keras.layers.Flatten()(starts[0])))
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "text"),
+    [
+        (lambda: keras.Sequential([keras.layers.Dense(3)]), ValueError, "must be a built"),
+        (lambda: "model", ValueError, "must be a built"),
+        (two_inputs, NotImplementedError, "has 2 inputs"),
+        (
+            lambda: keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Dense(1)]),
+            ValueError,
+            "one output of shape",
+        ),
+    ],
+)
+def test_models_that_cannot_be_trained(model, kind, text):
+    with pytest.raises(kind, match=text):
+        CertifiedTrainer(model(), objectives.GaussianSmoothing(0.5))
 
 
 def test_noise_of_validation_differs_between_batches_and_not_between_epochs():

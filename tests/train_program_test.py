@@ -148,6 +148,7 @@ BAD = {
     "sigma": ({"sigma": "0.5"}, "needs --eps and takes no --sigma"),
     "noise": ({"objective": "gaussian"}, "does not take train_eps"),
     "momentum": ({"momentum": "0.9"}, "--momentum is for sgd"),
+    "precision": ({"precision": "bfloat16"}, "--precision=bfloat16 is for the objectives of smoo"),
 }
 
 
@@ -179,6 +180,17 @@ def test_a_run_for_smoothing(tmp_path):
         f"{100 * results['noisy_error']:.2f} %" in result.stdout and "sigma=0.25" in result.stdout
     )
     assert history["noisy"][-1] < history["noisy"][0]
+
+
+def test_a_run_in_bfloat16_saves_a_model_that_computes_in_it(tmp_path):
+    settings = {"objective": "gaussian", "sigma": "0.25", "limit": "200", "model": "mlp_1x40"}
+    settings |= {"epochs": "1", "precision": "bfloat16", "verbose": "0", "out": tmp_path / "run"}
+    arguments = [f"--{name}={value}" for name, value in settings.items()]
+    train_run.run(train_run.prepare(config_of(arguments)), log=lambda line: None)
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    dense = [layer for layer in model.layers if layer.weights]
+    assert [layer.compute_dtype for layer in dense] == ["bfloat16", "float32"]
+    assert {layer.variable_dtype for layer in dense} == {"float32"}
 
 
 @pytest.mark.parametrize(

@@ -23,21 +23,29 @@ __all__ = ["Latest", "Shuffled", "StopOnNaN", "check_model", "labels", "prepare"
 # The model.
 
 
-def check_model(model: keras.Model) -> None:
-    """Raises unless a certified objective can train the model."""
-    network = network_of(model)
-    if network.dtype != "float32":
-        raise ValueError(
-            "Certified training is in float32. "
-            f"Received: model {model.name!r} of type {network.dtype}."
-        )
-    output = network.outputs
-    if not hasattr(output, "shape") or len(output.shape) != 1:
+def check_model(model: keras.Model, bounded: bool) -> None:
+    """Raises unless an objective can train the model.
+
+    Args:
+        model: The model.
+        bounded: Whether the objective computes bounds. Without them any layer and mixed precision
+            will do.
+    """
+    if bounded:
+        dtype = network_of(model).dtype
+        if dtype != "float32":
+            raise ValueError(
+                f"Certified training is in float32. Received: model {model.name!r} of type {dtype}."
+            )
+    else:
+        _check_graph(model)
+    output = model.output_shape
+    if not isinstance(output, tuple) or len(output) != 2:
         raise ValueError(
             "Training needs a model with one output of shape (batch, classes). "
             f"Received: output shape {model.output_shape}."
         )
-    if output.shape[0] == 1:
+    if output[1] == 1:
         raise ValueError(
             f"Model {model.name!r} has a single score. Train two classes with two logits: replace "
             "the last layer by keras.layers.Dense(2) without activation, and use labels 0 and 1."
@@ -59,6 +67,19 @@ def check_model(model: keras.Model) -> None:
             f"Model {model.name!r} ends in {kind} (layer {last.name!r}). Objectives train logits: "
             "leave that activation out (the class with the largest score stays the same), and add "
             "it behind the trained model where probabilities are wanted."
+        )
+
+
+def _check_graph(model: Any) -> None:
+    if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
+        raise ValueError(
+            "`model` must be a built Sequential or functional Keras model; wrap others: "
+            f"keras.Model(inputs, model(inputs)). Received: {model!r}."
+        )
+    if len(model.inputs) != 1:
+        raise NotImplementedError(
+            f"Model {model.name!r} has {len(model.inputs)} inputs. Training is for models with one "
+            "input; concatenate them to one and split it inside the model."
         )
 
 
@@ -232,7 +253,7 @@ def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tup
     x = np.asarray(ops.convert_to_numpy(x))
     if not np.issubdtype(x.dtype, np.floating):
         x = x.astype(keras.config.floatx())
-    expected = network_of(trainer.model).input.shape
+    expected = tuple(trainer.model.input_shape[1:])
     if x.ndim != len(expected) + 1 or x.shape[1:] != expected:
         raise ValueError(
             f"`x` must have the shape (samples, {', '.join(map(str, expected))}). "

@@ -9,7 +9,6 @@ import keras
 from keras import ops
 
 from tfcert import backend, fitting, naming
-from tfcert.network import network_of
 from tfcert.objectives import Batch, Objective
 from tfcert.schedules import Clock
 from tfcert.types import Tensor
@@ -32,6 +31,8 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
     Args:
         model: A built Sequential or Functional model that ends in logits, ``(batch, classes)``.
+            Objectives with a region need layers with bound rules, in float32; those of smoothing
+            take any layer, and mixed precision (``tfcert.smoothing.in_bfloat16``).
         objective: From ``tfcert.objectives``.
         seed: Decides, together with the step, the order of the samples and all noise.
         verified_share: Share of a training batch that ``verified_accuracy`` is measured on while
@@ -63,8 +64,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             raise ValueError(
                 f"`verified_share` must lie in [0, 1]. Received: verified_share={verified_share}."
             )
-        fitting.check_model(model)
-        self.network_shape = network_of(model).outputs.shape
+        fitting.check_model(model, bounded=objective.region is not None)
         self.model, self.objective = model, objective
         self.seed, self.verified_share = int(seed), float(verified_share)
         self.step = self._counter("step")
@@ -98,7 +98,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     @property
     def classes(self) -> int:
         """Number of the model's scores."""
-        return self.network_shape[0]
+        return self.model.output_shape[1]
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """The model's own scores."""

@@ -43,6 +43,13 @@ def _define_flags() -> None:
     flags.DEFINE_enum(
         "init", "keras", ["keras", "ibp"], "Initial weights; ibp: tfcert.models.ibp_initialization."
     )
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        ["float32", "bfloat16"],
+        "What the layers compute in, with --sigma; the weights are float32 all the same. The model "
+        "in --out computes in it, too.",
+    )
     flags.DEFINE_float("eps", None, "Radius to test at, on the pixel scale 0 to 1.", 0.0)
     flags.DEFINE_float("sigma", None, "Instead of --eps: standard deviation of the noise.", 0.0)
     flags.DEFINE_enum("norm", "inf", ["inf", "2", "1"], "Norm of the radius.")

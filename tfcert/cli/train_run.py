@@ -15,7 +15,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcert import attacks, datasets, evaluation, files, models, objectives, provenance, schedules
+from tfcert import (
+    attacks,
+    datasets,
+    evaluation,
+    files,
+    models,
+    objectives,
+    provenance,
+    schedules,
+    smoothing,
+)
 from tfcert.cli.backup import Backup
 from tfcert.regions import LpBall
 from tfcert.trainer import CertifiedTrainer
@@ -51,6 +61,7 @@ class Config:
     mean: list[str] | None
     std: list[str] | None
     init: str
+    precision: str
     eps: float | None
     sigma: float | None
     norm: str
@@ -117,7 +128,15 @@ def prepare(config: Config) -> Training:
     model = models.get(config.model, train[0].shape[1:], 10, mean, std)
     if config.init == "ibp":
         models.ibp_initialization(model, config.seed)
-    trainer = CertifiedTrainer(model, _objective(config), seed=config.seed)
+    objective = _objective(config)
+    if config.precision == "bfloat16":
+        if objective.region is not None:
+            raise ValueError(
+                "--precision=bfloat16 is for the objectives of smoothing: bounds are computed in "
+                f"float32. Received: --objective={config.objective}."
+            )
+        model = smoothing.in_bfloat16(model)
+    trainer = CertifiedTrainer(model, objective, seed=config.seed)
     steps = -(-len(train[0]) // config.batch_size)
     trainer.compile(
         _optimizer(config, steps),
