@@ -20,6 +20,7 @@ OBJECTIVES: dict[str, Any] = {
     "adversarial": lambda o, region: o.AdversarialTraining(region, 7),
     "ibp": lambda o, region: o.IBP(region),
     "crown-ibp": lambda o, region: o.CrownIBP(region, backward_weight=1.0),
+    "crown-ibp-fused": lambda o, region: o.FusedCrownIBP(region, backward_weight=1.0),
     "maar-ibp": lambda o, region: o.MAAR(region, backward_weight=0.0),
     "maar": lambda o, region: o.MAAR(region, backward_weight=1.0),
     "tight": lambda o, region: o.TightRelaxation(region),

@@ -74,13 +74,26 @@ class Margins:
         self.y = ops.cast(y, "int32")
         self.hot = ops.one_hot(y, classes, dtype=self.network.dtype)
 
-    def interval(self) -> Tensor:
-        """By intervals, with the last affine layers folded, ``(batch, classes)``; 0 for y."""
-        return self._lower(methods.IBP())
+    def interval(self, sign: float = 1.0) -> Tensor:
+        """By intervals, with the last affine layers folded, ``(batch, classes)``; 0 for y.
+
+        Args:
+            sign: -1.0 for lower bounds of ``f_j - f_y`` instead.
+        """
+        return self._lower(methods.IBP(), sign)
 
     def backward(self) -> Tensor:
         """By the method's backward sweep alone, ``(batch, classes)``; 0 for y."""
         return self._lower(self.method)
+
+    def backward_of(self, rows: Tensor) -> Tensor:
+        """Lower bounds of linear functions of the scores by the backward sweep alone.
+
+        Args:
+            rows: Coefficients on the scores, ``(batch, rows, classes)``.
+        """
+        node = self.network.outputs
+        return propagation.lower_rows(self.evaluation, self.method, node, rows, intersect=False)
 
     def pairs(self) -> Tensor:
         """Lower bounds of ``f_k - f_j`` for all pairs, by intervals, ``(batch, classes, classes)``.
@@ -118,14 +131,14 @@ class Margins:
         """The coefficients of all margins on the scores, ``(batch, classes, classes)``."""
         return self.hot[:, None] - ops.eye(self.hot.shape[-1], dtype=self.hot.dtype)[None]
 
-    def _lower(self, method: methods.Method) -> Tensor:
+    def _lower(self, method: methods.Method, sign: float = 1.0) -> Tensor:
         """Sweeps the rows of all classes but y, and puts the 0 of y between them."""
         node, classes = self.network.outputs, self.hot.shape[-1]
         y = self.y[:, None]
         # The k-th row is class k before y, and class k + 1 from y on.
         place = ops.arange(classes - 1, dtype="int32")[None]
         others = ops.one_hot(place + ops.cast(place >= y, "int32"), classes, dtype=self.hot.dtype)
-        rows = self.hot[:, None] - others
+        rows = sign * (self.hot[:, None] - others)
         lower = propagation.lower_rows(self.evaluation, method, node, rows, intersect=False)
         label = ops.arange(classes, dtype="int32")[None]
         row = ops.minimum(label - ops.cast(label > y, "int32"), classes - 2)

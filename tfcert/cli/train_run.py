@@ -37,6 +37,7 @@ OBJECTIVES: dict[str, type[objectives.Objective]] = {
     "adversarial": objectives.AdversarialTraining,
     "ibp": objectives.IBP,
     "crown-ibp": objectives.CrownIBP,
+    "crown-ibp-fused": objectives.FusedCrownIBP,
     "maar": objectives.MAAR,
     "tight": objectives.TightRelaxation,
     "advibp": objectives.AdvIBP,

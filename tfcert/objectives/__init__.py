@@ -3,6 +3,7 @@
 from tfcert.objectives.advibp import AdvIBP
 from tfcert.objectives.crown_ibp import CrownIBP
 from tfcert.objectives.distance import LInfDistance
+from tfcert.objectives.fused import FusedCrownIBP
 from tfcert.objectives.ibp import IBP
 from tfcert.objectives.latent import next_stage
 from tfcert.objectives.maar import MAAR
@@ -26,6 +27,7 @@ __all__ = [
     "Batch",
     "ConsistencySmoothing",
     "CrownIBP",
+    "FusedCrownIBP",
     "GaussianSmoothing",
     "LInfDistance",
     "Objective",

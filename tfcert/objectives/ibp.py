@@ -79,7 +79,7 @@ class IBP(RobustObjective):
         kappa = self.weight("natural_weight", batch.clock)
         terms = {
             "natural": kappa * cross_entropy(batch.y, batch.logits),
-            "robust": (1.0 - kappa) * self.robust_loss(batch, worst),
+            "robust": (1.0 - kappa) * self.robust_loss(batch, known, worst),
         }
         terms.update(self.extra_terms(batch, known, worst))
         if self.regularizer:
@@ -95,7 +95,7 @@ class IBP(RobustObjective):
         """The margin bounds that are trained on, ``(batch, classes)``."""
         return known.interval()
 
-    def robust_loss(self, batch: Batch, worst: Tensor) -> Tensor:
+    def robust_loss(self, batch: Batch, known: Margins, worst: Tensor) -> Tensor:
         """The loss of worst-case logits, per sample."""
         return cross_entropy(batch.y, worst)
 

@@ -112,10 +112,10 @@ class MAAR(CrownIBP):
 
     extra_names = ("consistency",)
 
-    def robust_loss(self, batch: Batch, worst: Tensor) -> Tensor:
+    def robust_loss(self, batch: Batch, known: Margins, worst: Tensor) -> Tensor:
         if self.classification == "boosted":
             return boosted_cross_entropy(batch.y, worst)
-        return super().robust_loss(batch, worst)
+        return super().robust_loss(batch, known, worst)
 
     def extra_terms(self, batch: Batch, known: Margins, worst: Tensor) -> dict[str, Tensor]:
         if self.consistency_bound == "ibp":
