@@ -3,12 +3,14 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 from scipy import stats
+from tensorflow_probability import distributions as tfd
 
 from tests import training_support as ts
 from tfcert import CertifiedTrainer, LpBall, datasets, objectives, schedules
-from tfcert.smoothing import SmoothedClassifier, in_bfloat16
+from tfcert.smoothing import Laplace, SmoothedClassifier, Uniform, in_bfloat16
 
 EVERY = {
     "gaussian": lambda: objectives.GaussianSmoothing(0.3, copies=2),
@@ -16,7 +18,10 @@ EVERY = {
     "smooth_adv": lambda: objectives.SmoothAdv(0.2, 0.5, 3, copies=2, warmup=4),
     "macer": lambda: objectives.MACER(0.3, schedules.Piecewise([1], [0.0, 4.0]), copies=4),
     "consistency": lambda: objectives.ConsistencySmoothing(0.3, 5.0),
-    "consistency_adv": lambda: objectives.ConsistencySmoothing(0.3, 2.0, radius=0.5, steps=2),
+    "consistency_adv": lambda: objectives.ConsistencySmoothing(
+        0.3, 2.0, schedules.Linear(0.5, 0.0, 0, 2), radius=0.5, steps=2, clip=(-0.1, (1.2,))
+    ),
+    "laplace": lambda: objectives.ConsistencySmoothing(None, noise=Laplace(0.2)),
 }
 
 
@@ -87,7 +92,7 @@ def test_any_layer_can_be_trained():
     assert (found.prediction == test[1][:20]).mean() > 0.6
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ["gaussian", "macer", "consistency_adv"])
 def test_mixed_precision(name):
     """The same steps as in float32 but for rounding; the weights stay in float32."""
     x, y = ts.data(64, (6, 6, 1))
@@ -169,13 +174,94 @@ def test_noise_is_gaussian_and_fresh():
     assert abs(np.corrcoef(copies[:, 0].ravel(), copies[:, 1].ravel())[0, 1]) < 0.1
 
 
-def test_compiled_steps_draw_fresh_noise():
+@pytest.mark.parametrize("jit", [False, True])
+def test_compiled_steps_draw_fresh_noise(jit):
     x, y = ts.data(32)
     trainer = CertifiedTrainer(ts.mlp(), objectives.GaussianSmoothing(0.5))
-    trainer.compile(keras.optimizers.SGD(0.0))
+    trainer.compile(keras.optimizers.SGD(0.0), jit_compile=jit)
     losses = [float(trainer.train_on_batch(x, y, return_dict=True)["noisy"]) for _ in range(4)]
     single = np.diff(np.array(losses) * np.arange(1, 5), prepend=0)
     assert len(set(np.round(single, 5))) == 4
+
+
+def test_steps_of_one_execution_draw_fresh_noise():
+    """Four steps that run as one program see as much noise as four that run alone."""
+    x, y = ts.data(8)
+    losses = []
+    for together, steps in ((1, 4), (4, 4), (1, 1)):
+        trainer = CertifiedTrainer(ts.mlp(), objectives.GaussianSmoothing(0.5))
+        trainer.compile(keras.optimizers.SGD(0.0), steps_per_execution=together)
+        data = tf.data.Dataset.from_tensors((x, y)).repeat(steps)
+        losses.append(trainer.fit(data, verbose=0).history["noisy"][0])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+    assert abs(losses[2] - losses[0]) > 1e-3  # The mean of one draw, and of four.
+
+
+@pytest.mark.parametrize("noise", [Laplace(0.3), Uniform(0.4)])
+def test_noise_of_other_families(noise):
+    objective = objectives.GaussianSmoothing(None, copies=400, noise=noise)
+    _, _, batch, _, _ = first(objective)
+    drawn = np.asarray(objective._noise(batch)).ravel()
+    spread = {"Laplace": stats.laplace(0, 0.3), "Uniform": stats.uniform(-0.4, 0.8)}
+    assert stats.kstest(drawn, spread[type(noise).__name__].cdf).pvalue > 1e-3
+    with pytest.raises(TypeError, match="noise"):  # Its radius is that of the Gaussian.
+        objectives.MACER(0.3, noise=noise)
+
+
+def test_a_distribution_of_tensorflow_probability_is_a_noise():
+    objective = objectives.StabilitySmoothing(None, noise=tfd.Normal(0.0, 0.25))
+    assert objective.get_config() == objectives.StabilitySmoothing(0.25).get_config()
+
+
+def test_noise_comes_before_normalisation():
+    """Layers that normalise divide the noise, too."""
+    x, y = ts.data(200)
+    start = keras.Input((5,))
+    model = keras.Model(start, keras.layers.Rescaling(4.0)(keras.layers.Dense(3)(start)))
+    plain = keras.Model(start, model.layers[1](start))
+    scores = [first(objectives.GaussianSmoothing(0.3), m, 200)[4] for m in (model, plain)]
+    np.testing.assert_allclose(scores[0], 4.0 * scores[1], rtol=1e-5)
+    clean = np.asarray(plain(x))[:, None]
+    weights = plain.get_weights()[0]
+    expected = 0.3 * np.sqrt((weights**2).sum(0))
+    np.testing.assert_allclose((scores[1] - clean).std((0, 1)), expected, rtol=0.2)
+
+
+def test_weights_follow_schedules():
+    ramp = schedules.Linear(0.0, 4.0, 0, 2)
+    objective = objectives.ConsistencySmoothing(0.3, ramp, 0.0)
+    halfway = first(objective, epoch=1.0)[3]["consistency"]
+    fixed = first(objectives.ConsistencySmoothing(0.3, 2.0, 0.0), epoch=1.0)[3]["consistency"]
+    np.testing.assert_allclose(halfway, fixed, rtol=1e-6)
+    assert list(objective.current(schedules.Clock(10, 10))) == ["weight"]
+    assert objectives.ConsistencySmoothing(0.3, 2.0).current(schedules.Clock()) == {}
+
+
+def test_attacked_inputs_must_lie_within_their_limits():
+    x, y = ts.data(16)
+    for objective in (objectives.SmoothAdv(0.1), objectives.ConsistencySmoothing(0.1, radius=0.2)):
+        trainer = CertifiedTrainer(ts.mlp(), objective)
+        trainer.compile()
+        with pytest.raises(ValueError, match="clip"):
+            trainer.fit(3.0 * x, y, verbose=0)
+    for objective in (
+        objectives.SmoothAdv(0.1, clip=None),
+        objectives.SmoothAdv(0.1, clip=(0.0, 3.0)),
+        objectives.ConsistencySmoothing(0.1),
+    ):
+        trainer = CertifiedTrainer(ts.mlp(), objective)
+        trainer.compile()
+        trainer.fit(3.0 * x, y, verbose=0)
+
+
+@pytest.mark.parametrize("clip", [None, (-3.0, 3.0)])
+def test_smooth_adv_without_limits_of_pixels(clip):
+    objective = objectives.SmoothAdv(0.2, 0.5, 5, copies=4, warmup=0, clip=clip)
+    x, _, batch, _, _ = first(objective)
+    points = np.asarray(objective._attacked(batch, objective._noise(batch)))
+    length = np.sqrt(((points - x) ** 2).sum(1))
+    assert length.max() <= 0.5 + 1e-5 and length.min() > 0.1
+    assert points.min() < 0 or points.max() > 1
 
 
 def test_gaussian_is_the_mean_cross_entropy():
@@ -301,7 +387,19 @@ def test_consistency_raises_certified_radii():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: objectives.GaussianSmoothing(0.0), "positive finite number"),
+        (lambda: objectives.GaussianSmoothing(0.0), "`sigma` must be a positive finite number"),
+        (lambda: objectives.GaussianSmoothing(None), "Exactly one of `sigma`"),
+        (lambda: objectives.GaussianSmoothing(0.1, noise=Laplace(0.1)), "Exactly one of `sigma`"),
+        (lambda: objectives.GaussianSmoothing(0.1, copies=2.7), "`copies` must be a positive"),
+        (lambda: objectives.StabilitySmoothing(0.1, -1.0), "`weight` must be at least 0"),
+        (lambda: objectives.StabilitySmoothing(0.1, float("nan")), "finite|A number or a sched"),
+        (lambda: objectives.SmoothAdv(0.1, steps=2.9), "`steps` must be a positive"),
+        (lambda: objectives.SmoothAdv(0.1, radius=float("inf")), "`radius` must be > 0 and finite"),
+        (lambda: objectives.SmoothAdv(0.1, warmup=-1), "`warmup` must be at least 0"),
+        (lambda: objectives.SmoothAdv(0.1, clip=(1.0, 0.0)), "clip"),
+        (lambda: objectives.ConsistencySmoothing(0.1, eta=-0.5), "`eta` must be at least 0"),
+        (lambda: objectives.MACER(0.1, gamma=-8.0), "`gamma` must be > 0"),
+        (lambda: objectives.MACER(0.1, beta=float("nan")), "`beta` must be > 0"),
         (lambda: objectives.GaussianSmoothing(0.1, copies=0), "`copies` must be a positive"),
         (lambda: objectives.SmoothAdv(0.1, radius=-1.0), "`radius` must be > 0"),
         (lambda: objectives.ConsistencySmoothing(0.1, form="l1"), "`form` must be one of"),

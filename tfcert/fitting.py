@@ -282,8 +282,7 @@ def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tup
             f"`y` must lie in [0, {classes}), the model's classes. "
             f"Received: labels from {y.min()} to {y.max()}."
         )
-    if trainer.objective.region is not None:
-        trainer.objective.region.validate(x)
+    trainer.objective.check_inputs(x)
     if sample_weight is None:
         return x, y
     sample_weight = np.asarray(ops.convert_to_numpy(sample_weight))

@@ -113,6 +113,11 @@ class Objective:
     def build(self, trainer: Any) -> None:
         """Called once by the trainer, before training; may add variables to it."""
 
+    def check_inputs(self, x: Any) -> None:
+        """Raises a ValueError where inputs, concrete arrays, cannot be trained on."""
+        if self.region is not None:
+            self.region.validate(x)
+
     def first_pass(self, batch: Batch) -> Tensor:
         """The scores that a step begins with: the clean pass, in training mode while training."""
         return batch.model(batch.x, training=batch.training)

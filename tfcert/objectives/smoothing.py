@@ -12,9 +12,9 @@ from tfcert import backend
 from tfcert.objectives.losses import cross_entropy
 from tfcert.objectives.objective import Batch, Objective
 from tfcert.regions import LpBall
-from tfcert.schedules import Clock, Linear, Schedule, get
+from tfcert.schedules import Clock, Constant, Linear, Schedule, get
 from tfcert.smoothing import drawing
-from tfcert.smoothing.noise import Gaussian
+from tfcert.smoothing.noise import Gaussian, resolve
 from tfcert.types import Tensor
 
 __all__ = [
@@ -39,16 +39,28 @@ class NoisyObjective(Objective):
         sigma: Standard deviation of the noise, in the units of the input.
         copies: m: noisy copies of each input. The papers cut a batch of 256 into m chunks of
             256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
+        noise: Instead of sigma (then None): another noise that ``SmoothedClassifier`` certifies.
     """
 
     accuracy_name = "noisy_accuracy"
 
-    def __init__(self, sigma: float, copies: int = 1):
+    def __init__(self, sigma: float | None, copies: int = 1, noise: Any = None):
         super().__init__()
-        self.noise = Gaussian(sigma)
-        self.sigma, self.copies = self.noise.scale, int(copies)
-        if self.copies < 1:
-            raise ValueError(f"`copies` must be a positive integer. Received: copies={copies}.")
+        self.noise = resolve(sigma, noise)
+        self.copies = _count("copies", copies)
+        self.weights: dict[str, Schedule] = {}
+
+    def add_weights(self, **values: Any) -> None:
+        """Takes arguments that are weights of terms: numbers or schedules."""
+        for name, value in values.items():
+            schedule = get(value)
+            if schedule.last < 0:
+                raise ValueError(f"`{name}` must be at least 0. Received: {name}={value!r}.")
+            self.weights[name] = schedule
+
+    def weight(self, name: str, batch: Batch) -> Tensor:
+        """A weight at this step."""
+        return ops.cast(self.weights[name](batch.clock), batch.logits.dtype)
 
     def first_pass(self, batch: Batch) -> Tensor:
         """Scores of all copies, ``(batch, copies, classes)``."""
@@ -88,13 +100,40 @@ class NoisyObjective(Objective):
         labels = ops.broadcast_to(batch.y[:, None], shape[:2])
         return ops.mean(cross_entropy(labels, batch.logits), axis=1)
 
+    def schedules(self) -> dict[str, Schedule]:
+        return {k: v for k, v in self.weights.items() if not isinstance(v, Constant)}
+
     def get_config(self) -> dict[str, Any]:
-        return {"sigma": self.sigma, "copies": self.copies}
+        gaussian = isinstance(self.noise, Gaussian)
+        serialize = keras.saving.serialize_keras_object
+        noise = {} if gaussian else {"noise": serialize(self.noise)}
+        return {
+            "sigma": self.noise.scale if gaussian else None,
+            "copies": self.copies,
+            **noise,
+            **{name: serialize(weight) for name, weight in self.weights.items()},
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(noise={self.noise!r}, copies={self.copies})"
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
+    return value
+
+
+def _positive(name: str, value: Any) -> float:
+    number = float(value)
+    if not 0.0 < number < math.inf:
+        raise ValueError(f"`{name}` must be > 0 and finite. Received: {name}={value!r}.")
+    return number
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class GaussianSmoothing(NoisyObjective):
-    """Cross-entropy of noisy copies.
+    """Cross-entropy of noisy copies; the noise is Gaussian, or another one that is given.
 
     Reference: Cohen et al., 2019, https://arxiv.org/abs/1902.02918, section 3.3
     """
@@ -115,8 +154,9 @@ class StabilitySmoothing(NoisyObjective):
 
     Args:
         sigma: See ``GaussianSmoothing``.
-        weight: lambda.
+        weight: lambda, a number or a schedule.
         copies: See ``GaussianSmoothing``.
+        noise: See ``GaussianSmoothing``.
 
     Reference: Li et al., 2019, https://arxiv.org/abs/1809.03113, in the form that Jeong and Shin,
     2020, https://arxiv.org/abs/2006.04062, compare with.
@@ -124,9 +164,9 @@ class StabilitySmoothing(NoisyObjective):
 
     term_names = ("natural", "stability")
 
-    def __init__(self, sigma: float, weight: float = 2.0, copies: int = 1):
-        super().__init__(sigma, copies)
-        self.weight = float(weight)
+    def __init__(self, sigma: float | None, weight: Any = 2.0, copies: int = 1, noise: Any = None):
+        super().__init__(sigma, copies, noise)
+        self.add_weights(weight=weight)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         clean = batch.model(batch.x, training=batch.training)
@@ -134,11 +174,8 @@ class StabilitySmoothing(NoisyObjective):
         stability = -ops.sum(p * ops.log_softmax(batch.logits), axis=-1)
         return {
             "natural": cross_entropy(batch.y, clean),
-            "stability": self.weight * ops.mean(stability, axis=1),
+            "stability": self.weight("weight", batch) * ops.mean(stability, axis=1),
         }
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "weight": self.weight}
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
@@ -147,7 +184,7 @@ class SmoothAdv(NoisyObjective):
 
     Ascent on ``-log`` of the mean softmax of the copies, in the l2 ball of the radius, with the
     noise that is trained on: steps of ``2 r / T`` along the normalised gradient, clipped to
-    [0, 1]. The model is in inference mode meanwhile.
+    valid pixels. The model is in inference mode meanwhile.
 
     Args:
         sigma: See ``GaussianSmoothing``.
@@ -155,6 +192,9 @@ class SmoothAdv(NoisyObjective):
         steps: T.
         copies: See ``GaussianSmoothing``.
         warmup: Epochs over which the radius grows: ``min(r, (epoch + 1) r / warmup)``.
+        clip: Limits of valid inputs, (low, high), each a number or one per channel; None for none.
+            An input outside of them is an error.
+        noise: See ``GaussianSmoothing``.
 
     Reference: Salman et al., 2019, https://arxiv.org/abs/1906.04584, section 2.2.
     """
@@ -163,23 +203,27 @@ class SmoothAdv(NoisyObjective):
 
     def __init__(
         self,
-        sigma: float,
+        sigma: float | None,
         radius: float = 255 / 256,
         steps: int = 10,
         copies: int = 4,
         warmup: int = 10,
+        clip: Any = (0.0, 1.0),
+        noise: Any = None,
     ):
-        super().__init__(sigma, copies)
-        self.radius, self.steps, self.warmup = float(radius), int(steps), int(warmup)
-        if not self.radius > 0 or self.steps < 1 or self.warmup < 0:
-            raise ValueError(
-                "`radius` must be > 0, `steps` a positive integer and `warmup` at least 0. "
-                f"Received: radius={radius}, steps={steps}, warmup={warmup}."
-            )
+        super().__init__(sigma, copies, noise)
+        self.radius, self.steps = _positive("radius", radius), _count("steps", steps)
+        self.ball = LpBall(1.0, norm=2, clip=clip)
+        self.warmup = float(warmup)
+        if not 0.0 <= self.warmup < math.inf:
+            raise ValueError(f"`warmup` must be at least 0. Received: warmup={warmup!r}.")
 
     def first_pass(self, batch: Batch) -> Tensor:
         noise = self._noise(batch)
         return self._scores(batch, self._attacked(batch, noise), batch.training, noise)
+
+    def check_inputs(self, x: Any) -> None:
+        self.ball.validate(x)
 
     def _radius_at(self, clock: Clock) -> Tensor:
         full = ops.convert_to_tensor(self.radius, dtype="float32")
@@ -190,7 +234,7 @@ class SmoothAdv(NoisyObjective):
 
     def _attacked(self, batch: Batch, noise: Tensor) -> Tensor:
         radius = self._radius_at(batch.clock)
-        region = LpBall(1.0, norm=2, clip=(0.0, 1.0)).scaled(radius)
+        region = self.ball.scaled(radius)
         axes = tuple(range(1, len(batch.x.shape)))
 
         def loss(variables: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -209,19 +253,21 @@ class SmoothAdv(NoisyObjective):
         return ops.stop_gradient(points)
 
     def schedules(self) -> dict[str, Schedule]:
-        if self.warmup == 0:
-            return {}
-        return {"warmup": Linear(0.0, 1.0, 0.0, self.warmup)}
+        warmup = {"warmup": Linear(0.0, 1.0, 0.0, self.warmup)} if self.warmup else {}
+        return {**super().schedules(), **warmup}
 
     def current(self, clock: Clock) -> dict[str, Tensor]:
-        return {"attack_radius": self._radius_at(clock)}
+        values = {name: weight(clock) for name, weight in NoisyObjective.schedules(self).items()}
+        return {**values, "attack_radius": self._radius_at(clock)}
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         return {"noisy": self.noisy_loss(batch)}
 
     def get_config(self) -> dict[str, Any]:
         names = ("radius", "steps", "warmup")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        clip = self.ball.get_config()["clip"]
+        values = {name: getattr(self, name) for name in names}
+        return {**super().get_config(), **values, "clip": clip}
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
@@ -255,7 +301,8 @@ class MACER(NoisyObjective):
         copies: int = 16,
     ):
         super().__init__(sigma, copies)
-        self.weight, self.gamma, self.beta = get(weight), float(gamma), float(beta)
+        self.add_weights(weight=weight)
+        self.gamma, self.beta = _positive("gamma", gamma), _positive("beta", beta)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         hot = ops.one_hot(batch.y, batch.logits.shape[-1], dtype=batch.logits.dtype)
@@ -269,19 +316,11 @@ class MACER(NoisyObjective):
         margin = _quantile(ops.where(known, right, 0.75)) - _quantile(ops.where(known, other, 0.25))
         active = ops.logical_and(known, ops.abs(margin) <= self.gamma)
         hinge = ops.where(active, self.gamma - margin, ops.zeros_like(margin))
-        factor = ops.cast(self.weight(batch.clock) * (self.sigma / 2.0), hinge.dtype)
+        factor = self.weight("weight", batch) * (self.noise.scale / 2.0)
         return {"noisy": noisy, "radius": factor * hinge}
 
-    def schedules(self) -> dict[str, Schedule]:
-        return {"weight": self.weight}
-
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "weight": keras.saving.serialize_keras_object(self.weight),
-            "gamma": self.gamma,
-            "beta": self.beta,
-        }
+        return {**super().get_config(), "gamma": self.gamma, "beta": self.beta}
 
 
 def _quantile(p: Tensor) -> Tensor:
@@ -302,20 +341,22 @@ class ConsistencySmoothing(SmoothAdv):
 
     Args:
         sigma: See ``GaussianSmoothing``.
-        weight: lambda.
-        eta: Weight of the entropy.
+        weight: lambda, a number or a schedule.
+        eta: Weight of the entropy, a number or a schedule.
         copies: m, see ``GaussianSmoothing``.
         form: "default"; "cross_entropy" for ``lambda mean_i H(F, F_i)`` (both weights lambda);
             "kl" without the entropy; "squared" for ``lambda |F_1 - F_2|^2`` of the first two.
         radius: Of the attack; 0 for none.
         steps: Of the attack.
         warmup: Of its radius, in epochs.
+        clip: Of the attacked inputs, as in ``SmoothAdv``.
+        noise: See ``GaussianSmoothing``.
 
     Example:
 
     >>> objective = tfcert.objectives.ConsistencySmoothing(sigma=0.5, weight=5.0)
     >>> trainer = tfcert.CertifiedTrainer(model, objective)
-    >>> trainer.compile(keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=1e-4))
+    >>> trainer.compile(keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=1e-3))
     >>> trainer.fit(x, y, batch_size=256 // objective.copies, epochs=90)
 
     Reference: Jeong and Shin, 2020, https://arxiv.org/abs/2006.04062, equations 7 to 9.
@@ -325,50 +366,58 @@ class ConsistencySmoothing(SmoothAdv):
 
     def __init__(
         self,
-        sigma: float,
-        weight: float = 10.0,
-        eta: float = 0.5,
+        sigma: float | None,
+        weight: Any = 10.0,
+        eta: Any = 0.5,
         copies: int = 2,
         form: str = "default",
         radius: float = 0.0,
         steps: int = 10,
         warmup: int = 10,
+        clip: Any = (0.0, 1.0),
+        noise: Any = None,
     ):
-        if not radius >= 0:
-            raise ValueError(f"`radius` must be at least 0. Received: radius={radius}.")
-        super().__init__(sigma, radius or 1.0, steps, copies, warmup)
-        self.radius, self.weight, self.eta, self.form = float(radius), float(weight), eta, form
+        if not 0.0 <= radius < math.inf:
+            raise ValueError(f"`radius` must be at least 0 and finite. Received: radius={radius}.")
+        super().__init__(sigma, radius or 1.0, steps, copies, warmup, clip, noise)
+        self.add_weights(weight=weight, eta=eta)
+        self.radius, self.form = float(radius), form
         if form not in _FORMS:
             raise ValueError(f"`form` must be one of {_FORMS}. Received: form={form!r}.")
         if self.copies < 2:
             raise ValueError(f"`copies` must be at least 2 to agree. Received: copies={copies}.")
 
+    @property
+    def _base(self) -> Any:
+        """What does the first pass: with an attack, or without."""
+        return super() if self.radius else super(SmoothAdv, self)
+
     def first_pass(self, batch: Batch) -> Tensor:
-        if self.radius == 0:
-            return NoisyObjective.first_pass(self, batch)
-        return super().first_pass(batch)
+        return self._base.first_pass(batch)
+
+    def check_inputs(self, x: Any) -> None:
+        self._base.check_inputs(x)
 
     def schedules(self) -> dict[str, Schedule]:
-        return {} if self.radius == 0 else super().schedules()
+        return self._base.schedules()
 
     def current(self, clock: Clock) -> dict[str, Tensor]:
-        return {} if self.radius == 0 else super().current(clock)
+        return self._base.current(clock)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        consistency = self._consistency(batch.logits)
-        return {"noisy": self.noisy_loss(batch), "consistency": consistency}
+        return {"noisy": self.noisy_loss(batch), "consistency": self._consistency(batch)}
 
-    def _consistency(self, logits: Tensor) -> Tensor:
-        log_f, f = ops.log_softmax(logits), ops.softmax(logits)
+    def _consistency(self, batch: Batch) -> Tensor:
+        log_f, f = ops.log_softmax(batch.logits), ops.softmax(batch.logits)
+        weight = self.weight("weight", batch)
         mean = ops.mean(f, axis=1, keepdims=True)
         log_mean = ops.log(ops.maximum(mean, _TINY))
         if self.form == "squared":
-            return self.weight * ops.sum((f[:, 0] - f[:, 1]) ** 2, axis=-1)
+            return weight * ops.sum((f[:, 0] - f[:, 1]) ** 2, axis=-1)
         entropy = -ops.sum(mean * log_mean, axis=-1)[:, 0]
         kl = ops.mean(ops.sum(mean * (log_mean - log_f), axis=-1), axis=1)
-        eta = {"default": self.eta, "cross_entropy": self.weight, "kl": 0.0}[self.form]
-        return self.weight * kl + eta * entropy
+        eta = {"default": self.weight("eta", batch), "cross_entropy": weight, "kl": 0.0}[self.form]
+        return weight * kl + eta * entropy
 
     def get_config(self) -> dict[str, Any]:
-        names = ("weight", "eta", "form")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        return {**super().get_config(), "radius": self.radius, "form": self.form}

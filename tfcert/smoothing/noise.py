@@ -13,6 +13,7 @@ import math
 import statistics
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 
 from tfcert.smoothing import drawing
@@ -43,6 +44,15 @@ class Noise:
             )
         object.__setattr__(self, "scale", float(self.scale))
 
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that it was made with, for Keras's serialisation."""
+        return {"scale": self.scale}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Noise:
+        """The noise with these arguments."""
+        return cls(**config)
+
     def radius(self, p_lower: Any) -> np.ndarray:
         """The certified radius where the class has at least probability ``p_lower``.
 
@@ -65,6 +75,7 @@ class Noise:
         raise NotImplementedError
 
 
+@keras.saving.register_keras_serializable(package="tfcert")
 class Gaussian(Noise):
     """Normal noise: radii in the l2 norm.
 
@@ -91,6 +102,7 @@ class Gaussian(Noise):
         return np.asarray(values, "float64").reshape(p.shape)
 
 
+@keras.saving.register_keras_serializable(package="tfcert")
 class Laplace(Noise):
     """Laplace noise: radii in the l1 norm.
 
@@ -117,6 +129,7 @@ class Laplace(Noise):
             return -np.log(2.0 * (1.0 - p))
 
 
+@keras.saving.register_keras_serializable(package="tfcert")
 class Uniform(Noise):
     """Uniform noise on a cube: radii in the l1 norm.
 
