@@ -1,0 +1,17 @@
+"""What ``CertifiedTrainer.fit`` adds to Keras's: checks, the order of samples, callbacks."""
+
+from tfcert.fitting.arguments import check_arrays, labels, prepare
+from tfcert.fitting.models import check_model
+from tfcert.fitting.samples import Augmentation, Shuffled
+from tfcert.fitting.watching import Latest, StopOnNaN
+
+__all__ = [
+    "Augmentation",
+    "Latest",
+    "Shuffled",
+    "StopOnNaN",
+    "check_arrays",
+    "check_model",
+    "labels",
+    "prepare",
+]

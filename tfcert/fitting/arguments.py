@@ -1,0 +1,183 @@
+"""What ``fit`` and ``evaluate`` are given: checked, and brought into batches."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert.fitting.samples import Augmentation, Shuffled
+from tfcert.types import Tensor
+
+__all__ = ["check_arrays", "labels", "prepare"]
+
+
+def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Checks the data and brings arrays into batches.
+
+    Returns:
+        What ``keras.Model.fit`` takes as x, and its other arguments.
+    """
+    arguments = dict(arguments)
+    arguments["validation_data"] = _checked_validation(trainer, arguments.get("validation_data"))
+    batch_size = arguments.pop("batch_size", None)
+    shuffle = arguments.pop("shuffle", True)
+    split = arguments.pop("validation_split", 0.0)
+    weights = arguments.pop("sample_weight", None)
+    augment = _augmentation(arguments)
+    if _is_array(x):
+        arrays = check_arrays(trainer, x, y, weights)
+        if split and arguments["validation_data"] is None:
+            cut = int(len(arrays[0]) * (1.0 - split))
+            arguments["validation_data"] = tuple(array[cut:] for array in arrays)
+            arrays = tuple(array[:cut] for array in arrays)
+        batch_size = 32 if batch_size is None else int(batch_size)
+        length = math.ceil(len(arrays[0]) / batch_size)
+        if arguments.get("steps_per_epoch") is not None:
+            length = min(length, int(arguments.pop("steps_per_epoch")))
+        arguments.pop("steps_per_epoch", None)
+        arguments.setdefault("validation_batch_size", batch_size)
+        data = Shuffled(trainer, arrays, batch_size, bool(shuffle), length, augment)
+        trainer.example = tuple(array[:batch_size] for array in arrays[:2])
+    else:
+        if y is not None or weights is not None or split or augment is not None:
+            raise ValueError(
+                "`y`, `sample_weight`, `validation_split` and `augment` go with arrays; a data set "
+                f"brings its own labels and weights. Received: x of type {type(x).__name__}."
+            )
+        if batch_size is not None:
+            raise ValueError(
+                "`batch_size` goes with arrays; a data set has its own batches. "
+                f"Received: batch_size={batch_size}."
+            )
+        data, length = x, _length(trainer, x, arguments.get("steps_per_epoch"))
+        trainer.example = _first(trainer, x)
+    arguments["shuffle"] = False
+    trainer.steps_per_epoch.assign(length)
+    _check_length(trainer, arguments.get("epochs", 1), length)
+    return data, arguments
+
+
+def _augmentation(arguments: dict[str, Any]) -> Augmentation | None:
+    name = arguments.pop("augment", "none")
+    pixels, fill = arguments.pop("crop_pixels", 4), arguments.pop("crop_fill", "black")
+    return None if name == "none" else Augmentation(name, pixels, fill)
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray) or ops.is_tensor(x) or isinstance(x, list)
+
+
+def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple:
+    """Inputs and labels as NumPy arrays that the model and the objective can be trained on."""
+    x = np.asarray(ops.convert_to_numpy(x))
+    if not np.issubdtype(x.dtype, np.floating):
+        x = x.astype(keras.config.floatx())
+    expected = tuple(trainer.model.input_shape[1:])
+    if x.ndim != len(expected) + 1 or x.shape[1:] != expected:
+        raise ValueError(
+            f"`x` must have the shape (samples, {', '.join(map(str, expected))}). "
+            f"Received: x of shape {x.shape}."
+        )
+    if len(x) == 0:
+        raise ValueError(f"`x` is empty. Received: x of shape {x.shape}.")
+    if y is None:
+        raise ValueError("`y` must hold integer labels. Received: y=None.")
+    y = np.asarray(ops.convert_to_numpy(y))
+    classes = trainer.classes
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or not (np.issubdtype(y.dtype, np.integer)):
+        hint = " One-hot labels: pass y.argmax(-1)." if y.ndim == 2 else ""
+        raise ValueError(
+            f"`y` must hold one integer label per sample, shape ({len(x)},). "
+            f"Received: y of shape {y.shape} and type {y.dtype}.{hint}"
+        )
+    if len(y) != len(x):
+        raise ValueError(
+            f"`x` and `y` must have the same length. Received: {len(x)} and {len(y)} samples."
+        )
+    if y.min() < 0 or y.max() >= classes:
+        raise ValueError(
+            f"`y` must lie in [0, {classes}), the model's classes. "
+            f"Received: labels from {y.min()} to {y.max()}."
+        )
+    trainer.objective.check_inputs(x)
+    if sample_weight is None:
+        return x, y
+    sample_weight = np.asarray(ops.convert_to_numpy(sample_weight))
+    if sample_weight.shape != (len(x),):
+        raise ValueError(
+            f"`sample_weight` must have the shape ({len(x)},). "
+            f"Received: shape {sample_weight.shape}."
+        )
+    return x, y, sample_weight
+
+
+def _checked_validation(trainer: Any, data: Any) -> Any:
+    if isinstance(data, (tuple, list)):
+        return check_arrays(trainer, *data)
+    return data
+
+
+def _length(trainer: Any, data: Any, steps_per_epoch: int | None) -> int:
+    if steps_per_epoch is not None:
+        return int(steps_per_epoch)
+    try:
+        length = len(data)
+    except TypeError:
+        length = -1
+    if length > 0:
+        return length
+    timed = [
+        name
+        for name, schedule in trainer.objective.schedules().items()
+        if schedule.unit == "epochs" and schedule.end > 0
+    ]
+    if timed:
+        raise ValueError(
+            f"The length of an epoch is unknown, and {', '.join(timed)} changes over epochs. "
+            "Pass steps_per_epoch to fit, or use schedules with unit='steps'."
+        )
+    return 1
+
+
+def _first(trainer: Any, data: Any) -> tuple | None:
+    """The first batch of a data set, checked."""
+    if isinstance(data, keras.utils.PyDataset):
+        batch = data[0]
+    elif hasattr(data, "take"):  # A tf.data.Dataset: iterating starts it anew.
+        batch = next(iter(data.take(1)), None)
+    else:  # A generator could be read only once.
+        return None
+    if batch is None:
+        raise ValueError("The data set is empty.")
+    return check_arrays(trainer, *batch)[:2]
+
+
+def _check_length(trainer: Any, epochs: int, steps_per_epoch: int) -> None:
+    for name, schedule in trainer.objective.schedules().items():
+        end = schedule.end if schedule.unit == "epochs" else schedule.end / steps_per_epoch
+        if end > epochs:
+            warnings.warn(
+                f"The schedule of {name} ends after epoch {end:g}, but training ends after "
+                f"{epochs}: its last value {schedule.last:g} is never reached.",
+                stacklevel=4,
+            )
+
+
+def labels(y: Tensor) -> Tensor:
+    """Integer labels, ``(batch,)``, also from a column of them."""
+    y = ops.convert_to_tensor(y)
+    if len(y.shape) == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if len(y.shape) != 1:
+        raise ValueError(
+            "Labels must be integers of shape (batch,). "
+            f"Received: shape {tuple(y.shape)}. One-hot labels: map them with argmax(-1)."
+        )
+    return ops.cast(y, "int32")

@@ -1,0 +1,89 @@
+"""Which models can be trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfcert.network import network_of
+
+__all__ = ["check_model"]
+
+
+def check_model(model: keras.Model, bounded: bool) -> None:
+    """Raises unless an objective can train the model.
+
+    Args:
+        model: The model.
+        bounded: Whether the objective computes bounds. Without them any layer and mixed precision
+            will do.
+    """
+    if bounded:
+        dtype = network_of(model).dtype
+        if dtype != "float32":
+            raise ValueError(
+                f"Certified training is in float32. Received: model {model.name!r} of type {dtype}."
+            )
+    else:
+        _check_graph(model)
+    output = model.output_shape
+    if not isinstance(output, tuple) or len(output) != 2:
+        raise ValueError(
+            "Training needs a model with one output of shape (batch, classes). "
+            f"Received: output shape {model.output_shape}."
+        )
+    if output[1] == 1:
+        raise ValueError(
+            f"Model {model.name!r} has a single score. Train two classes with two logits: replace "
+            "the last layer by keras.layers.Dense(2) without activation, and use labels 0 and 1."
+        )
+    for layer in model._flatten_layers(include_self=False):
+        if type(layer).__module__.startswith("keras.") and _augments(layer):
+            raise ValueError(
+                f"Layer {layer.name!r} ({type(layer).__name__}) changes inputs at random while "
+                "training. The clean pass and the bounds would see different inputs: augment in "
+                "the data pipeline instead, dataset.map(lambda x, y: (augment(x), y))."
+            )
+    last = _last_operation(model)
+    activation = getattr(last, "activation", None)
+    name = getattr(activation, "__name__", "")
+    softmax = isinstance(last, keras.layers.Softmax) or name in ("softmax", "log_softmax")
+    if softmax or name == "sigmoid":
+        kind = "softmax" if softmax else name
+        raise ValueError(
+            f"Model {model.name!r} ends in {kind} (layer {last.name!r}). Objectives train logits: "
+            "leave that activation out (the class with the largest score stays the same), and add "
+            "it behind the trained model where probabilities are wanted."
+        )
+
+
+def _check_graph(model: Any) -> None:
+    if not isinstance(model, keras.Model) or not getattr(model, "outputs", None):
+        raise ValueError(
+            "`model` must be a built Sequential or functional Keras model; wrap others: "
+            f"keras.Model(inputs, model(inputs)). Received: {model!r}."
+        )
+    if len(model.inputs) != 1:
+        raise NotImplementedError(
+            f"Model {model.name!r} has {len(model.inputs)} inputs. Training is for models with one "
+            "input; concatenate them to one and split it inside the model."
+        )
+
+
+def _augments(layer: keras.layers.Layer) -> bool:
+    name = type(layer).__name__
+    return name.startswith("Random") or name in (
+        "AugMix",
+        "AutoContrast",
+        "CutMix",
+        "MixUp",
+        "Solarization",
+    )
+
+
+def _last_operation(model: keras.Model) -> Any:
+    operation = model.outputs[0]._keras_history.operation
+    while isinstance(operation, keras.Model):  # Nested.
+        operation = operation.outputs[0]._keras_history.operation
+    return operation

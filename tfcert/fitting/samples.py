@@ -1,0 +1,100 @@
+"""The order of samples, and their augmentation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+__all__ = ["Augmentation", "Shuffled"]
+
+
+class Shuffled(keras.utils.PyDataset):
+    """Arrays in batches whose order follows from the seed and the trainer's step counter.
+
+    A run that is resumed in the middle of an epoch goes on with the next batch of that epoch.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        arrays: tuple,
+        batch_size: int,
+        shuffle: bool,
+        length: int,
+        augment: Augmentation | None = None,
+    ):
+        super().__init__()
+        self.trainer, self.arrays, self.augment = trainer, arrays, augment
+        self.batch_size, self.shuffle, self.length = batch_size, shuffle, length
+        self.samples = len(arrays[0])
+        self.start = 0
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def on_epoch_begin(self) -> None:
+        self.start = int(ops.convert_to_numpy(self.trainer.step))
+
+    def __getitem__(self, index: int) -> tuple:
+        epoch, place = divmod(self.start + index, self.length)
+        order = self._order(epoch)
+        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+        x, *rest = (array[chosen] for array in self.arrays)
+        if self.augment is not None:
+            generator = np.random.default_rng((self.trainer.seed, self.start + index, 1))
+            x = self.augment(x, generator)
+        return (x, *rest)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            order = np.arange(self.samples)
+            if self.shuffle:
+                np.random.default_rng((self.trainer.seed, epoch)).shuffle(order)
+            self._orders = {epoch: order}
+        return self._orders[epoch]
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Images shifted at random, and mirrored.
+
+    Args:
+        name: "crop" or "crop_flip".
+        pixels: Shifts go up to so many.
+        fill: What is seen beyond the border: "black" or "edge", the nearest pixel of the image.
+    """
+
+    name: str
+    pixels: int
+    fill: str
+
+    def __post_init__(self) -> None:
+        if self.name not in ("crop", "crop_flip"):
+            raise ValueError(
+                f'`augment` must be "none", "crop" or "crop_flip". Received: augment={self.name!r}.'
+            )
+        if self.fill not in ("black", "edge"):
+            raise ValueError(
+                f'`crop_fill` must be "black" or "edge". Received: crop_fill={self.fill!r}.'
+            )
+        if int(self.pixels) != self.pixels or self.pixels < 1:
+            raise ValueError(
+                f"`crop_pixels` must be a positive integer. Received: crop_pixels={self.pixels}."
+            )
+
+    def __call__(self, x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        count, height, width = x.shape[:3]
+        around = [(0, 0), (self.pixels, self.pixels), (self.pixels, self.pixels), (0, 0)]
+        padded = np.pad(x, around, mode="constant" if self.fill == "black" else "edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+        top, left = generator.integers(0, 2 * self.pixels + 1, size=(2, count))
+        x = np.moveaxis(windows[np.arange(count), top, left], 1, -1)
+        if self.name == "crop_flip":
+            mirrored = generator.random((count, 1, 1, 1)) < 0.5
+            x = np.where(mirrored, x[:, :, ::-1], x)
+        return np.ascontiguousarray(x)

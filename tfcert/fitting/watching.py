@@ -1,0 +1,79 @@
+"""What looks at a training run while it goes on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import backend
+from tfcert.bounds import methods, propagation
+from tfcert.network import network_of
+from tfcert.schedules import Clock
+
+__all__ = ["Latest", "StopOnNaN"]
+
+
+@keras.saving.register_keras_serializable(package="tfcert")
+class Latest(keras.metrics.Mean):
+    """The value of the last step, for numbers that a schedule sets."""
+
+    def update_state(self, values: Any, sample_weight: Any = None) -> None:
+        del sample_weight
+        self.total.assign(ops.cast(values, self.dtype))
+        self.count.assign(ops.ones((), self.dtype))
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Ends training where the loss is NaN or infinite, and says where that comes from.
+
+    Such a step changes no weights (see ``backend.TrainStep``), so the cause can still be found.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is None or math.isfinite(float(loss)):
+            return
+        trainer = self.model
+        if hasattr(trainer, "jax_state_sync"):
+            trainer.jax_state_sync()
+        step = int(ops.convert_to_numpy(trainer.step)) - 1
+        clock = Clock(step, int(ops.convert_to_numpy(trainer.steps_per_epoch)))
+        values = {
+            name: f"{float(ops.convert_to_numpy(value)):.6g}"
+            for name, value in trainer.objective.current(clock).items()
+        }
+        state = ", ".join(f"{name}={value}" for name, value in values.items())
+        raise FloatingPointError(
+            f"The loss became {float(loss)} at step {step} (epoch "
+            f"{step // clock.steps_per_epoch}), {state}. {_cause(trainer, clock)} "
+            "A smaller learning rate, gradient clipping (clipnorm of the optimizer) or a slower "
+            "ramp usually helps."
+        )
+
+
+def _cause(trainer: Any, clock: Clock) -> str:
+    for layer in trainer.model._flatten_layers(include_self=False):
+        if isinstance(layer, keras.Model):
+            continue
+        for weight in layer.weights:
+            if not np.isfinite(ops.convert_to_numpy(weight)).all():
+                return f"Weight {weight.name!r} of layer {layer.name!r} is NaN or infinite."
+    region = getattr(trainer.objective, "region_at", lambda clock: None)(clock)
+    if region is None or trainer.example is None:
+        return "All weights are finite."
+    network = network_of(trainer.model)
+    x = ops.cast(trainer.example[0], network.dtype)
+    with backend.eagerly():
+        evaluation = propagation.evaluate(network, region, region.bind(x), methods.IBP())
+    widths = []
+    for node in network.nodes:
+        width = float(np.max(ops.convert_to_numpy(evaluation.intervals[node].radius)))
+        if not math.isfinite(width):
+            return f"The bounds of layer {node.name!r} are not finite."
+        widths.append((width, node.name))
+    width, name = max(widths)
+    return f"All weights are finite; the widest bounds are those of layer {name!r}, {width:.3g}."
