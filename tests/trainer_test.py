@@ -441,6 +441,10 @@ DATA = {
     "empty": ({"x": X[:0], "y": Y[:0]}, "`x` is empty"),
     "weights": ({"sample_weight": np.ones((20, 1))}, "`sample_weight` must have the shape"),
     "validation": ({"validation_data": (X, Y + 5)}, "from 5 to"),
+    "validation_set": (
+        {"validation_data": tf.data.Dataset.from_tensor_slices((255 * X, Y)).batch(4)},
+        "x must lie inside clip",
+    ),
     "augment": ({"augment": "rotate"}, "`augment` must be"),
     "data_set": (
         {"x": tf.data.Dataset.from_tensor_slices((X + 1, Y)).batch(4), "y": None},
@@ -463,6 +467,31 @@ def test_data_that_cannot_be_trained_on(name):
     batch_size = None if "x" in changes and not isinstance(changes["x"], np.ndarray) else 16
     with pytest.raises(ValueError, match=text):
         fitted(**{"x": X, "y": Y, "batch_size": batch_size, **changes})
+
+
+def test_inputs_outside_of_the_region_are_never_verified():
+    trainer = CertifiedTrainer(ts.mlp(), ibp())
+    trainer.compile("sgd")
+    with pytest.raises(ValueError, match="x must lie inside clip"):
+        trainer.evaluate(255 * X, Y, verbose=0)
+    with pytest.raises(ValueError, match="from 1 to 3"):
+        trainer.evaluate(X, Y + 1, verbose=0)
+    whole = trainer.evaluate(X, Y, verbose=0, return_dict=True)
+    assert whole["verified_accuracy"] > 0.2
+    mixed = np.concatenate([X, 255 * X])
+    labels = np.argmax(trainer.model.predict(mixed, verbose=0), axis=-1)
+    batches = tf.data.Dataset.from_tensor_slices((mixed, labels)).batch(20)
+    found = trainer.evaluate(batches, verbose=0, return_dict=True)
+    assert found["accuracy"] == 1.0 and 0 < found["verified_accuracy"] <= 0.5
+    assert np.isnan(found["loss"])
+    with pytest.raises(ValueError, match="x must lie inside clip"):
+        trainer.evaluate(batches.skip(1), verbose=0)
+    before = trainer.model.get_weights()
+    assert np.isnan(trainer.train_on_batch(255 * X, Y, return_dict=True)["loss"])
+    for a, b in zip(trainer.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(FloatingPointError, match="at step 2.*the region does not admit"):
+        trainer.fit(batches, verbose=0)
 
 
 def test_arguments_that_are_refused():

@@ -23,9 +23,10 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     Logged are ``loss``; every term of the objective, which add up to it; ``accuracy`` of the clean
     inputs; ``verified_accuracy``: the share that is classified correctly with all margin bounds
     positive at the objective's *target* region, whatever the schedules say; and the schedules'
-    values (``eps`` and others). In validation the terms are those of the target region too, so that
-    ``val_`` numbers compare from epoch to epoch. While training, ``verified_accuracy`` is that of
-    a part of each batch, see ``verified_share``.
+    values (``eps`` and others). An input that the region does not admit, such as one outside of its
+    clip limits, is never verified, and a batch that holds one has a loss of NaN. In validation the
+    terms are those of the target region too, so that ``val_`` numbers compare from epoch to epoch.
+    While training, ``verified_accuracy`` is that of a part of each batch, see ``verified_share``.
 
     ``trainer.model`` stays a plain Keras model: save, export and share it without tfcert.
 
@@ -126,6 +127,20 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
     # Training.
 
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As ``keras.Model.evaluate``, with the checks of ``fit``."""
+        if not kwargs.get("_use_cached_eval_dataset"):  # Keras's fit: checked before training.
+            x, y, sample_weight = fitting.checked(self, x, y, sample_weight)
+        return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """As ``keras.Model.fit``, with checks before the first step, and ``augment``.
 
@@ -182,6 +197,10 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
                 f"{type(self.objective).__name__}.terms must give the terms that its term_names "
                 f"lists, {self.objective.term_names}. Received: {tuple(terms)}."
             )
+        if self.objective.region is not None:
+            # Nothing is known about inputs that the region cannot be put around: the step is void.
+            known = ops.all(self._admitted(batch.x))
+            terms = {name: ops.where(known, term, math.nan) for name, term in terms.items()}
         separate = list(terms.values())
         weights = self.model.losses  # Weight decay and the like.
         if weights:
@@ -234,8 +253,12 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         margins = self.objective.margins(self.model, x, y)
         hot = ops.one_hot(y, self.classes, dtype="bool")
         least = ops.min(ops.where(hot, ops.full_like(margins, float("inf")), margins), axis=-1)
-        verified = right * ops.cast(least > 0, right.dtype)
-        self.trackers["verified_accuracy"].update_state(verified)
+        verified = ops.logical_and(least > 0, self._admitted(x))
+        self.trackers["verified_accuracy"].update_state(right * ops.cast(verified, right.dtype))
+
+    def _admitted(self, x: Tensor) -> Tensor:
+        """Which inputs the target region can be put around, ``(batch,)``."""
+        return self.objective.region.admits(ops.cast(x, "float32"))
 
     def _verified_count(self, x: Tensor) -> Any:
         size = x.shape[0]

@@ -1,6 +1,6 @@
 """What ``CertifiedTrainer.fit`` adds to Keras's: checks, the order of samples, callbacks."""
 
-from tfcert.fitting.arguments import check_arrays, labels, prepare
+from tfcert.fitting.arguments import checked, labels, prepare
 from tfcert.fitting.models import check_model
 from tfcert.fitting.samples import Augmentation, Shuffled
 from tfcert.fitting.watching import Latest, StopOnNaN
@@ -10,8 +10,8 @@ __all__ = [
     "Latest",
     "Shuffled",
     "StopOnNaN",
-    "check_arrays",
     "check_model",
+    "checked",
     "labels",
     "prepare",
 ]

@@ -13,7 +13,7 @@ from keras import ops
 from tfcert.fitting.samples import Augmentation, Shuffled
 from tfcert.types import Tensor
 
-__all__ = ["check_arrays", "labels", "prepare"]
+__all__ = ["checked", "labels", "prepare"]
 
 
 def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -118,9 +118,20 @@ def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tup
     return x, y, sample_weight
 
 
+def checked(trainer: Any, x: Any, y: Any = None, sample_weight: Any = None) -> tuple:
+    """``(x, y, sample_weight)``: arrays checked as a whole, of a data set the first batch."""
+    if _is_array(x):
+        arrays = check_arrays(trainer, x, y, sample_weight)
+        return keras.utils.unpack_x_y_sample_weight(arrays)
+    _first(trainer, x)
+    return x, y, sample_weight
+
+
 def _checked_validation(trainer: Any, data: Any) -> Any:
     if isinstance(data, (tuple, list)):
         return check_arrays(trainer, *data)
+    if data is not None:
+        _first(trainer, data)
     return data
 
 

@@ -76,4 +76,8 @@ def _cause(trainer: Any, clock: Clock) -> str:
             return f"The bounds of layer {node.name!r} are not finite."
         widths.append((width, node.name))
     width, name = max(widths)
-    return f"All weights are finite; the widest bounds are those of layer {name!r}, {width:.3g}."
+    return (
+        f"All weights are finite; the widest bounds are those of layer {name!r}, {width:.3g}. "
+        "A batch with inputs that the region does not admit, such as those outside of its clip "
+        "limits, has a loss of NaN too: of a data set, fit checks the first batch alone."
+    )
