@@ -175,6 +175,25 @@ def test_the_joint_step_is_the_combined_gradient():
     np.testing.assert_allclose(logs["loss"], sum(map(float, logged.values())), rtol=1e-5)
 
 
+@pytest.mark.parametrize("epoch", [0.5, 1.5, 3.0, 4.5, 5.0])
+def test_every_phase_eagerly(epoch):
+    """Where a loss takes no part, no weight is connected to it."""
+    x, y = ts.data(8)
+
+    def weights(eagerly):
+        trainer = CertifiedTrainer(ts.mlp(), _objective())
+        trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=eagerly)
+        trainer.steps_per_epoch.assign(10)
+        trainer.step.assign(round(10 * epoch))
+        before = trainer.model.get_weights()
+        trainer.train_on_batch(x, y)
+        assert any((a != b).any() for a, b in zip(trainer.model.get_weights(), before, strict=True))
+        return trainer.model.get_weights()
+
+    for a, b in zip(weights(True), weights(False), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_layerwise_stages():
     x, y = ts.data(32, shape=(6, 6, 1))
     model = ts.cnn()

@@ -191,6 +191,23 @@ def test_xla_takes_gradients_of_sweeps_of_hidden_layers():
     same_weights(plain, by_xla, rtol=1e-3, atol=1e-5)
 
 
+def test_a_weight_that_the_loss_does_not_read():
+    class Idle(keras.layers.Dense):
+        """A dense layer with one weight more."""
+
+        def build(self, shape):
+            super().build(shape)
+            self.idle = self.add_weight(name="idle", shape=(2,), initializer="ones")
+
+    model = keras.Sequential([keras.Input((5,)), Idle(3)])
+    trainer = CertifiedTrainer(model, objectives.GaussianSmoothing(0.1))
+    trainer.compile(keras.optimizers.SGD(0.1))
+    before = model.get_weights()
+    trainer.train_on_batch(*ts.data(8))
+    moved = [(a != b).any() for a, b in zip(model.get_weights(), before, strict=True)]
+    assert moved == [True, True, False]
+
+
 def test_gradient_clipping_applies():
     x, y = ts.data(16)
     trainer = CertifiedTrainer(ts.mlp(), ibp())

@@ -193,9 +193,9 @@ class TrainStep:
             # The optimizer adds up the gradients of all replicas.
             scaled = [self.optimizer.scale_loss(loss / replicas) for loss in losses]
         variables = self.trainable_variables
-        gradients = [
-            tape.gradient(loss, variables, unconnected_gradients="zero") for loss in scaled
-        ]
+        # TensorFlow's own variables: zeros for an unconnected one are made of its type.
+        values = [variable.value for variable in variables]
+        gradients = [tape.gradient(loss, values, unconnected_gradients="zero") for loss in scaled]
         del tape
         terms, gradient = self.combine(terms, gradients, batch)
         loss, gradient = shared.only_finite(sum(terms.values()), gradient)
