@@ -175,23 +175,44 @@ def test_the_joint_step_is_the_combined_gradient():
     np.testing.assert_allclose(logs["loss"], sum(map(float, logged.values())), rtol=1e-5)
 
 
-@pytest.mark.parametrize("epoch", [0.5, 1.5, 3.0, 4.5, 5.0])
-def test_every_phase_eagerly(epoch):
-    """Where a loss takes no part, no weight is connected to it."""
+def steps_at(epochs, rate=0.0, eagerly=False):
+    """What one step from the same weights changes at each time, and the trainer."""
     x, y = ts.data(8)
-
-    def weights(eagerly):
-        trainer = CertifiedTrainer(ts.mlp(), _objective())
-        trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=eagerly)
-        trainer.steps_per_epoch.assign(10)
+    model = ts.mlp()
+    model.layers[0].kernel.regularizer = keras.regularizers.L2(rate) if rate else None
+    trainer = CertifiedTrainer(model, _objective())
+    trainer.compile(keras.optimizers.SGD(1.0), run_eagerly=eagerly, jit_compile=False)
+    trainer.steps_per_epoch.assign(10)
+    before, changes = model.get_weights(), []
+    for epoch in epochs:
+        model.set_weights(before)
         trainer.step.assign(round(10 * epoch))
-        before = trainer.model.get_weights()
         trainer.train_on_batch(x, y)
-        assert any((a != b).any() for a, b in zip(trainer.model.get_weights(), before, strict=True))
-        return trainer.model.get_weights()
+        changes.append([a - b for a, b in zip(model.get_weights(), before, strict=True)])
+    return changes, trainer
 
-    for a, b in zip(weights(True), weights(False), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+PHASES = (0.5, 1.5, 3.0, 4.5, 5.0)
+
+
+def test_every_phase_eagerly():
+    """Where a loss takes no part, no weight is connected to it."""
+    changes = [steps_at(PHASES, eagerly=eagerly)[0] for eagerly in (True, False)]
+    for eager, compiled in zip(*changes, strict=True):
+        assert any(np.abs(change).max() > 1e-4 for change in eager)
+        for a, b in zip(eager, compiled, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_regularization_keeps_its_weight_in_every_phase():
+    kernel = ts.mlp().get_weights()[0]
+    plain, first = steps_at(PHASES, eagerly=True)
+    regular, second = steps_at(PHASES, 0.3, eagerly=True)
+    for a, b in zip(plain, regular, strict=True):
+        np.testing.assert_allclose(a[0] - b[0], 0.6 * kernel, rtol=1e-3, atol=1e-5)
+    for i in range(2):  # The averages are those of the two losses alone.
+        lasts = [trainer.objective.moments.last[i][0] for trainer in (first, second)]
+        np.testing.assert_allclose(*lasts, rtol=1e-5, atol=1e-6)
 
 
 def test_layerwise_stages():

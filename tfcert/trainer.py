@@ -190,7 +190,11 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         return ops.stack([seed, step])
 
     def losses_of(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """What gradients are taken of (the sum of the terms, or each of them), and the terms."""
+        """What gradients are taken of, and the terms.
+
+        That is the sum of the terms; for an objective that is ``separate`` each of them, and the
+        regularisation of the model's own weights behind them.
+        """
         terms = {name: batch.mean(term) for name, term in self.objective.terms(batch).items()}
         if tuple(terms) != self.objective.term_names:
             raise ValueError(
@@ -205,8 +209,8 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         weights = self.model.losses  # Weight decay and the like.
         if weights:
             terms["regularization"] = sum(weights)
+            separate.append(terms["regularization"])
         if self.objective.separate and batch.training:
-            separate[0] = separate[0] + terms.get("regularization", 0.0)
             return separate, terms
         return [sum(terms.values())], terms
 
@@ -217,7 +221,9 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         if not self.objective.separate:
             return terms, gradients[0]
         own = {name: terms[name] for name in self.objective.term_names}
-        joined, gradient = self.objective.combine(own, gradients, batch)
+        joined, gradient = self.objective.combine(own, gradients[: len(own)], batch)
+        for more in gradients[len(own) :]:  # Regularisation, whose weight is its own.
+            gradient = [a + b for a, b in zip(gradient, more, strict=True)]
         return {**terms, **joined}, gradient
 
     def log(
