@@ -9,7 +9,7 @@ from keras import ops
 
 from tests import smoothing_training_test
 from tests import training_support as ts
-from tfcert import Box, LpBall, attacks, bound_margins, methods, objectives, schedules
+from tfcert import Box, LpBall, attacks, backend, bound_margins, methods, objectives, schedules
 from tfcert.bounds.margins import Margins
 from tfcert.objectives.losses import boosted_cross_entropy, kl_divergence
 from tfcert.objectives.tightness import relaxation_tightness
@@ -286,8 +286,6 @@ def test_maar_detached_parts_take_no_gradient():
     x, y = ts.data(16)
 
     def gradient(detach):
-        from tfcert import backend
-
         model = ts.mlp()
         objective = objectives.MAAR(ts.REGION, 5.0, 0.0, 0.0, detach=detach)
         _, batch = ts.batch_at(objective, model, x, y)
@@ -339,6 +337,23 @@ def test_the_gap_is_the_sum_of_weighted_distances(slope, seed, eps):
     np.testing.assert_allclose(found.gap, found.weighted, atol=2e-5 * scale)
     assert np.asarray(found.gap).min() >= -2e-5 * scale
     assert np.asarray(found.infeasibility).min() >= 0
+
+
+@pytest.mark.parametrize(
+    "method",
+    [methods.CrownIBP("same"), methods.CrownIBP("adaptive"), methods.FastLin()],
+    ids=["same", "adaptive", "fast-lin"],
+)
+def test_the_gap_is_that_sum_beyond_float32(method):
+    try:
+        backend.check_float64("this test")
+    except ValueError as error:
+        pytest.skip(str(error))
+    model, (x, y) = ts.mlp(dtype="float64"), ts.data(6)
+    known, found = _tightness(model, x.astype("float64"), y, LpBall(0.2, clip=(0, 1)), method)
+    assert np.asarray(found.gap).dtype == "float64" and np.asarray(found.gap).max() > 0.05
+    scale = 1.0 + np.abs(np.asarray(known.backward())).max()
+    np.testing.assert_allclose(found.gap, found.weighted, rtol=0, atol=1e-11 * scale)
 
 
 def test_the_relaxed_minimum_is_below_what_the_network_reaches():
@@ -400,14 +415,21 @@ def test_tight_relaxation_without_weights_is_its_base(base):
 def test_specifications_of_tight_relaxation():
     x, y = ts.data(8)
 
+    def regularizers(specifications):
+        objective = objectives.TightRelaxation(LpBall(0.3), 1.0, 1.0, specifications=specifications)
+        return ts.terms_at(objective, ts.mlp(2), x, y)
+
     def gap(specifications):
-        objective = objectives.TightRelaxation(LpBall(0.3), 1.0, 0.0, specifications=specifications)
-        return ts.terms_at(objective, ts.mlp(2), x, y)["gap"]
+        return regularizers(specifications)["gap"]
 
     known, found = _tightness(ts.mlp(2), x, y, LpBall(0.3), methods.CrownIBP())
     others = np.arange(3) != y[:, None]
     gaps = np.asarray(found.gap)
     np.testing.assert_allclose(gap("all"), gaps[others].mean(), rtol=1e-4)
+    away = np.asarray(found.infeasibility)
+    assert away[~others].max() > 0.01  # The row of the label is 0, at which every x is a minimum.
+    found_all = regularizers("all")["feasibility"]
+    np.testing.assert_allclose(found_all, away[others].mean(), rtol=1e-4)
     worst = np.where(others, np.asarray(known.backward()), np.inf).argmin(1)
     np.testing.assert_allclose(gap("worst"), gaps[np.arange(8), worst].mean(), rtol=1e-4)
     assert gaps[others].min() <= gap("random") <= gaps[others].max()

@@ -9,11 +9,12 @@ from tfcert import CertifiedTrainer, LpBall
 REGION = LpBall(0.06, clip=(0.0, 1.0))
 
 
-def mlp(seed=0, units=(8, 6), inputs=5, classes=3, activation="relu"):
+def mlp(seed=0, units=(8, 6), inputs=5, classes=3, activation="relu", dtype="float32"):
     keras.utils.set_random_seed(seed)
-    hidden = [keras.layers.Dense(n, activation=activation) for n in units]
+    hidden = [keras.layers.Dense(n, activation=activation, dtype=dtype) for n in units]
     biases = np.random.default_rng(seed)
-    model = keras.Sequential([keras.Input((inputs,)), *hidden, keras.layers.Dense(classes)])
+    last = keras.layers.Dense(classes, dtype=dtype)
+    model = keras.Sequential([keras.Input((inputs,), dtype=dtype), *hidden, last])
     for layer in model.layers:
         kernel, bias = layer.get_weights()
         layer.set_weights([kernel, 0.3 * biases.normal(size=bias.shape)])

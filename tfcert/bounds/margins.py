@@ -131,14 +131,19 @@ class Margins:
         """The coefficients of all margins on the scores, ``(batch, classes, classes)``."""
         return self.hot[:, None] - ops.eye(self.hot.shape[-1], dtype=self.hot.dtype)[None]
 
-    def _lower(self, method: methods.Method, sign: float = 1.0) -> Tensor:
-        """Sweeps the rows of all classes but y, and puts the 0 of y between them."""
-        node, classes = self.network.outputs, self.hot.shape[-1]
-        y = self.y[:, None]
+    @property
+    def other_rows(self) -> Tensor:
+        """The same without that of the label, ``(batch, classes - 1, classes)``."""
+        classes, y = self.hot.shape[-1], self.y[:, None]
         # The k-th row is class k before y, and class k + 1 from y on.
         place = ops.arange(classes - 1, dtype="int32")[None]
         others = ops.one_hot(place + ops.cast(place >= y, "int32"), classes, dtype=self.hot.dtype)
-        rows = sign * (self.hot[:, None] - others)
+        return self.hot[:, None] - others
+
+    def _lower(self, method: methods.Method, sign: float = 1.0) -> Tensor:
+        """Sweeps the rows of all classes but y, and puts the 0 of y between them."""
+        node, classes = self.network.outputs, self.hot.shape[-1]
+        y, rows = self.y[:, None], sign * self.other_rows
         lower = propagation.lower_rows(self.evaluation, method, node, rows, intersect=False)
         label = ops.arange(classes, dtype="int32")[None]
         row = ops.minimum(label - ops.cast(label > y, "int32"), classes - 2)

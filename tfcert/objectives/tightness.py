@@ -252,7 +252,7 @@ class TightRelaxation(CrownIBP):
         """The margins to regularise, and what a sum over them is multiplied with."""
         classes = worst.shape[-1]
         if self.specifications == "all":
-            return known.rows, 1.0 / (classes - 1)
+            return known.other_rows, 1.0 / (classes - 1)
         if self.specifications == "worst":
             scores = ops.stop_gradient(worst)
         else:
