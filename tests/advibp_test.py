@@ -10,7 +10,7 @@ from tfcert import CertifiedTrainer, LpBall, attacks, objectives, schedules
 from tfcert.bounds import methods as bound_methods
 from tfcert.bounds import propagation
 from tfcert.network import network_of
-from tfcert.objectives.latent import latent_node
+from tfcert.objectives.latent import freeze_before, latent_node
 from tfcert.objectives.moments import GradientMoments, combination_weights
 
 
@@ -135,7 +135,7 @@ def test_the_attack_and_its_quality():
     loss, quality = objective._adversarial(batch)
     clean = ts.terms_at(objectives.Standard(), model, x, y)["natural"]
     strong = attacks.PGD(ts.REGION, 40, early_stop=False)(model, x, y)
-    bound = float(ops.mean(ts.batch_at(objective, model, np.asarray(strong), y)[1].mean(loss)))
+    bound = ts.terms_at(objectives.Standard(), model, np.asarray(strong), y)["natural"]
     assert clean < float(ops.mean(loss)) <= bound * 1.05
     assert 0 <= float(quality) < 0.01
     # More steps come closer to a stationary point.
@@ -217,17 +217,22 @@ def test_regularization_keeps_its_weight_in_every_phase():
 
 def test_layerwise_stages():
     x, y = ts.data(32, shape=(6, 6, 1))
-    model = ts.cnn()
-    trainer = CertifiedTrainer(model, objectives.AdvIBP(LpBall(0.05, clip=(0, 1))))
+    model = ts.cnn(batch_norm=True)
+    objective = objectives.AdvIBP(LpBall(0.05, clip=(0, 1)))
+    trainer = CertifiedTrainer(model, objective, seed=4, verified_share=0.5)
     trainer.compile(keras.optimizers.Adam(1e-2))
     trainer.fit(x, y, epochs=1, batch_size=8, verbose=0)
     following = objectives.next_stage(trainer)
     assert following.objective.stage == 2
-    kernel = model.layers[0].get_weights()[0]
+    assert (following.seed, following.verified_share) == (4, 0.5)
+    before = [weight for layer in model.layers[:-1] for weight in layer.get_weights()]
     head = model.layers[-1].get_weights()[0]
     following.compile(keras.optimizers.Adam(1e-2))
     history = following.fit(x, y, epochs=2, batch_size=8, verbose=0).history
-    np.testing.assert_array_equal(model.layers[0].get_weights()[0], kernel)
+    after = [weight for layer in model.layers[:-1] for weight in layer.get_weights()]
+    assert len(before) == 6  # Convolution and batch normalisation.
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
     assert np.abs(model.layers[-1].get_weights()[0] - head).max() > 1e-4
     assert np.isfinite(history["loss"]).all()
     with pytest.raises(ValueError, match="between 1 and 2"):
@@ -238,6 +243,9 @@ def test_the_latent_attack_stays_in_the_interval():
     x, y = ts.data(12, shape=(6, 6, 1))
     model = ts.cnn(batch_norm=True)
     objective = objectives.AdvIBP(LpBall(0.05, clip=(0, 1)), stage=2)
+    with pytest.raises(ValueError, match="next_stage.*trainable layers 'conv2d.*'batch_norm"):
+        CertifiedTrainer(model, objective)
+    freeze_before(model, 2)
     _, batch = ts.batch_at(objective, model, x, y)
     lower, upper, scores = objective._attacked_box(batch)
     network = network_of(model)
@@ -264,7 +272,48 @@ def test_stages_need_a_chain():
     model = keras.Model(inputs, keras.layers.Dense(2)(added))
     with pytest.raises(NotImplementedError, match="'inner'"):
         CertifiedTrainer(model, objectives.AdvIBP(ts.REGION, stage=2))
+    freeze_before(model, 3)
+    assert [layer.name for layer in model.layers if layer.trainable_weights] == [
+        model.layers[-1].name
+    ]
     CertifiedTrainer(model, objectives.AdvIBP(ts.REGION, stage=3))
+
+
+def test_the_order_of_the_phases():
+    for attack in [(1, 3), schedules.Piecewise([2.5], [0.0, 1.0])]:
+        with pytest.raises(ValueError, match="`attack_ramp` must end before `ramp` leaves 0"):
+            objectives.AdvIBP(ts.REGION, (2, 4), attack)
+    with pytest.raises(ValueError, match="`attack_ramp` must end"):
+        objectives.AdvIBP(ts.REGION, attack_ramp=(0, 1))
+    objectives.AdvIBP(ts.REGION, schedules.Linear(0, 1, 20, 30, "steps"), (1, 3))
+    trainer = CertifiedTrainer(ts.mlp(), objectives.AdvIBP(ts.REGION, joint_begin=99))
+    trainer.compile("sgd", run_eagerly=True)
+    with pytest.warns(UserWarning, match="schedule of joint_begin ends after epoch 99"):
+        history = trainer.fit(*ts.data(8), epochs=2, verbose=0).history
+    assert history["weight_adversarial"] == [0.0, 0.0]
+
+
+def test_an_objective_belongs_to_one_trainer():
+    objective = objectives.AdvIBP(ts.REGION)
+    CertifiedTrainer(ts.mlp(), objective)
+    with pytest.raises(ValueError, match="averages of another trainer"):
+        CertifiedTrainer(ts.mlp(), objective)
+
+
+def test_the_history_shows_how_the_gradients_are_joined(tmp_path):
+    x, y = ts.data(16)
+    trainer = CertifiedTrainer(ts.mlp(), _objective(ramp=(2, 3), joint_begin=3))
+    trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    history = trainer.fit(x, y, batch_size=16, epochs=5, validation_data=(x, y), verbose=0).history
+    first, second = history["weight_adversarial"], history["weight_certified"]
+    assert (first[0], second[0]) == (1.0, 0.0) and (first[2], second[2]) == (1.0, 0.0)
+    assert first[-1] > 0 and second[-1] > 0 and (first[-1], second[-1]) != (1.0, 1.0)
+    assert history["quality"][-1] > 0 and not any("val_quality" in name for name in history)
+    trainer.save(tmp_path / "trainer.keras")
+    again = keras.saving.load_model(tmp_path / "trainer.keras")
+    np.testing.assert_array_equal(
+        again.objective.moments.norms[0], trainer.objective.moments.norms[0]
+    )
 
 
 def test_the_threshold_decides_a_conflict_in_training():

@@ -86,7 +86,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         )
 
     def _make_trackers(self) -> dict[str, keras.Metric]:
-        names = [*self.objective.term_names]
+        names = [*self.objective.term_names, *self.objective.logged_notes]
         if self.model.losses:
             names.append("regularization")
         trackers = {
@@ -240,9 +240,13 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         if batch.training:
             for name, value in self.objective.current(batch.clock).items():
                 self.trackers[name].update_state(value)
+            for name in self.objective.logged_notes:
+                self.trackers[name].update_state(batch.notes[name], sample_weight=size)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         logs = self.compute_metrics(x, y, self.objective.predictions(batch), sample_weight)
-        unknown = self._schedule_names() if not batch.training else []
+        unknown = []
+        if not batch.training:
+            unknown = [*self._schedule_names(), *self.objective.logged_notes]
         if batch.training and self.verified_share == 0:
             unknown = ["verified_accuracy"]
         return {name: value for name, value in logs.items() if name not in unknown}

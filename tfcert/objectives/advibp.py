@@ -11,12 +11,12 @@ from keras import ops
 from tfcert import backend
 from tfcert.network import network_of
 from tfcert.objectives.crown_ibp import CrownIBP
-from tfcert.objectives.latent import latent_node, scores_from
+from tfcert.objectives.latent import check_frozen, latent_node, scores_from
 from tfcert.objectives.losses import cross_entropy, worst_case_logits
 from tfcert.objectives.moments import GradientMoments
 from tfcert.objectives.objective import Batch
 from tfcert.regions import Region
-from tfcert.schedules import Clock, Linear, Schedule, get
+from tfcert.schedules import Clock, Linear, Piecewise, Schedule, get
 from tfcert.types import Tensor
 
 __all__ = ["AdvIBP"]
@@ -39,6 +39,9 @@ class AdvIBP(CrownIBP):
     configured but incomplete there; here it is ``backward_weight=(1.0, 0.0)``. The measure of the
     attack's quality is taken over the clipped box, which the attack cannot leave.
 
+    While training the History shows means over the epoch of that measure, ``quality``, and of c1
+    and c2, ``weight_adversarial`` and ``weight_certified``.
+
     Args:
         region: The target region, with norm inf.
         ramp: Of the certified radius, from 0 to 1.
@@ -51,7 +54,7 @@ class AdvIBP(CrownIBP):
         rescale: Whether the weights of an agreement are multiplied by the norm of g1.
         clean_warmup: See above.
         stage: 1; in stage l > 1 the attack is on the input of the l-th layer with weights, within
-            its interval, and layers before it are frozen; see ``tfcert.objectives.next_stage``.
+            its interval, and all layers before it must be frozen: ``tfcert.objectives.next_stage``.
         backward_weight: 0.0 for AdvIBP, ``(1.0, 0.0)`` for AdvCROWN-IBP.
         train_eps: See ``RobustObjective``.
         validation_method: See ``RobustObjective``.
@@ -60,6 +63,7 @@ class AdvIBP(CrownIBP):
     """
 
     separate: ClassVar[bool] = True
+    logged_notes: ClassVar[tuple[str, ...]] = ("quality", "weight_adversarial", "weight_certified")
 
     def __init__(
         self,
@@ -91,6 +95,7 @@ class AdvIBP(CrownIBP):
         if isinstance(attack_ramp, (tuple, list)):
             attack_ramp = Linear(0.0, 1.0, *attack_ramp)
         self.attack_ramp = get(attack_ramp)
+        self._check_order()
         self.joint_begin = None if joint_begin is None else float(joint_begin)
         self.conflict_threshold = get(conflict_threshold)
         self.attack_steps, self.stage = int(attack_steps), int(stage)
@@ -106,9 +111,13 @@ class AdvIBP(CrownIBP):
 
     def build(self, trainer: Any) -> None:
         super().build(trainer)
-        network = network_of(trainer.model)
+        if self.moments is not None:
+            raise ValueError(
+                "This AdvIBP objective keeps the averages of another trainer. Make one for each: "
+                "AdvIBP.from_config(objective.get_config())."
+            )
         if self.stage > 1:
-            latent_node(network, self.stage)  # Refused now rather than in the first step.
+            check_frozen(trainer.model, self.stage)
         variables = trainer.model.trainable_variables
         if not variables:
             raise ValueError(f"Model {trainer.model.name!r} has no trainable weights.")
@@ -123,12 +132,29 @@ class AdvIBP(CrownIBP):
 
     # Phases.
 
+    def _check_order(self) -> None:
+        attack, ramp = self.attack_ramp, self.ramp
+        if not attack.end or attack.unit != ramp.unit:
+            return  # Epochs and steps compare only once the length of an epoch is known.
+        if float(ramp.value_at(ops.convert_to_tensor(attack.end, "float32"))) > 0.0:
+            raise ValueError(
+                "`attack_ramp` must end before `ramp` leaves 0: from there on the attack rests. "
+                f"Received: attack_ramp={attack!r} and ramp={ramp!r}."
+            )
+
     def schedules(self) -> dict[str, Schedule]:
-        return {
+        known = {
             **super().schedules(),
             "attack_ramp": self.attack_ramp,
             "conflict_threshold": self.conflict_threshold,
         }
+        if self.joint_begin is not None:
+            known["joint_begin"] = self._joined
+        return known
+
+    @property
+    def _joined(self) -> Schedule:
+        return Piecewise([self.joint_begin or 0.0], [0.0, 1.0], self.ramp.unit)
 
     def current(self, clock: Clock) -> dict[str, Tensor]:
         values = super().current(clock)
@@ -143,8 +169,8 @@ class AdvIBP(CrownIBP):
         """Whether the adversarial and the certified loss take part (both: the joint phase)."""
         ramp = self.ramp(clock)
         joint = ramp >= 1.0
-        if self.joint_begin is not None and not clock.final:
-            joint = ops.logical_and(joint, clock.time(self.ramp.unit) >= self.joint_begin)
+        if self.joint_begin is not None:
+            joint = ops.logical_and(joint, self._joined(clock) >= 1.0)
         certified = ramp > 0.0
         return ops.logical_or(joint, ops.logical_not(certified)), certified
 
@@ -246,6 +272,7 @@ class AdvIBP(CrownIBP):
         one, zero = ops.ones_like(c1), ops.zeros_like(c1)
         c1 = ops.where(joint, c1, ops.where(adversarial, one, zero))
         c2 = ops.where(joint, c2, ops.where(certified, one, zero))
+        batch.notes.update(weight_adversarial=c1, weight_certified=c2)
         l1, l2 = terms["adversarial"], terms["robust"]
         more = ops.where(ops.logical_and(joint, conflict), one, zero)
         logged = {"adversarial": c1 * l1, "robust": c2 * l2 + 0.5 * more * l2**2}

@@ -14,7 +14,7 @@ from tfcert.rules.linear import Kernel, Matrix
 from tfcert.rules.primitives import Constant, Node
 from tfcert.types import Tensor
 
-__all__ = ["latent_node", "next_stage", "scores_from"]
+__all__ = ["check_frozen", "freeze_before", "latent_node", "next_stage", "scores_from"]
 
 
 def weighted_nodes(network: Network) -> list[Node]:
@@ -47,6 +47,35 @@ def latent_node(network: Network, stage: int) -> Node:
     return node
 
 
+def layers_before(model: keras.Model, stage: int) -> list[keras.layers.Layer]:
+    """The layers with weights on the way to the input of the ``stage``-th layer."""
+    network = network_of(model)
+    names = {node.name for node in network.ancestors(latent_node(network, stage))}
+    nodes = weighted_nodes(network)
+    # That layer itself may first rearrange what it reads.
+    if nodes[stage - 1].name not in {node.name for node in nodes[: stage - 1]}:
+        names.discard(nodes[stage - 1].name)
+    layers = [x for x in model._flatten_layers(include_self=False) if x.name in names]
+    return [x for x in layers if x.weights and not isinstance(x, keras.Model)]
+
+
+def freeze_before(model: keras.Model, stage: int) -> None:
+    """Freezes what a stage does not train: every layer on the way to the attacked value."""
+    for layer in layers_before(model, stage):
+        layer.trainable = False
+
+
+def check_frozen(model: keras.Model, stage: int) -> None:
+    """Raises unless all layers are frozen that a stage does not train."""
+    free = [layer.name for layer in layers_before(model, stage) if layer.trainable_weights]
+    if free:
+        raise ValueError(
+            f"Stage {stage} of AdvIBP trains what follows on the attacked value; the layers before "
+            "it are frozen. Go there by tfcert.objectives.next_stage(trainer), or set their "
+            f"trainable=False. Received: trainable layers {', '.join(map(repr, free))}."
+        )
+
+
 def scores_from(batch: Batch, node: Node) -> Callable[[Tensor], Tensor]:
     """The scores as a function of an inner value."""
     network = network_of(batch.model)
@@ -56,7 +85,8 @@ def scores_from(batch: Batch, node: Node) -> Callable[[Tensor], Tensor]:
 def next_stage(trainer: Any, **changes: Any) -> Any:
     """A trainer for the next layer-wise stage of AdvIBP, on the same model.
 
-    Freezes the dense or convolutional layer that the finished stage ended with and all before it,
+    Freezes every layer up to the dense or convolutional one that the finished stage began with, and
+    what lies between it and the next, such as batch normalisation; keeps seed and verified_share;
     and starts with the full radius, conflict threshold 0 and fresh moments. Compile it with a new
     optimizer.
 
@@ -75,13 +105,13 @@ def next_stage(trainer: Any, **changes: Any) -> Any:
     if not isinstance(objective, AdvIBP):
         raise ValueError(f"`trainer` must train AdvIBP. Received: objective={objective!r}.")
     stage = objective.stage + 1
-    network = network_of(trainer.model)
-    latent_node(network, stage)
-    frozen = {node.name for node in weighted_nodes(network)[: stage - 1]}
-    for layer in trainer.model._flatten_layers(include_self=False):
-        if layer.name in frozen and not isinstance(layer, keras.Model):
-            layer.trainable = False
+    freeze_before(trainer.model, stage)
     config = objective.get_config()
     config.update(stage=stage, ramp=1.0, attack_ramp=1.0, joint_begin=None, conflict_threshold=0.0)
     config.update(changes)
-    return type(trainer)(trainer.model, AdvIBP.from_config(config), seed=trainer.seed)
+    return type(trainer)(
+        trainer.model,
+        AdvIBP.from_config(config),
+        seed=trainer.seed,
+        verified_share=trainer.verified_share,
+    )

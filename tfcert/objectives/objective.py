@@ -37,7 +37,7 @@ class Batch:
         training: Whether this step trains.
         seed: Integer tensor of shape ``(2,)``, made of the trainer's seed and the step.
         sample_weight: Weights, ``(batch,)``, or None.
-        notes: What ``terms`` leaves for ``combine``.
+        notes: What ``terms`` leaves for ``combine``, and either for the History.
     """
 
     model: keras.Model
@@ -95,6 +95,8 @@ class Objective:
     """
 
     separate: ClassVar[bool] = False
+    # What ``terms`` and ``combine`` leave in ``batch.notes`` for the History, while training.
+    logged_notes: ClassVar[tuple[str, ...]] = ()
     # Under which name the accuracy of the first pass is logged.
     accuracy_name: ClassVar[str] = "accuracy"
 
