@@ -28,6 +28,7 @@ if _NAME == "tensorflow":
         misplaces_sum,
         prefers_xla,
         replica,
+        replicas,
         value_and_gradients,
         vector_jacobian,
     )
@@ -49,6 +50,7 @@ elif _NAME == "jax":
         misplaces_sum,
         prefers_xla,
         replica,
+        replicas,
         value_and_gradients,
         vector_jacobian,
     )
@@ -76,6 +78,7 @@ __all__ = [
     "portable",
     "prefers_xla",
     "replica",
+    "replicas",
     "value_and_gradients",
     "vector_jacobian",
 ]

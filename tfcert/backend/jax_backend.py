@@ -26,6 +26,8 @@ __all__ = [
     "loop",
     "misplaces_sum",
     "prefers_xla",
+    "replica",
+    "replicas",
     "value_and_gradients",
     "vector_jacobian",
 ]
@@ -100,6 +102,11 @@ def devices_of(model: keras.Model) -> int:
 def replica() -> Any:
     """The number of the device that runs this code."""
     return 0
+
+
+def replicas() -> int:
+    """How many devices share a batch."""
+    return 1
 
 
 def compile_for_devices(

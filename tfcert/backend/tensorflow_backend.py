@@ -26,6 +26,8 @@ __all__ = [
     "loop",
     "misplaces_sum",
     "prefers_xla",
+    "replica",
+    "replicas",
     "value_and_gradients",
     "vector_jacobian",
 ]
@@ -108,6 +110,11 @@ def replica() -> Any:
     return 0 if context is None else context.replica_id_in_sync_group
 
 
+def replicas() -> int:
+    """How many devices share a batch inside of a strategy; 1 without one."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
 def compile_for_devices(
     function: Callable[..., Any], model: keras.Model, jit_compile: bool | None = None
 ) -> Callable[..., Any]:
@@ -181,23 +188,25 @@ class TrainStep:
 
     def train_step(self: Any, data: Any) -> dict[str, Any]:
         """One step of training, for Keras\'s fit."""
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas > 1 and self.objective.separate:
-            raise NotImplementedError(
-                f"{type(self.objective).__name__} weighs the gradients of its terms by those "
-                "of the whole batch: train it on one device, without a tf.distribute strategy."
-            )
+        count = replicas()
         with tf.GradientTape(persistent=True) as tape:
             batch = self.batch_of(data, True)
             losses, terms = self.losses_of(batch)
             # The optimizer adds up the gradients of all replicas.
-            scaled = [self.optimizer.scale_loss(loss / replicas) for loss in losses]
+            scaled = [self.optimizer.scale_loss(loss / count) for loss in losses]
         variables = self.trainable_variables
         # TensorFlow's own variables: zeros for an unconnected one are made of its type.
         values = [variable.value for variable in variables]
         gradients = [tape.gradient(loss, values, unconnected_gradients="zero") for loss in scaled]
         del tape
+        spread = count > 1 and self.objective.separate
+        if spread:  # How they are joined depends on the whole batch.
+            context = tf.distribute.get_replica_context()
+            terms, batch.notes = context.all_reduce("MEAN", (terms, batch.notes))
+            gradients = context.all_reduce("SUM", gradients)
         terms, gradient = self.combine(terms, gradients, batch)
+        if spread:  # All replicas have the whole gradient.
+            gradient = [part / count for part in gradient]
         loss, gradient = shared.only_finite(sum(terms.values()), gradient)
         logs = self.log(loss, terms, batch, data)
         self.optimizer.apply_gradients(zip(gradient, variables, strict=True))

@@ -238,7 +238,7 @@ class AdvIBP(CrownIBP):
 
         def measure(points: Tensor) -> tuple[Tensor, Tensor]:
             def mean_loss(variables: list[Tensor]) -> tuple[Tensor, Tensor]:
-                loss = ops.mean(cross_entropy(batch.y, scores(variables[0])))
+                loss = ops.mean(cross_entropy(batch.y, scores(variables[0]))) / backend.replicas()
                 return loss, loss
 
             _, _, (gradient,) = backend.value_and_gradients(mean_loss, [points])
