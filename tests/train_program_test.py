@@ -1,5 +1,6 @@
 """The training program: what it writes, resuming after a kill, what it refuses, the recipes."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,8 +17,8 @@ import pytest
 from absl import flags
 
 from tests import support
-from tfcert import LpBall, bound_margins, datasets
-from tfcert.cli import train, train_run
+from tfcert import LpBall, bound_margins, datasets, models
+from tfcert.cli import train, train_config, train_run
 
 SMALL = {
     "objective": "crown-ibp",
@@ -129,10 +130,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     for name in first:
         if name != "seconds":
             assert first[name] == second[name], name
-    models = [
+    trained = [
         keras.saving.load_model(tmp_path / name / "model.keras") for name in ("whole", "killed")
     ]
-    for a, b in zip(*(model.get_weights() for model in models), strict=True):
+    for a, b in zip(*(model.get_weights() for model in trained), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -148,6 +149,16 @@ BAD = {
     "sigma": ({"sigma": "0.5"}, "needs --eps and takes no --sigma"),
     "noise": ({"objective": "gaussian"}, "does not take train_eps"),
     "momentum": ({"momentum": "0.9"}, "--momentum is for sgd"),
+    "verify": ({"verify": "ibp,bogus"}, "--verify=ibp,bogus: .*must be one of"),
+    "attack": ({"attack_step_size": "0"}, "`step_size` must be"),
+    "shape": ({"ramp": None, "ramp_shape": "smoothed"}, "--ramp_shape goes with --ramp"),
+    "pixels": ({"crop_pixels": "2"}, "go with --augment"),
+    "fill": ({"crop_fill": "edge"}, "go with --augment"),
+    "drops": ({"drops": "40,20"}, "--drops are epochs that grow. Received: 40,20"),
+    "pair": ({"option": ["regularizer=(1,2)"]}, r"crown-ibp --option=regularizer=\(1,2\): float"),
+    "none": ({"objective": "advibp", "option": ["stage=None"]}, "--option=stage=None: int"),
+    "stage": ({"objective": "advibp", "option": ["stage=2"]}, "goes on from the model of stage 1"),
+    "init": ({"init": "ibp", "init_model": "model.keras"}, "so no --init"),
     "precision": ({"precision": "bfloat16"}, "--precision=bfloat16 is for the objectives of smoo"),
 }
 
@@ -156,11 +167,47 @@ BAD = {
 def test_what_is_refused_before_training(name, tmp_path):
     changes, text = BAD[name]
     options = changes.pop("option", [])
-    arguments = [f"--{k}={v}" for k, v in {**SMALL, "out": str(tmp_path / "o"), **changes}.items()]
+    settings = {**SMALL, "out": str(tmp_path / "o"), **changes}
+    arguments = [f"--{name}={value}" for name, value in settings.items() if value is not None]
     arguments += [f"--option={option}" for option in options]
     with pytest.raises((ValueError, OSError), match=text):
         train_run.prepare(config_of(arguments))
     assert not (tmp_path / "o").exists()
+
+
+def test_training_radius_below_the_tested_one_warns():
+    config = config_of(["--objective=ibp", "--eps=0.1", "--train_eps=0.05", "--out=unused"])
+    with pytest.warns(UserWarning, match="--train_eps=0.05 is less than --eps=0.1"):
+        train_config.check(config)
+
+
+def test_what_is_measured_after_training_may_change_on_resuming():
+    flags_ = ["--objective=ibp", "--eps=0.1", "--out=unused"]
+    known = dataclasses.asdict(config_of(flags_))
+    changed = ["--verify=crown", "--attack_steps=7", "--attack_step_size=0.5"]
+    train_config.check_same(config_of([*flags_, *changed]), known)
+    with pytest.raises(ValueError, match="which had --epochs=30"):
+        train_config.check_same(config_of([*flags_, "--epochs=3"]), known)
+
+
+def test_a_later_stage_starts_from_a_model_with_its_first_layers_frozen(tmp_path):
+    keras.utils.set_random_seed(7)
+    first = models.get("mlp_1x12", (8, 8, 1), 10)
+    first.save(tmp_path / "first.keras")
+
+    def prepared(model):
+        settings = {"objective": "advibp", "model": model, "eps": "0.03", "out": tmp_path / "o"}
+        settings |= {"init_model": tmp_path / "first.keras", "option": "stage=2", "limit": "50"}
+        arguments = [f"--{name}={value}" for name, value in settings.items()]
+        return train_run.prepare(config_of(arguments)).trainer
+
+    trainer = prepared("mlp_1x12")
+    for a, b in zip(trainer.model.get_weights(), first.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert trainer.objective.stage == 2
+    assert [len(x.trainable_weights) for x in trainer.model.layers if x.weights] == [0, 2]
+    with pytest.raises(ValueError, match=r"a model like --model.*\(64, 9\).*\(64, 12\)"):
+        prepared("mlp_1x9")
 
 
 def test_a_run_for_smoothing(tmp_path):
@@ -230,11 +277,12 @@ def test_recipes_build(path, monkeypatch):
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     config = config_of([*shlex.split(" ".join(map(shlex.quote, lines))), "--out=unused"])
     shape = (32, 32, 3) if config.dataset == "cifar10" else (28, 28, 1)
+    train_config.check(config)
     objective = train_run._objective(config)
     ends = [s.end for s in objective.schedules().values() if s.unit == "epochs"]
     assert max(ends, default=0) <= config.epochs
     assert config.sigma is not None or config.train_eps >= config.eps
-    mean, std = train_run._numbers("mean", config.mean), train_run._numbers("std", config.std)
+    mean, std = train_run.numbers("mean", config.mean), train_run.numbers("std", config.std)
     families = ("mlp_", "linf_mlp_")
     assert config.model.startswith(families) or config.model in train_run.models.NAMES
     if not re.search("large|medium|110|5120", config.model):  # Those take long.

@@ -43,6 +43,12 @@ def _define_flags() -> None:
     flags.DEFINE_enum(
         "init", "keras", ["keras", "ibp"], "Initial weights; ibp: tfcert.models.ibp_initialization."
     )
+    flags.DEFINE_string(
+        "init_model",
+        None,
+        "A .keras file of the same --model, whose weights training starts from. For AdvIBP's later "
+        "stages, --option=stage=2 and on, which freeze the layers that earlier ones trained.",
+    )
     flags.DEFINE_enum(
         "precision",
         "float32",

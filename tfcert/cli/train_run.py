@@ -27,6 +27,8 @@ from tfcert import (
     smoothing,
 )
 from tfcert.cli.backup import Backup
+from tfcert.cli.train_config import SETTINGS, Config, check, check_same, numbers
+from tfcert.objectives import latent
 from tfcert.regions import LpBall
 from tfcert.trainer import CertifiedTrainer
 
@@ -50,54 +52,6 @@ OBJECTIVES: dict[str, type[objectives.Objective]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """The flags of ``tfcert-train``, under their names."""
-
-    objective: str
-    option: list[str]
-    dataset: str
-    data_dir: str | None
-    model: str
-    mean: list[str] | None
-    std: list[str] | None
-    init: str
-    precision: str
-    eps: float | None
-    sigma: float | None
-    norm: str
-    train_eps: float | None
-    ramp: list[str] | None
-    ramp_shape: str
-    epochs: int
-    batch_size: int
-    optimizer: str
-    momentum: float | None
-    weight_decay: float | None
-    learning_rate: float
-    decay: str
-    drops: list[str]
-    drop_factor: float
-    beta_2: float | None
-    epsilon: float | None
-    clipnorm: float | None
-    augment: str
-    crop_pixels: int
-    crop_fill: str
-    limit: int | None
-    verify: list[str]
-    attack_steps: int
-    attack_step_size: float | None
-    seed: int
-    jit_compile: bool | None
-    resume: bool
-    verbose: int
-    out: str
-
-
-SETTINGS = tuple(field.name for field in dataclasses.fields(Config))
-
-
 @dataclasses.dataclass
 class Training:
     """A run that is ready to start."""
@@ -107,17 +61,19 @@ class Training:
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     out: pathlib.Path
+    attack: attacks.PGD | None
 
 
 def prepare(config: Config) -> Training:
     """Builds all that a run needs, and finds everything that would stop it later."""
+    check(config)
     out = pathlib.Path(config.out)
     if out.exists() and any(out.iterdir()) and not config.resume:
         raise ValueError(f"--out={config.out} is not empty. Choose another folder, or --resume.")
     if config.resume and not (out / "run.json").exists():
         raise ValueError(f"--resume needs a run in --out={config.out}; there is no run.json.")
     if config.resume:
-        _check_same(config, files.read_json(out / "run.json").get("flags", {}))
+        check_same(config, files.read_json(out / "run.json").get("flags", {}))
         if (out / "history.json").exists():
             files.read_json(out / "history.json")
     train, test = datasets.load(config.dataset, config.data_dir)
@@ -125,11 +81,18 @@ def prepare(config: Config) -> Training:
         train = (train[0][: config.limit], train[1][: config.limit])
         test = (test[0][: config.limit], test[1][: config.limit])
     keras.utils.set_random_seed(config.seed)
-    mean, std = _numbers("mean", config.mean), _numbers("std", config.std)
+    mean, std = numbers("mean", config.mean), numbers("std", config.std)
     model = models.get(config.model, train[0].shape[1:], 10, mean, std)
     if config.init == "ibp":
         models.ibp_initialization(model, config.seed)
+    if config.init_model is not None:
+        _take_weights(model, config.init_model)
     objective = _objective(config)
+    _freeze(config, model, objective)
+    attack = None
+    if objective.region is not None:
+        steps, size = config.attack_steps, config.attack_step_size
+        attack = attacks.PGD(objective.region, steps, size, loss="margin")
     if config.precision == "bfloat16":
         if objective.region is not None:
             raise ValueError(
@@ -144,16 +107,32 @@ def prepare(config: Config) -> Training:
         jit_compile="auto" if config.jit_compile is None else config.jit_compile,
     )
     out.mkdir(parents=True, exist_ok=True)
-    return Training(config, trainer, train, test, out)
+    return Training(config, trainer, train, test, out, attack)
 
 
-def _check_same(config: Config, known: dict[str, Any]) -> None:
-    for name, value in dataclasses.asdict(config).items():
-        if name not in ("resume", "verbose", "data_dir", "out") and known.get(name) != value:
-            raise ValueError(
-                f"--resume goes on with the flags of the run, which had --{name}={known.get(name)}."
-                f" Received: --{name}={value}."
-            )
+def _take_weights(model: keras.Model, path: str) -> None:
+    """Starts from the weights of another run's model of the same kind."""
+    weights = files.load_model(path).get_weights()
+    given, wanted = ([w.shape for w in known] for known in (weights, model.get_weights()))
+    if given != wanted:
+        raise ValueError(
+            f"--init_model must hold a model like --model, whose weights have the shapes {wanted}. "
+            f"Received: {path} with {given}."
+        )
+    model.set_weights(weights)
+
+
+def _freeze(config: Config, model: keras.Model, objective: objectives.Objective) -> None:
+    """Freezes what AdvIBP's later stages do not train."""
+    stage = getattr(objective, "stage", 1)
+    if stage == 1:
+        return
+    if config.init_model is None:
+        raise ValueError(
+            f"Stage {stage} goes on from the model of stage {stage - 1}: --init_model. "
+            "Received: --init_model=None."
+        )
+    latent.freeze_before(model, stage)
 
 
 def _objective(config: Config) -> objectives.Objective:
@@ -163,7 +142,7 @@ def _objective(config: Config) -> objectives.Objective:
     arguments: dict[str, Any] = {}
     if config.train_eps is not None:
         arguments["train_eps"] = config.train_eps
-    ramp = _numbers("ramp", config.ramp)
+    ramp = numbers("ramp", config.ramp)
     if ramp is not None:
         if len(ramp) != 2:
             raise ValueError(f"--ramp is begin,end. Received: {','.join(config.ramp or [])}.")
@@ -181,9 +160,14 @@ def _objective(config: Config) -> objectives.Objective:
             )
     if "sigma" in known:
         arguments["sigma"] = _only(config, "sigma", "eps")
+    else:
+        norm: Any = "inf" if config.norm == "inf" else int(config.norm)
+        arguments["region"] = LpBall(_only(config, "eps", "sigma"), norm=norm, clip=(0.0, 1.0))
+    try:
         return kind(**arguments)
-    norm: Any = "inf" if config.norm == "inf" else int(config.norm)
-    return kind(LpBall(_only(config, "eps", "sigma"), norm=norm, clip=(0.0, 1.0)), **arguments)
+    except TypeError as error:  # A value of another kind, such as a pair for a number.
+        options = " ".join(f"--option={option}" for option in config.option)
+        raise ValueError(f"--objective={config.objective} {options}: {error}") from error
 
 
 def _only(config: Config, wanted: str, other: str) -> float:
@@ -214,16 +198,6 @@ def _value(text: str) -> Any:
         return text
 
 
-def _numbers(name: str, values: list[str] | None) -> list[float] | None:
-    try:
-        numbers = None if values is None else [float(value) for value in values]
-        if not np.isfinite(numbers or []).all():
-            raise ValueError("infinite or no number")
-    except ValueError:
-        raise ValueError(f"--{name} are numbers. Received: {','.join(values or [])}.") from None
-    return numbers
-
-
 def _optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
     if config.optimizer == "adam" and config.momentum is not None:
         raise ValueError(f"--momentum is for sgd. Received: --momentum={config.momentum}.")
@@ -251,7 +225,7 @@ def _learning_rate(config: Config, steps: int) -> Any:
         return config.learning_rate
     factors = [config.drop_factor**i for i in range(len(config.drops) + 1)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(
-        [round(epoch * steps) for epoch in _numbers("drops", config.drops) or []],
+        [round(epoch * steps) for epoch in numbers("drops", config.drops) or []],
         [config.learning_rate * factor for factor in factors],
     )
 
@@ -341,9 +315,8 @@ def _evaluate(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
             "clean_error": float(np.mean(clean != y)),
             "noisy_error": noisy,
         }
-    attack = attacks.PGD(region, config.attack_steps, config.attack_step_size, loss="margin")
     results = evaluation.evaluate(
-        trainer.model, *training.test, region, config.verify, attack, log=log
+        trainer.model, *training.test, region, config.verify, training.attack, log=log
     )
     return {"eps": config.eps, **facts, **results}
 

@@ -1,0 +1,116 @@
+"""The flags of the training program, and which of them go together."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import numpy as np
+
+from tfcert.bounds import methods
+
+__all__ = ["SETTINGS", "Config", "check", "check_same", "numbers"]
+
+# What is done with a run but does not decide what is trained.
+_FREE = ("resume", "verbose", "data_dir", "out", "verify", "attack_steps", "attack_step_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The flags of ``tfcert-train``, under their names."""
+
+    objective: str
+    option: list[str]
+    dataset: str
+    data_dir: str | None
+    model: str
+    mean: list[str] | None
+    std: list[str] | None
+    init: str
+    init_model: str | None
+    precision: str
+    eps: float | None
+    sigma: float | None
+    norm: str
+    train_eps: float | None
+    ramp: list[str] | None
+    ramp_shape: str
+    epochs: int
+    batch_size: int
+    optimizer: str
+    momentum: float | None
+    weight_decay: float | None
+    learning_rate: float
+    decay: str
+    drops: list[str]
+    drop_factor: float
+    beta_2: float | None
+    epsilon: float | None
+    clipnorm: float | None
+    augment: str
+    crop_pixels: int
+    crop_fill: str
+    limit: int | None
+    verify: list[str]
+    attack_steps: int
+    attack_step_size: float | None
+    seed: int
+    jit_compile: bool | None
+    resume: bool
+    verbose: int
+    out: str
+
+
+SETTINGS = tuple(field.name for field in dataclasses.fields(Config))
+
+
+def check_same(config: Config, known: dict[str, Any]) -> None:
+    """Raises where a run that is resumed would train something else."""
+    for name, value in dataclasses.asdict(config).items():
+        if name not in _FREE and known.get(name) != value:
+            raise ValueError(
+                f"--resume goes on with the flags of the run, which had --{name}={known.get(name)}."
+                f" Received: --{name}={value}."
+            )
+
+
+def check(config: Config) -> None:
+    """Raises where flags have no effect beside others, or will fail after training."""
+    for method in config.verify:
+        try:
+            methods.get(method)
+        except ValueError as error:
+            raise ValueError(f"--verify={','.join(config.verify)}: {error}") from error
+    if config.ramp is None and config.ramp_shape != "linear":
+        raise ValueError(f"--ramp_shape goes with --ramp. Received: {config.ramp_shape!r} alone.")
+    if config.augment == "none" and (config.crop_pixels, config.crop_fill) != (4, "black"):
+        raise ValueError(
+            "--crop_pixels and --crop_fill go with --augment. Received: "
+            f"--crop_pixels={config.crop_pixels}, --crop_fill={config.crop_fill} without it."
+        )
+    drops = numbers("drops", config.drops) or []
+    if any(a >= b for a, b in zip(drops, drops[1:], strict=False)):
+        raise ValueError(f"--drops are epochs that grow. Received: {','.join(config.drops)}.")
+    if config.init_model is not None and config.init != "keras":
+        raise ValueError(
+            "--init_model brings its own weights, so no --init. "
+            f"Received: --init={config.init}, --init_model={config.init_model}."
+        )
+    if config.eps is not None and config.train_eps is not None and config.train_eps < config.eps:
+        warnings.warn(
+            f"--train_eps={config.train_eps} is less than --eps={config.eps}: the model is tested "
+            "at a radius that it was never trained at.",
+            stacklevel=2,
+        )
+
+
+def numbers(name: str, values: list[str] | None) -> list[float] | None:
+    """A flag that lists numbers."""
+    try:
+        found = None if values is None else [float(value) for value in values]
+        if not np.isfinite(found or []).all():
+            raise ValueError("infinite or no number")
+    except ValueError:
+        raise ValueError(f"--{name} are numbers. Received: {','.join(values or [])}.") from None
+    return found
