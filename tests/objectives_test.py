@@ -238,6 +238,9 @@ def test_maar_without_weight_is_its_base(beta):
     x, y = ts.data(10)
     base = ts.terms_at(objectives.CrownIBP(ts.REGION, 0.5, beta), ts.mlp(), x, y)
     maar = ts.terms_at(objectives.MAAR(ts.REGION, 0.0, 0.5, beta), ts.mlp(), x, y)
+    assert maar == base  # The term is not computed.
+    never = objectives.MAAR(ts.REGION, schedules.Linear(0.0, 1.0, 5, 6), 0.5, beta)
+    maar = ts.terms_at(never, ts.mlp(), x, y)
     assert maar.pop("consistency") == 0.0
     assert maar == base
 
@@ -269,6 +272,26 @@ def test_maar_consistency(divergence):
         assert 0 < wrong.sum() < 20
         expected = 2.0 * (wrong * values[divergence]).mean()
         np.testing.assert_allclose(consistency(5.0, selection="hard"), expected, rtol=1e-4)
+
+
+@hp.given(seed=SEEDS)
+@SETTINGS
+@pytest.mark.parametrize("divergence", ["clean", "worst", "symmetric", "upper_bound"])
+def test_maar_is_never_negative_and_leaves_sure_samples_alone(divergence, seed):
+    model, (x, y) = ts.mlp(seed), ts.data(6, seed=seed)
+    objective = objectives.MAAR(ts.REGION, 1.0, 0.0, 0.0, divergence=divergence)
+    _, batch = ts.batch_at(objective, model, x, y)
+    known = objective.bounds(batch, "ibp")
+    worst = -known.interval()
+    plain = np.asarray(objective.extra_terms(batch, known, worst)["consistency"])
+    assert plain.shape == (6,) and plain.min() >= -1e-6
+    # The first sample becomes sure of its label.
+    hot = np.eye(3, dtype="float32")[y[:1]]
+    batch.logits = ops.concatenate([batch.logits[:1] + 60.0 * hot, batch.logits[1:]])
+    pushed = np.asarray(objective.extra_terms(batch, known, worst)["consistency"])
+    assert pushed.min() >= -1e-6
+    np.testing.assert_allclose(pushed[1:], plain[1:], rtol=1e-5, atol=1e-6)
+    assert abs(pushed[0]) < 1e-6
 
 
 @hp.given(seed=SEEDS)
@@ -451,6 +474,11 @@ def test_feasibility_is_for_relu_networks():
     assert terms["gap"] > 0
 
 
+def test_a_ramp_that_does_not_reach_the_radius_warns():
+    with pytest.warns(UserWarning, match="`ramp` ends at 0.2.*set `train_eps`"):
+        objectives.IBP(ts.REGION, ramp=schedules.Linear(0, 0.2, 1, 3))
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
@@ -460,6 +488,22 @@ def test_feasibility_is_for_relu_networks():
         (lambda: objectives.IBP(ts.REGION, regularizer=-1.0), "`regularizer` must be at least 0"),
         (lambda: objectives.IBP(Box(0.0, 1.0), train_eps=0.1), "`train_eps` needs a region"),
         (lambda: objectives.IBP(ts.REGION, validation_method="best"), "`method` must be one of"),
+        (lambda: objectives.IBP(ts.REGION, 2.0), r"`natural_weight` must lie in \[0, 1\]"),
+        (lambda: objectives.IBP(ts.REGION, (1.0, -0.5)), "`natural_weight` must lie"),
+        (
+            lambda: objectives.IBP(ts.REGION, schedules.Linear(1.5, 0.5, 0, 2)),
+            "`natural_weight` must lie",
+        ),
+        (lambda: objectives.CrownIBP(ts.REGION, 0.0, 3), "`backward_weight` must lie"),
+        (lambda: objectives.MAAR(ts.REGION, weight=-5), "`weight` must be at least 0"),
+        (
+            lambda: objectives.MAAR(ts.REGION, schedules.Piecewise([1, 2], [1.0, -1.0, 1.0])),
+            "`weight` must be at least 0",
+        ),
+        (lambda: objectives.TightRelaxation(ts.REGION, (0, -1)), "`gap_weight` must be"),
+        (lambda: objectives.IBP(ts.REGION, ramp=2.0), r"`ramp` is a fraction.*in \[0, 1\]"),
+        (lambda: objectives.IBP(ts.REGION, ramp=0.0), "end above 0"),
+        (lambda: objectives.AdvIBP(ts.REGION, attack_ramp=-1.0), "`attack_ramp` is a fraction"),
         (lambda: objectives.MAAR(ts.REGION, divergence="l2"), "`divergence` must be one of"),
         (lambda: objectives.MAAR(ts.REGION, detach=("all",)), "`detach` may hold"),
         (lambda: objectives.TightRelaxation(ts.REGION, base="lp"), "`base` must be one of"),

@@ -14,9 +14,9 @@ from tfcert.objectives.crown_ibp import CrownIBP
 from tfcert.objectives.latent import check_frozen, latent_node, scores_from
 from tfcert.objectives.losses import cross_entropy, worst_case_logits
 from tfcert.objectives.moments import GradientMoments
-from tfcert.objectives.objective import Batch
+from tfcert.objectives.objective import Batch, ramp_of
 from tfcert.regions import Region
-from tfcert.schedules import Clock, Linear, Piecewise, Schedule, get
+from tfcert.schedules import Clock, Piecewise, Schedule, get
 from tfcert.types import Tensor
 
 __all__ = ["AdvIBP"]
@@ -92,9 +92,7 @@ class AdvIBP(CrownIBP):
         )
         if region.norm != math.inf:
             raise ValueError(f"AdvIBP needs a region of norm inf. Received: region={region!r}.")
-        if isinstance(attack_ramp, (tuple, list)):
-            attack_ramp = Linear(0.0, 1.0, *attack_ramp)
-        self.attack_ramp = get(attack_ramp)
+        self.attack_ramp = ramp_of("attack_ramp", attack_ramp)
         self._check_order()
         self.joint_begin = None if joint_begin is None else float(joint_begin)
         self.conflict_threshold = get(conflict_threshold)

@@ -61,7 +61,7 @@ class CrownIBP(IBP):
             tolerance=tolerance,
             validation_method=validation_method,
         )
-        self.add_weights(backward_weight=backward_weight)
+        self.add_weights(most=1.0, backward_weight=backward_weight)
         self.slope = slope
         self._method: methods.Method = methods.CrownIBP(slope)
 

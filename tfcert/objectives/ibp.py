@@ -59,7 +59,7 @@ class IBP(RobustObjective):
         super().__init__(
             region, train_eps=train_eps, ramp=ramp, validation_method=validation_method
         )
-        self.add_weights(natural_weight=natural_weight)
+        self.add_weights(most=1.0, natural_weight=natural_weight)
         self.regularizer, self.tolerance = float(regularizer), float(tolerance)
         if self.regularizer < 0 or not self.tolerance > 0:
             raise ValueError(

@@ -32,7 +32,7 @@ class MAAR(CrownIBP):
     ``(1 - kappa) CE(worst, y) + kappa CE(z, y) + lambda (1 - p_y) KL(p || p_worst)`` with
     ``p = softmax(z)`` of the clean input and ``p_worst`` the softmax of the worst-case logits that
     the base method trains on. The base is CROWN-IBP; ``backward_weight=0.0`` makes it IBP, and
-    ``weight=0.0`` leaves the base method exactly.
+    ``weight=0.0`` leaves the base method exactly, without that term.
 
     The paper's text fixes that the term compares output distributions over the whole certified
     region for misclassified inputs; its form here is the closest one in its authors' public work
@@ -110,7 +110,9 @@ class MAAR(CrownIBP):
                 f"`detach` may hold {' and '.join(_DETACHABLE)}. Received: detach={detach!r}."
             )
 
-    extra_names = ("consistency",)
+    @property
+    def extra_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return () if self.weights["weight"].is_zero else ("consistency",)
 
     def robust_loss(self, batch: Batch, known: Margins, worst: Tensor) -> Tensor:
         if self.classification == "boosted":
@@ -118,6 +120,8 @@ class MAAR(CrownIBP):
         return super().robust_loss(batch, known, worst)
 
     def extra_terms(self, batch: Batch, known: Margins, worst: Tensor) -> dict[str, Tensor]:
+        if not self.extra_names:
+            return {}
         if self.consistency_bound == "ibp":
             worst = -known.interval()
         clean = batch.logits

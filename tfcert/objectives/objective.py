@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import warnings
 from typing import Any, ClassVar
 
 import keras
@@ -17,10 +19,10 @@ from tfcert.network import network_of
 from tfcert.regions import LpBall, Region
 from tfcert.regions.seeds import Seeds
 from tfcert.rules.primitives import Node
-from tfcert.schedules import Clock, Constant, Linear, Schedule, get
+from tfcert.schedules import Clock, Constant, Linear, Piecewise, Schedule, get
 from tfcert.types import Tensor
 
-__all__ = ["Batch", "Objective", "RobustObjective", "Weight"]
+__all__ = ["Batch", "Objective", "RobustObjective", "Weight", "ramp_of"]
 
 
 @dataclasses.dataclass
@@ -185,10 +187,11 @@ class Weight:
 
     Args:
         name: For messages.
-        value: What the user gave; a pair is (at radius 0, at full radius).
+        value: What the user gave, at least 0; a pair is (at radius 0, at full radius).
+        most: The largest value that makes sense: 1 for a share.
     """
 
-    def __init__(self, name: str, value: Any):
+    def __init__(self, name: str, value: Any, most: float = math.inf):
         self.schedule: Schedule | None = None
         if isinstance(value, (tuple, list)):
             if len(value) != 2:
@@ -200,6 +203,10 @@ class Weight:
         else:
             self.schedule = get(value)
             self.first = self.last = self.schedule.last
+        reached = [self.first, self.last] if self.schedule is None else _reached(self.schedule)
+        if not all(0.0 <= number <= most for number in reached):
+            wanted = "be at least 0" if most == math.inf else f"lie in [0, {most:g}]"
+            raise ValueError(f"`{name}` must {wanted} all the time. Received: {name}={value!r}.")
 
     def at(self, ramp: Tensor, clock: Clock) -> Tensor:
         """The weight at a fraction of the radius, a float32 scalar."""
@@ -229,8 +236,9 @@ class RobustObjective(Objective):
         region: The target region.
         train_eps: The radius to train at, where it differs from the region's. The literature
             trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
-        ramp: A schedule from 0 to 1, the fraction of the training radius; default: at full size
-            at once. A pair ``(begin, end)`` of epochs stands for a straight line.
+        ramp: A schedule from 0 to 1, the fraction of the training radius, with a warning where it
+            ends below 1; default: at full size at once. A pair ``(begin, end)`` of epochs stands
+            for a straight line.
         validation_method: How ``verified_accuracy`` is bounded; default: as in training.
     """
 
@@ -253,9 +261,7 @@ class RobustObjective(Objective):
                 f"Received: region={region!r}."
             )
         self.train_eps = train_eps
-        if isinstance(ramp, (tuple, list)):
-            ramp = Linear(0.0, 1.0, *ramp)
-        self.ramp = get(ramp)
+        self.ramp = ramp_of("ramp", ramp)
         self.validation_method = validation_method
         if validation_method is not None:
             methods.get(validation_method)
@@ -267,10 +273,10 @@ class RobustObjective(Objective):
     def bound(self) -> str | None:
         return methods.name_of(methods.get(self.default_method))
 
-    def add_weights(self, **values: Any) -> None:
-        """Takes arguments that are weights of terms."""
+    def add_weights(self, most: float = math.inf, **values: Any) -> None:
+        """Takes arguments that are weights of terms, from 0 to ``most``."""
         for name, value in values.items():
-            self.weights[name] = Weight(name, value)
+            self.weights[name] = Weight(name, value, most)
 
     def weight(self, name: str, clock: Clock) -> Tensor:
         """A weight at this step."""
@@ -324,6 +330,31 @@ class RobustObjective(Objective):
             "validation_method": self.validation_method,
             **{name: weight.config for name, weight in self.weights.items()},
         }
+
+
+def ramp_of(name: str, value: Any) -> Schedule:
+    """A fraction of a radius that grows to 1: a schedule, a number, or a pair of epochs."""
+    ramp = get(Linear(0.0, 1.0, *value) if isinstance(value, (tuple, list)) else value)
+    if not all(0.0 <= number <= 1.0 for number in _reached(ramp)) or ramp.last == 0.0:
+        raise ValueError(
+            f"`{name}` is a fraction of the training radius: it must lie in [0, 1] and end above "
+            f"0. Received: {name}={value!r}."
+        )
+    if ramp.last < 1.0:
+        warnings.warn(
+            f"`{name}` ends at {ramp.last:g}: the training radius is never reached. To train at a "
+            "smaller one set `train_eps`, which leaves the ramp to end at 1.",
+            stacklevel=4,
+        )
+    return ramp
+
+
+def _reached(schedule: Schedule) -> list[float]:
+    """Values of a schedule between which all others lie."""
+    if isinstance(schedule, Piecewise):
+        return schedule.values
+    start = schedule.value_at(ops.zeros((), dtype="float32"))
+    return [float(ops.convert_to_numpy(start)), schedule.last]
 
 
 def _is_object(value: Any) -> bool:
