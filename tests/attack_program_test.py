@@ -39,6 +39,9 @@ def _config(folder: pathlib.Path, **changed) -> program.Config:
         "attack": "pgd",
         "steps": 5,
         "restarts": None,
+        "step_size": None,
+        "momentum": None,
+        "early_stop": True,
         "loss": "margin",
         "limit": 90,
         "seed": 0,
@@ -125,7 +128,11 @@ def test_eps_zero_breaks_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"attack": "fgsm"}, "takes one step from x.*Received: --steps=5, --restarts=None"),
+        ({"attack": "fgsm"}, "takes one step of --eps from x.*Received: {'steps': 5}"),
+        ({"attack": "fgsm", "steps": None, "early_stop": False}, "'early_stop': False"),
+        ({"attack": "apgd", "step_size": 0.1}, "finds its step by itself"),
+        ({"step_size": 0.0}, "`step_size` must be > 0"),
+        ({"momentum": 1.0}, "`momentum` must lie in"),
         ({"norm": "0.5"}, "`norm` must be .inf. or a number from 1 on"),
         ({"out": "."}, "--out=. is there already"),
         ({"model_path": "none.keras"}, "none.keras"),
@@ -144,3 +151,11 @@ def test_refuses_models_for_other_images(tmp_path):
     keras.Model(inputs, outputs).save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match=r"shape \(8, 8, 1\). Received: .* \(28, 28, 1\)"):
         program.attack_model(_config(tmp_path), print)
+
+
+def test_the_shape_of_steps_reaches_the_attack():
+    settings = {"step_size": 0.3, "momentum": 0.5, "early_stop": False}
+    attack = program._attack(_config(pathlib.Path(), **settings))
+    assert (attack.step_size.last, attack.momentum, attack.early_stop) == (0.3, 0.5, False)
+    plain = program._attack(_config(pathlib.Path(), attack="apgd"))
+    assert (plain.momentum, plain.early_stop) == (0.75, True)

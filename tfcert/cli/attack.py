@@ -47,6 +47,9 @@ class Config:
     attack: str
     steps: int | None
     restarts: int | None
+    step_size: float | None
+    momentum: float | None
+    early_stop: bool
     loss: str
     limit: int | None
     seed: int
@@ -63,6 +66,15 @@ def _define_flags() -> None:
     flags.DEFINE_enum("attack", "pgd", sorted(_ATTACKS), "How points are searched.")
     flags.DEFINE_integer("steps", None, "Gradient steps of pgd and apgd. Default: 100.", 1)
     flags.DEFINE_integer("restarts", None, "Random starts of pgd and apgd. Default: 1.", 1)
+    flags.DEFINE_float(
+        "step_size", None, "Of pgd, as a fraction of --eps. Default: 2.5 / steps, at most 1.", 0.0
+    )
+    flags.DEFINE_float(
+        "momentum", None, "Of pgd (default: 0) and apgd (default: 0.75), as in tfcert.attacks.", 0.0
+    )
+    flags.DEFINE_bool(
+        "early_stop", True, "End on a batch as soon as all of its images are misclassified."
+    )
     flags.DEFINE_enum("loss", "margin", sorted(losses.LOSSES), "What is maximised.")
     flags.DEFINE_integer("limit", None, "Attack only so many images, the first ones.", 1)
     flags.DEFINE_integer("seed", 0, "Decides the random starts.")
@@ -104,16 +116,7 @@ def _prepare(config: Config) -> tuple[attacks.PGD, keras.Model, tuple[np.ndarray
     """All that is needed, after finding what would stop the program later."""
     if pathlib.Path(config.out).exists():
         raise ValueError(f"--out={config.out} is there already. Choose another file.")
-    given = {"steps": config.steps, "restarts": config.restarts}
-    if config.attack == "fgsm" and any(given.values()):
-        raise ValueError(
-            "--attack=fgsm takes one step from x, so no --steps and no --restarts. "
-            f"Received: --steps={config.steps}, --restarts={config.restarts}."
-        )
-    arguments: dict[str, Any] = {"loss": config.loss}
-    if config.attack != "fgsm":
-        arguments |= {"steps": config.steps or 100, "restarts": config.restarts or 1}
-    attack = _ATTACKS[config.attack](LpBall(config.eps, config.norm, (0.0, 1.0)), **arguments)
+    attack = _attack(config)
     model = files.load_model(config.model_path)
     _, (x, y) = datasets.load(config.dataset, config.data_dir)
     x, y = x[: config.limit], y[: config.limit]
@@ -124,6 +127,26 @@ def _prepare(config: Config) -> tuple[attacks.PGD, keras.Model, tuple[np.ndarray
         )
     files.check_writable(pathlib.Path(config.out))
     return attack, model, (x, y)
+
+
+def _attack(config: Config) -> attacks.PGD:
+    names = ("steps", "restarts", "step_size", "momentum")
+    given = {name: getattr(config, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    if config.attack == "fgsm" and (given or not config.early_stop):
+        raise ValueError(
+            "--attack=fgsm takes one step of --eps from x, so no --steps, --restarts, --step_size, "
+            f"--momentum and --early_stop. Received: {given or {'early_stop': False}}."
+        )
+    if config.attack == "apgd" and "step_size" in given:
+        raise ValueError(
+            "--attack=apgd finds its step by itself, so no --step_size. "
+            f"Received: --step_size={config.step_size}."
+        )
+    if config.attack != "fgsm":
+        given = {"steps": 100, "restarts": 1, "early_stop": config.early_stop, **given}
+    region = LpBall(config.eps, config.norm, (0.0, 1.0))
+    return _ATTACKS[config.attack](region, loss=config.loss, **given)
 
 
 def _predicted(model: keras.Model, x: np.ndarray, size: int) -> np.ndarray:
