@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import keras
 import numpy as np
@@ -537,7 +538,27 @@ def test_a_schedule_that_outlasts_training_warns():
         fitted(ibp(ramp=schedules.Linear(0, 1, 0, 30, unit="steps")))
 
 
+def test_going_on_with_a_shorter_fit_warns_of_what_is_left_alone():
+    x, y = ts.data(16)
+    trainer = CertifiedTrainer(ts.mlp(), ibp(ramp=(0, 3)))
+    trainer.compile("sgd", run_eagerly=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trainer.fit(x, y, 16, 3, verbose=0)  # Batch size and epochs by place, as in Keras.
+        assert int(trainer.step) == 3
+        trainer.fit(x, y, 16, 1, verbose=0)
+    trainer.step.assign(1)
+    with pytest.warns(UserWarning, match="ramp ends after epoch 3.*after 2:"):
+        trainer.fit(x, y, 16, 1, verbose=0)
+
+
 def test_nan_stops_with_its_cause():
+    x, y = ts.data(40)
+    trainer = CertifiedTrainer(ts.mlp(), ibp(ramp=1.0))
+    trainer.compile("sgd", run_eagerly=True)
+    several = keras.callbacks.CallbackList([Poison(1)], add_history=True, model=trainer)
+    with pytest.raises(FloatingPointError, match="at step 2"):
+        trainer.fit(x, y, 8, callbacks=several, verbose=0)
     with pytest.raises(FloatingPointError, match=r"at step 2 \(epoch 0\), eps=.*dense"):
         fitted(ibp(ramp=1.0), compile_options={}, callbacks=[Poison(1)])
     model = ts.mlp()

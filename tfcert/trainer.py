@@ -28,6 +28,10 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     terms are those of the target region too, so that ``val_`` numbers compare from epoch to epoch.
     While training, ``verified_accuracy`` is that of a part of each batch, see ``verified_share``.
 
+    ``fit`` tells schedules how long an epoch is. ``train_on_batch`` before the first ``fit`` knows
+    of none, and each step counts as an epoch: set ``trainer.steps_per_epoch.assign(...)`` first, or
+    use schedules with ``unit="steps"``.
+
     ``trainer.model`` stays a plain Keras model: save, export and share it without tfcert.
 
     Args:
@@ -141,7 +145,14 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             x, y, sample_weight = fitting.checked(self, x, y, sample_weight)
         return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
-    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        **kwargs: Any,
+    ) -> Any:
         """As ``keras.Model.fit``, with checks before the first step, and ``augment``.
 
         Arrays are shuffled by the trainer's seed and the epoch, so that a run that was stopped and
@@ -152,13 +163,11 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         """
         self._assert_compile_called("fit")
         naming.mark(self.model, self.objective.bound)
-        data, kwargs = fitting.prepare(self, x, y, kwargs)
+        arguments = {"batch_size": batch_size, "epochs": epochs, **kwargs}
+        data, kwargs = fitting.prepare(self, x, y, arguments)
         if not self.optimizer.built:  # Inside of the first step it would cost another trace.
             self.optimizer.build(self.trainable_variables)
-        callbacks = kwargs.pop("callbacks", None)
-        if not isinstance(callbacks, keras.callbacks.CallbackList):
-            several = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-            callbacks = [fitting.StopOnNaN(), *[c for c in several if c is not None]]
+        callbacks = fitting.with_stop(self, kwargs.pop("callbacks", None))
         return super().fit(data, callbacks=callbacks, **kwargs)
 
     def batch_of(self, data: Any, train: bool, logits: Tensor | None = None) -> Batch:
@@ -268,7 +277,9 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
     def _admitted(self, x: Tensor) -> Tensor:
         """Which inputs the target region can be put around, ``(batch,)``."""
-        return self.objective.region.admits(ops.cast(x, "float32"))
+        region = self.objective.region
+        assert region is not None
+        return region.admits(ops.cast(x, "float32"))
 
     def _verified_count(self, x: Tensor) -> Any:
         size = x.shape[0]

@@ -3,7 +3,7 @@
 from tfcert.fitting.arguments import checked, labels, prepare
 from tfcert.fitting.models import check_model
 from tfcert.fitting.samples import Augmentation, Shuffled
-from tfcert.fitting.watching import Latest, StopOnNaN
+from tfcert.fitting.watching import Latest, StopOnNaN, with_stop
 
 __all__ = [
     "Augmentation",
@@ -14,4 +14,5 @@ __all__ = [
     "checked",
     "labels",
     "prepare",
+    "with_stop",
 ]

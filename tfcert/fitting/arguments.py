@@ -58,7 +58,7 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
         trainer.example = _first(trainer, x)
     arguments["shuffle"] = False
     trainer.steps_per_epoch.assign(length)
-    _check_length(trainer, arguments.get("epochs", 1), length)
+    _check_length(trainer, arguments["epochs"], arguments.get("initial_epoch", 0), length)
     return data, arguments
 
 
@@ -170,13 +170,16 @@ def _first(trainer: Any, data: Any) -> tuple | None:
     return check_arrays(trainer, *batch)[:2]
 
 
-def _check_length(trainer: Any, epochs: int, steps_per_epoch: int) -> None:
+def _check_length(trainer: Any, epochs: int, first: int, steps_per_epoch: int) -> None:
+    """Warns of schedules that training will not see the end of, going on from the step it is at."""
+    done = int(ops.convert_to_numpy(trainer.step)) / steps_per_epoch
+    last = done + epochs - first
     for name, schedule in trainer.objective.schedules().items():
         end = schedule.end if schedule.unit == "epochs" else schedule.end / steps_per_epoch
-        if end > epochs:
+        if end > last:
             warnings.warn(
                 f"The schedule of {name} ends after epoch {end:g}, but training ends after "
-                f"{epochs}: its last value {schedule.last:g} is never reached.",
+                f"{last:g}: its last value {schedule.last:g} is never reached.",
                 stacklevel=4,
             )
 

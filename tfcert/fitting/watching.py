@@ -14,7 +14,7 @@ from tfcert.bounds import methods, propagation
 from tfcert.network import network_of
 from tfcert.schedules import Clock
 
-__all__ = ["Latest", "StopOnNaN"]
+__all__ = ["Latest", "StopOnNaN", "with_stop"]
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
@@ -53,6 +53,18 @@ class StopOnNaN(keras.callbacks.Callback):
             "A smaller learning rate, gradient clipping (clipnorm of the optimizer) or a slower "
             "ramp usually helps."
         )
+
+
+def with_stop(trainer: Any, callbacks: Any) -> Any:
+    """Callbacks as ``fit`` takes them, with ``StopOnNaN`` among them."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        if not any(isinstance(known, StopOnNaN) for known in callbacks.callbacks):
+            stop = StopOnNaN()
+            stop.set_model(trainer)
+            callbacks.callbacks.append(stop)
+        return callbacks
+    several = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+    return [StopOnNaN(), *[known for known in several if known is not None]]
 
 
 def _cause(trainer: Any, clock: Clock) -> str:
