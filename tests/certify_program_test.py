@@ -217,6 +217,19 @@ def test_smoothing_goes_on_with_the_same_lines(settings, tmp_path):
     assert texts[0] == texts[1] and len(texts[0]) == 31
 
 
+def test_adaptive_precision(settings):
+    run(settings(**{**SMOOTH, "n": 5000, "skip": 60}, adaptive=True, adaptive_precision=0.3))
+    _, (x, _) = tfcert.datasets.load("digits")
+    smoothed = smoothing.SmoothedClassifier(certification_support.trained(), sigma=0.2)
+    rule = smoothing.Adaptive(0.3)
+    found = smoothed.certify(x[::60], n=5000, index=np.arange(0, 360, 60), adaptive=rule)
+    log = logs.read(settings().out)
+    assert log.column("radius").tolist() == found.radius.tolist()
+    assert log.facts["settings"]["adaptive"] == dataclasses.asdict(rule)
+    with pytest.raises(ValueError, match="adaptive_precision goes with --adaptive"):
+        run(settings(**SMOOTH, adaptive_precision=0.3))
+
+
 @pytest.mark.parametrize("noise", ["laplace", "uniform"])
 def test_noises(noise, settings):
     run(settings(**{**SMOOTH, "skip": 90}, noise=noise))

@@ -97,6 +97,10 @@ def test_says_when_another_bound_was_trained_with(tmp_path):
         ({"eps": 0.1, "sigma": 0.5}, "--sigma has no meaning for --method=ibp"),
         ({"method": "smoothing", "sigma": 0.5, "eps": 0.1}, "--eps has no meaning"),
         ({"method": "smoothing"}, "--method=smoothing needs --sigma"),
+        (
+            {"method": "smoothing", "sigma": 0.5, "adaptive_precision": 0.1},
+            "--adaptive_precision goes with --adaptive",
+        ),
         ({"eps": 0.1, "clip": ["0"]}, "--clip must be low,high, or empty. Received: --clip=0"),
         ({"eps": 0.1, "clip": ["a", "b"]}, "--clip must be low,high, or empty"),
         ({"eps": 0.1, "norm": "0.5"}, "`norm` must be"),

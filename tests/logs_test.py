@@ -109,6 +109,31 @@ def test_reads_logs_of_other_tools(tmp_path):
         log.column("verdict")
 
 
+def test_reads_what_editors_and_spreadsheets_add(tmp_path):
+    """A mark before UTF-8 text, empty lines at the end, times in seconds."""
+    path = tmp_path / "other"
+    path.write_bytes(
+        b"\xef\xbb\xbf" + SMOOTHING_HEADER.encode() + b"0\t7\t7\t0.8\t1\t12.5\n\r\n \n"
+    )
+    log = logs.read(path)
+    assert log.column("time").tolist() == [12.5]
+    assert path.read_bytes()[log.size :] == b"\r\n \n"
+    path.write_text(SMOOTHING_HEADER + "0\t7\t7\t0.8\t1\t1\n\n2\t7\t7\t0.8\t1\t1\n")
+    with pytest.raises(ValueError, match=r"other:3: 6 columns are wanted"):  # Not in the middle.
+        logs.read(path)
+
+
+def test_empty_lines_at_the_end_are_written_over(tmp_path):
+    path = tmp_path / "run.tsv"
+    with logs.Writer(path, "certify", RUN) as log:
+        log.write([certified(0), certified(1)])
+    whole = path.read_bytes()
+    path.write_bytes(b"\n".join(whole.split(b"\n")[:2]) + b"\n\n\n")
+    with logs.Writer(path, "certify", RUN) as log:
+        log.write([certified(1)])
+    assert path.read_bytes() == whole
+
+
 def test_further_columns_are_kept(tmp_path):
     with logs.Writer(tmp_path / "a", "certify", RUN, more=["radius", "note"]) as log:
         log.write([certified(0, radius=0.25, note="<b>")])

@@ -263,6 +263,11 @@ class ErrorsTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "`x` must be finite"):
             self.smoothed.certify(self.x)
 
+    def test_refuses_inputs_that_are_no_numbers(self):
+        for x in (self.x + 1j, self.x.astype(str), self.x.astype(object)):
+            with self.assertRaisesRegex(ValueError, "`x` must hold real numbers"):
+                self.smoothed.certify(x)
+
     def test_refuses_models(self):
         one = keras.Input((2,))
         number = keras.Input((2,), dtype="int32")

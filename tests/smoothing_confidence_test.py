@@ -171,7 +171,14 @@ def test_refuses_what_is_no_count():
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [({"precision": 0.0}, "precision"), ({"first": 0}, "first"), ({"growth": 1.0}, "growth")],
+    [
+        ({"precision": 0.0}, "precision"),
+        ({"precision": "a"}, "precision"),
+        ({"first": 0}, "first"),
+        ({"first": float("nan")}, "first"),
+        ({"growth": 1.0}, "growth"),
+        ({"growth": None}, "growth"),
+    ],
 )
 def test_refuses_settings_of_adaptive(arguments, text):
     with pytest.raises(ValueError, match=f"`{text}` must"):

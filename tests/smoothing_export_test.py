@@ -72,6 +72,13 @@ def test_certificates_are_those_of_the_library(exported, seed):
     assert found["radius"].dtype == found["p_lower"].dtype == tf.float64
 
 
+def test_a_seed_may_be_a_number(exported):
+    smoothed, _, signatures = exported
+    x = inputs(3)
+    found = signatures["certify"](x=tf.constant(x), seed=tf.constant(4, tf.int64))
+    same(found, smoothed.certify(x, **SETTINGS, adaptive=True, seed=4))
+
+
 def test_seeds_of_their_own_make_inputs_independent_of_the_batch(exported):
     smoothed, _, signatures = exported
     x, own = inputs(3), (11, 0, 5)

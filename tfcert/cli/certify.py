@@ -63,6 +63,11 @@ def _define_flags() -> None:
     flags.DEFINE_integer("n", None, "Samples for the radius. Default: 100000.", 1)
     flags.DEFINE_float("alpha", None, "Probability of a wrong certificate. Default: 0.001.", 0.0)
     flags.DEFINE_bool("adaptive", None, "Draw fewer samples where more would change little.")
+    flags.DEFINE_float(
+        "adaptive_precision",
+        None,
+        "With --adaptive: the share of a radius that may be given up for it. Default: 0.05.",
+    )
     flags.DEFINE_enum(
         "precision",
         None,

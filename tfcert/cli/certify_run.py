@@ -44,6 +44,7 @@ _SMOOTHING: dict[str, Any] = {
     "n": 100_000,
     "alpha": 0.001,
     "adaptive": False,
+    "adaptive_precision": None,
     "precision": "float32",
 }
 # Samples of images that are certified together, where one image needs fewer.
@@ -82,6 +83,7 @@ class Config:
     n: int | None = None
     alpha: float | None = None
     adaptive: bool | None = None
+    adaptive_precision: float | None = None
     precision: str | None = None
 
 
@@ -198,6 +200,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
 def _smoothing(subject: Run) -> str:
     config, y = subject.config, subject.y
     settings = {name: _value(config, name) for name in _SMOOTHING} | {"seed": config.seed}
+    rule = smoothing.Adaptive.of(settings["adaptive"], settings.pop("adaptive_precision"))
+    # All of the rule, so that a log goes on by the rule that it began with.
+    settings["adaptive"] = dataclasses.asdict(rule) if rule else False
     noise = NOISES[settings["noise"]](settings["sigma"])
     lowered = settings["precision"] == "bfloat16"
     model = smoothing.in_bfloat16(subject.model) if lowered else subject.model
@@ -212,7 +217,8 @@ def _smoothing(subject: Run) -> str:
         "inputs": len(y),
         "settings": settings,
     }
-    sampling = {name: settings[name] for name in ("n0", "n", "alpha", "seed", "adaptive")}
+    sampling = {name: settings[name] for name in ("n0", "n", "alpha", "seed")}
+    sampling["adaptive"] = rule or False
     with logs.Writer(config.out, "smoothing", known, recording.session()) as writer:
         entries = list(writer.entries)
         left = [i for i in range(len(y)) if int(subject.index[i]) not in writer.done]

@@ -28,7 +28,7 @@ __all__ = ["Config", "export_model", "main", "run"]
 _METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "lipschitz", "smoothing")
 # What only one of the two kinds of certificates takes.
 _BOUNDS = ("eps", "float_safe", "jit_compile")
-_SMOOTHING = ("sigma", "n0", "n", "alpha", "adaptive")
+_SMOOTHING = ("sigma", "n0", "n", "alpha", "adaptive", "adaptive_precision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Config:
     n: int | None
     alpha: float | None
     adaptive: bool | None
+    adaptive_precision: float | None
 
 
 def _define_flags() -> None:
@@ -66,6 +67,11 @@ def _define_flags() -> None:
     flags.DEFINE_integer("n", None, "Smoothing: samples for the radius. Default: 100,000.", 1)
     flags.DEFINE_float("alpha", None, "Smoothing: the probability of an error. Default: 0.001.")
     flags.DEFINE_bool("adaptive", None, "Smoothing: stop early where more samples change little.")
+    flags.DEFINE_float(
+        "adaptive_precision",
+        None,
+        "With --adaptive: the share of a radius that may be given up for it. Default: 0.05.",
+    )
     flags.mark_flags_as_required(["model_path", "out"])
 
 
@@ -76,8 +82,10 @@ def export_model(config: Config) -> list[str]:
     model = keras.models.load_model(config.model_path, compile=False)
     notes = _check_training(config, model, smooths)
     if smooths:
-        given = {name: getattr(config, name) for name in ("n0", "n", "alpha", "adaptive")}
+        given = {name: getattr(config, name) for name in ("n0", "n", "alpha")}
         given = {name: value for name, value in given.items() if value is not None}
+        rule = smoothing.Adaptive.of(bool(config.adaptive), config.adaptive_precision)
+        given["adaptive"] = rule or False
         smoothed = smoothing.SmoothedClassifier(model, sigma=config.sigma)
         smoothed.export(config.out, overwrite=config.overwrite, **given)
         return notes

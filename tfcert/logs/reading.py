@@ -30,10 +30,12 @@ CERTIFY = ("idx", "label", "predict", "verdict", "margin", "method", "seconds")
 SMOOTHING = ("idx", "label", "predict", "radius", "correct", "time")
 VERDICTS = ("verified", "falsified", "misclassified", "unknown")
 
+_MARK = b"\xef\xbb\xbf"  # Before UTF-8 text that some editors wrote.
 _MAX_LINE = 1 << 16
 _MAX_FACTS = 1 << 24
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?|-inf")
+_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
 _TIME = re.compile(r"(?:([0-9]{1,6}) days?, )?([0-9]{1,9}):([0-5][0-9]):([0-5][0-9](?:\.[0-9]+)?)")
 
 
@@ -49,7 +51,7 @@ class Log(NamedTuple):
             method and for columns that are not known.
         facts: The side file's content; None where there is none.
         cut: Text of a last line that has no end, as a kill leaves it; it counts as not written.
-        size: Bytes up to the end of the last whole line.
+        size: Bytes up to the end of the last whole line that is not empty.
     """
 
     path: pathlib.Path
@@ -90,9 +92,12 @@ def read(path: str | os.PathLike[str]) -> Log:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} must be a file. Received: something else.")
     data = path.read_bytes()
+    start = len(_MARK) if data.startswith(_MARK) else 0
     size = data.rfind(b"\n") + 1
     cut = data[size:][:_MAX_LINE].decode("utf-8", "replace")
-    lines = data[:size].split(b"\n")[:-1]
+    lines = data[start:size].split(b"\n")[:-1]
+    while lines and not lines[-1].strip():  # Empty lines at the end, as editors leave them.
+        size -= len(lines.pop()) + 1
     if not lines:
         raise ValueError(f"{path}:1: there is no header. Received: {_short(cut)}.")
     # What is not UTF-8 becomes a sign that no header has.
@@ -166,10 +171,12 @@ def read_counterexample(log: str | os.PathLike[str], idx: int) -> np.ndarray | N
 
 
 def _parse_time(text: str) -> float:
-    """Seconds of ``h:mm:ss``, ``h:mm:ss.ffffff`` or ``n days, h:mm:ss.ffffff``."""
+    """Seconds of ``h:mm:ss``, ``h:mm:ss.ffffff``, ``n days, h:mm:ss.ffffff`` or a number."""
+    if _SECONDS.fullmatch(text):
+        return float(text)
     found = _TIME.fullmatch(text)
     if found is None:
-        raise ValueError(f"time must be h:mm:ss.ffffff. Received: {_short(text)}")
+        raise ValueError(f"time must be h:mm:ss.ffffff or seconds. Received: {_short(text)}")
     days, hours, minutes, seconds = found.groups()
     return 86400 * int(days or 0) + 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 

@@ -105,7 +105,9 @@ class SmoothedClassifier:
             seed: A non-negative integer. The same seed gives the same noise: take one that an
                 attacker cannot know where that matters.
             index: The place of the first input in its data set, or one place per input. The noise
-                of an input depends on its place, not on the batch that it comes in.
+                of an input depends on its place, not on the batch that it comes in. Who certifies
+                one input at a time has to pass its place, or all get the same noise: each
+                certificate is valid by itself then, but they err together.
             adaptive: Whether an input may draw fewer samples where more would change little; an
                 `Adaptive` to set how little.
 
@@ -188,14 +190,15 @@ class SmoothedClassifier:
         - ``facts``: what was exported and how, a JSON text, also in ``assets/certificate.json``.
 
         ``seed`` is int64: one number, with which the inputs have the places 0, 1, ... in their data
-        set (``index=0`` of `certify`), or one per input, with which each has the place 0: the same
-        result whoever else is in the batch. The batch may have any size; memory does not grow with
-        it beyond the inputs. Inputs that are not finite and negative seeds abstain.
+        set (``index=0`` of `certify`), or a vector of one per input, with which each has the place
+        0: the same result whoever else is in the batch. The batch may have any size; memory does
+        not grow with it beyond the inputs. Inputs that are not finite and negative seeds abstain.
 
         Args:
             path: A folder that is not there yet; TensorFlow Serving wants ``<name>/<number>``.
             n0: As for `certify`, and so are ``n``, ``alpha`` and ``adaptive``.
-            n: At most ten million: the file holds a table of 8 bytes for each, twice.
+            n: At most ten million: the file holds tables over all numbers of votes, about 20 bytes
+                for each sample, and 80 with ``adaptive``.
             alpha: Of the certificates, and of the predictions.
             adaptive: Stops early what more samples would change little.
             n_predict: Samples of ``predict``.
@@ -238,6 +241,8 @@ class SmoothedClassifier:
         if keras.ops.is_tensor(x):
             x = keras.ops.convert_to_numpy(x)
         x = np.asarray(x)
+        if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
+            raise ValueError(f"`x` must hold real numbers. Received: x of type {x.dtype}.")
         expected = tuple(self.model.input_shape)[1:]
         fits = len(x.shape) == len(expected) + 1 and all(
             wanted in (None, size) for wanted, size in zip(expected, x.shape[1:], strict=True)
@@ -278,12 +283,16 @@ def _checked_model(model: Any) -> keras.Model:
             f"Received: an input of type {dtype}."
         )
     shapes = [tuple(output.shape) for output in keras.tree.flatten(model.outputs)]
-    if len(shapes) != 1 or len(shapes[0]) != 2 or (shapes[0][1] or 0) < 2:
+    if len(shapes) != 1 or not _is_scores(shapes[0]):
         raise ValueError(
             f"Model {model.name!r} must have one output of shape (batch, classes) with at least "
-            f"two classes. Received: output shapes {shapes}."
+            f"two classes. Received: output shapes {model.output_shape}."
         )
     return model
+
+
+def _is_scores(shape: tuple) -> bool:
+    return len(shape) == 2 and (shape[1] or 0) >= 2
 
 
 def _check_count(name: str, value: Any, least: int = 1) -> None:

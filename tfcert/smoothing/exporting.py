@@ -91,7 +91,7 @@ class _Served:
     def signatures(self) -> dict[str, Callable[..., Any]]:
         """The functions to save, by name."""
         x = tf.TensorSpec((None, *self.shape), self.dtype, "x")
-        seed = tf.TensorSpec((None,), "int64", "seed")
+        seed = tf.TensorSpec(None, "int64", "seed")  # A number, or a vector.
         keys = tf.TensorSpec((None, 2), "uint64")
         number, numbers = tf.TensorSpec((), "int64"), tf.TensorSpec((None,), "int64")
 
@@ -154,6 +154,7 @@ class _Served:
         has the noise of a batch of one, so that it does not matter who else is in the batch.
         """
         batch = tf.shape(x, out_type="int64")[0]
+        seed = tf.reshape(seed, [-1])
         alone = tf.cast(tf.shape(seed)[0] != 1, "int64")
         index = tf.range(batch, dtype="int64") * (1 - alone)
         seed = tf.broadcast_to(seed, batch[None])

@@ -73,15 +73,27 @@ class Adaptive:
     growth: float = 1.5
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.precision < 1.0:
+        if not (_is_number(self.precision) and 0.0 < self.precision < 1.0):
             raise ValueError(
                 "`precision` must lie strictly between 0 and 1. "
-                f"Received: precision={self.precision}."
+                f"Received: precision={self.precision!r}."
             )
-        if self.first < 1:
-            raise ValueError(f"`first` must be a positive integer. Received: first={self.first}.")
-        if not 1.0 < self.growth < math.inf:
-            raise ValueError(f"`growth` must be above 1. Received: growth={self.growth}.")
+        if not isinstance(self.first, (int, np.integer)) or self.first < 1:
+            raise ValueError(f"`first` must be a positive integer. Received: first={self.first!r}.")
+        if not (_is_number(self.growth) and 1.0 < self.growth < math.inf):
+            raise ValueError(f"`growth` must be above 1. Received: growth={self.growth!r}.")
+
+    @classmethod
+    def of(cls, adaptive: bool, precision: float | None) -> Adaptive | None:
+        """The rule that flags of a program stand for; None for a fixed number of samples."""
+        if precision is None:
+            return cls() if adaptive else None
+        if not adaptive:
+            raise ValueError(
+                "--adaptive_precision goes with --adaptive. "
+                f"Received: --adaptive_precision={precision}."
+            )
+        return cls(precision)
 
     def plan(self, n: int, alpha: float, block: int) -> Plan:
         """The looks up to n samples: half of alpha for the last one, the rest in equal shares.
@@ -127,6 +139,10 @@ class Adaptive:
         rate = confidence.upper_bound(votes, drawn, _FORECAST_ALPHA)
         forecast = votes + np.floor((n - drawn) * rate).astype("int64")
         return (1.0 - self.precision) * radius(confidence.lower_bound(forecast, n, alpha))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def estimate(
