@@ -30,13 +30,13 @@ import smoothing_peer
 import timing
 from absl import app, flags
 
-_SHAPES = {"lenet": (28, 28, 1), "resnet20": (32, 32, 3)}
+_SHAPES = {"lenet": (28, 28, 1), "resnet20": (32, 32, 3), "resnet110": (32, 32, 3)}
 
-_NETWORKS = flags.DEFINE_list("networks", list(_SHAPES), f"Of {', '.join(_SHAPES)}.")
+_NETWORKS = flags.DEFINE_list("networks", ["lenet", "resnet20"], f"Of {', '.join(_SHAPES)}.")
 _SAMPLES = flags.DEFINE_integer("samples", 20_000, "Noisy samples per burst.", lower_bound=100)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed bursts of each side.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Samples per network call, for all sides. Default: tfcert's on a CPU."
+    "batch_size", None, "Samples per network call, for all sides. Default: tfcert's."
 )
 _SIGMA = flags.DEFINE_float("sigma", 0.25, "Standard deviation of the noise.", lower_bound=1e-6)
 _PEER = flags.DEFINE_bool("peer", True, "PyTorch beside it, where it can be imported.")
@@ -62,19 +62,19 @@ _PATIENCE = 600.0
 _PEER_SIDE = "PyTorch loop"
 
 
-def _batch_size() -> int:
+def _batch_size(network: str) -> int:
     from tfcert.smoothing import counting
 
-    return _BATCH_SIZE.value or counting.CPU_BATCH
+    return _BATCH_SIZE.value or counting.default_batch(_SHAPES[network])
 
 
-def _sides(model: Any, x: np.ndarray, samples: int) -> dict[str, Callable[[], object]]:
+def _sides(model: Any, x: np.ndarray, samples: int, size: int) -> dict[str, Callable[[], object]]:
     """What is timed: each call puts some samples around one input through the network."""
     from keras import ops
 
     from tfcert import backend, smoothing
 
-    size, calls = _batch_size(), samples // _batch_size()
+    calls = samples // size
     batch = ops.convert_to_tensor(np.repeat(x, size, axis=0))
     forward = backend.compile_function(
         lambda batch: model(batch, training=False), model, backend.prefers_xla() or None
@@ -86,7 +86,7 @@ def _sides(model: Any, x: np.ndarray, samples: int) -> dict[str, Callable[[], ob
             ops.convert_to_numpy(forward(batch))
 
     def certify(model: Any) -> Callable[[], object]:
-        smoothed = smoothing.SmoothedClassifier(model, sigma=_SIGMA.value, batch_size=_batch_size())
+        smoothed = smoothing.SmoothedClassifier(model, sigma=_SIGMA.value, batch_size=size)
         return lambda: smoothed.certify(x, n0=100, n=samples)
 
     def plain() -> None:
@@ -111,7 +111,7 @@ def _peer(network: str, samples: int) -> Iterator[dict[str, Callable[[], object]
         yield {}
         return
     threads = os.cpu_count() or 1
-    case = smoothing_peer.Case(network, samples, _batch_size(), _SIGMA.value)
+    case = smoothing_peer.Case(network, samples, _batch_size(network), _SIGMA.value)
     side = timing.Side("smoothing_peer", case, threads, math.inf)
     try:
         side.wait(_PATIENCE)
@@ -133,9 +133,10 @@ def _rates(name: str) -> dict[str, float]:
 
     model = models.get(name, _SHAPES[name], 10)
     x = np.random.default_rng(0).uniform(size=(1, *_SHAPES[name])).astype("float32")
-    samples = -(-_SAMPLES.value // _batch_size()) * _batch_size()
+    size = _batch_size(name)
+    samples = -(-_SAMPLES.value // size) * size
     with _peer(name, samples) as peer:
-        sides = {**_sides(model, x, samples), **peer}
+        sides = {**_sides(model, x, samples, size), **peer}
         for side in sides.values():
             side()  # Compiles.
         times: dict[str, list[float]] = {title: [] for title in sides}
@@ -157,7 +158,9 @@ def _adaptive() -> list[dict[str, float | str | None]]:
     _, (x, y) = tfcert.datasets.load(_DATA.value, data_dir=_DATA_DIR.value)
     places = np.linspace(0, len(x) - 1, min(_IMAGES.value, len(x))).astype(int)
     smoothed = smoothing.SmoothedClassifier(
-        keras.models.load_model(_MODEL.value), sigma=_SIGMA.value, batch_size=_batch_size()
+        keras.models.load_model(_MODEL.value),
+        sigma=_SIGMA.value,
+        batch_size=_batch_size(_MODEL_NETWORK.value),
     )
     smoothed.certify(x[:1], n=1000)  # Compiles.
     ways: dict[str, bool | smoothing.Adaptive] = {"fixed": False}
@@ -207,7 +210,8 @@ def main(argv: Sequence[str]) -> None:
     facts |= machine.facts(os.cpu_count() or 1)
     found = timing.probe("smoothing_peer", os.cpu_count() or 1) if _PEER.value else {}
     facts |= found if isinstance(found, dict) else {_PEER_SIDE: f"left out: {found}"}
-    facts["batch_size"] = str(_batch_size())
+    sizes = {name: _batch_size(name) for name in _NETWORKS.value}
+    facts["batch_size"] = ", ".join(f"{name} {size}" for name, size in sizes.items())
     for name, value in facts.items():
         print(f"# {name}: {value}")
     rows = []

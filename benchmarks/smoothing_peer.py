@@ -47,7 +47,7 @@ def _lenet() -> tuple[Any, tuple[int, ...]]:
     return nn.Sequential(*layers), (1, 28, 28)
 
 
-def _resnet20() -> tuple[Any, tuple[int, ...]]:
+def _resnet(depth: int) -> tuple[Any, tuple[int, ...]]:
     from torch import nn
 
     def convolution(inputs: int, outputs: int, stride: int, size: int) -> Any:
@@ -68,12 +68,16 @@ def _resnet20() -> tuple[Any, tuple[int, ...]]:
     layers = [convolution(3, 16, 1, 3), nn.ReLU()]
     for inputs, outputs in ((16, 16), (16, 32), (32, 64)):
         layers += [Block(inputs, outputs, outputs // inputs)]
-        layers += [Block(outputs, outputs, 1) for _ in range(2)]
+        layers += [Block(outputs, outputs, 1) for _ in range((depth - 2) // 6 - 1)]
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
     return nn.Sequential(*layers), (3, 32, 32)
 
 
-_BUILDERS = {"lenet": _lenet, "resnet20": _resnet20}
+_BUILDERS: dict[str, Callable[[], tuple[Any, tuple[int, ...]]]] = {
+    "lenet": _lenet,
+    "resnet20": lambda: _resnet(20),
+    "resnet110": lambda: _resnet(110),
+}
 
 
 def prepare(case: Case) -> Callable[[], tuple[np.ndarray, np.ndarray]]:

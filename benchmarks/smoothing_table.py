@@ -32,6 +32,7 @@ _METHODS = {
     "smoothadv": "SmoothAdv",
     "macer": "MACER",
     "consistency": "Gaussian + consistency",
+    "smoothadv_consistency": "SmoothAdv + consistency",
 }
 _RADII = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 # Published: sigma -> method -> average certified radius on all test images, n = 100,000.
@@ -42,6 +43,7 @@ _PUBLISHED = {
         "smoothadv": 0.932,
         "macer": 0.920,
         "consistency": 0.928,
+        "smoothadv_consistency": 0.932,
     },
     0.5: {
         "gaussian": 1.558,
@@ -49,6 +51,7 @@ _PUBLISHED = {
         "smoothadv": 1.687,
         "macer": 1.590,
         "consistency": 1.655,
+        "smoothadv_consistency": 1.696,
     },
     1.0: {
         "gaussian": 1.618,
@@ -56,6 +59,7 @@ _PUBLISHED = {
         "smoothadv": 1.779,
         "macer": 1.595,
         "consistency": 1.738,
+        "smoothadv_consistency": 1.816,
     },
 }
 
@@ -66,7 +70,8 @@ def read_logs() -> dict[tuple[float, int], dict[str, tuple[dict[str, Any], Any]]
     for path in sorted(_RUNS.glob("mnist_sigma*/n*.tsv")):
         sigma, method = path.parent.name.removeprefix("mnist_sigma").split("_", 1)
         run = json.loads((path.parent / "run.json").read_text())
-        known = logs.setdefault((float(sigma), int(path.stem.removeprefix("n"))), {})
+        settings = json.loads(path.with_name(path.name + ".json").read_text())["settings"]
+        known = logs.setdefault((float(sigma), settings["n"]), {})
         known[method] = run, reporting.read(path, _METHODS[method])
     return logs
 

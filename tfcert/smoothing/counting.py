@@ -17,7 +17,7 @@ from tfcert.smoothing import drawing
 from tfcert.smoothing.noise import Noise
 from tfcert.types import Tensor
 
-__all__ = ["BLOCK", "CPU_BATCH", "VoteCounter"]
+__all__ = ["BLOCK", "VoteCounter", "default_batch"]
 
 # Draws that share a key. The noise of draw j of an input depends on (seed, purpose, the input's
 # index, j // BLOCK) alone, so this number must depend on nothing. The usual numbers of samples are
@@ -25,12 +25,19 @@ __all__ = ["BLOCK", "CPU_BATCH", "VoteCounter"]
 BLOCK = 100
 # Samples of one network call. On a CPU (two cores) calls of 200 ran 1.2 times as many samples of a
 # ResNet-20 a second as calls of 1000, whose activations leave the cache, and as many of LeNet.
-CPU_BATCH = 200
+_CPU_BATCH = 200
 _ACCELERATOR_BATCH = 10_000
 _ACCELERATOR_ENTRIES = 2**23
 # A compiled call makes this many network calls, so that its own overhead (1 ms) is not felt.
 _TURNS = 32
 _INPUT_ENTRIES = 2**22
+
+
+def default_batch(shape: tuple[int, ...]) -> int:
+    """Samples of one network call for inputs of a shape, where the user does not say."""
+    if drawing.on_accelerator():
+        return max(BLOCK, min(_ACCELERATOR_BATCH, _ACCELERATOR_ENTRIES // math.prod(shape)))
+    return _CPU_BATCH
 
 
 class VoteCounter:
@@ -105,11 +112,9 @@ class VoteCounter:
 
     def _sizes(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Blocks per network call, and per compiled call on one device."""
-        entries, size = math.prod(shape), self._batch_size
-        if size is None and drawing.on_accelerator():
-            size = min(_ACCELERATOR_BATCH, _ACCELERATOR_ENTRIES // entries)
-        together = max(1, (CPU_BATCH if size is None else size) // BLOCK)
-        turns = max(1, min(_TURNS, _INPUT_ENTRIES // (together * entries)))
+        size = default_batch(shape) if self._batch_size is None else self._batch_size
+        together = max(1, size // BLOCK)
+        turns = max(1, min(_TURNS, _INPUT_ENTRIES // (together * math.prod(shape))))
         return together, turns * together
 
     def jobs(self, shape: tuple[int, ...], classes: int) -> tuple[Callable[..., Tensor], int, int]:
