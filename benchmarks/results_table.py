@@ -1,4 +1,4 @@
-"""The tables of docs/results.md and docs/linf_nets.md, from the runs kept in docs/results.
+"""The tables of docs/results.md, docs/linf_nets.md and the papers' pages, from docs/results.
 
     python benchmarks/results_table.py           # writes the tables into the pages
     python benchmarks/results_table.py --collect=runs   # first copies finished runs from a folder
@@ -22,7 +22,7 @@ _COLLECT = flags.DEFINE_string("collect", None, "Folder with runs of trainers/tr
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _RUNS = _ROOT / "docs" / "results"
-_PAGE, _LINF_PAGE = _ROOT / "docs" / "results.md", _ROOT / "docs" / "linf_nets.md"
+_DOCS = _ROOT / "docs"
 _BEGIN, _END = "<!-- tables: benchmarks/results_table.py -->", "<!-- end of tables -->"
 _FILES = ("run.json", "history.json", "results.json")
 
@@ -30,6 +30,7 @@ _FILES = ("run.json", "history.json", "results.json")
 _ROWS = {
     "ibp": "IBP",
     "crown_ibp": "CROWN-IBP",
+    "crown_ibp_fused": "CROWN-IBP, fused loss",
     "tight_base": "CROWN-IBP, backward bound to the end",
     "maar_ibp": "MAAR on IBP",
     "maar": "MAAR on CROWN-IBP",
@@ -92,6 +93,13 @@ def _share(runs: Sequence[Mapping[str, Any]], pick: Any) -> str:
     return text
 
 
+def _in_order(recipes: Mapping[str, Any]) -> list[str]:
+    """Recipes as they follow each other in tables; variants behind what they are variants of."""
+    order = [*_ROWS]
+    base = {name: max((r for r in order if name.startswith(r)), key=len) for name in recipes}
+    return sorted(recipes, key=lambda name: (order.index(base[name]), name))
+
+
 def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """The rows of one radius and network, in Markdown."""
     used = {
@@ -100,9 +108,7 @@ def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     methods = [method for method in _METHODS if method in used]
     titles = ["objective", "seeds", "clean", "PGD", *(_METHODS[m] for m in methods), "minutes"]
     lines = ["| " + " | ".join(titles) + " |", "| " + " | ".join("---" for _ in titles) + " |"]
-    order = [*_ROWS]
-    base = {name: max((r for r in order if name.startswith(r)), key=len) for name in runs}
-    for recipe in sorted(runs, key=lambda name: (order.index(base[name]), name)):
+    for recipe in _in_order(runs):
         known = runs[recipe]
         cells = [_title(recipe, known), str(len(known))]
         cells += [_share(known, lambda r: r["clean_error"])]
@@ -116,6 +122,53 @@ def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         cells.append(f"{statistics.fmean(minutes):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+# Of a paper's page: its own recipes, those of its bases, and what is published, of the best network
+# that is reported (the small one for CROWN-IBP at 0.1, else the large one): eps -> row -> clean,
+# PGD and verified error in percent, "-" where the paper gives none.
+_BASES = {
+    "0.1": {"IBP": ("-", "-", 2.23), "CROWN-IBP": ("-", "-", 2.24)},
+    "0.3": {"IBP": ("-", "-", 8.05), "CROWN-IBP": ("-", "-", 7.02)},
+}
+_PAPERS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, tuple]]]] = {
+    "paper_maar": ("maar", ("ibp", "crown_ibp"), _BASES),
+    "paper_tightness": ("tight", ("crown_ibp",), {}),
+    "paper_advibp": (
+        "advibp",
+        ("ibp", "crown_ibp"),
+        {
+            "0.1": {**_BASES["0.1"], "AdvIBP": (1.22, 1.57, 2.19)},
+            "0.3": {**_BASES["0.3"], "AdvIBP": (1.90, 2.87, 6.60)},
+        },
+    ),
+}
+
+
+def paper_table(page: str) -> str:
+    """The runs of one paper's method beside its bases, and the published errors."""
+    own, bases, published = _PAPERS[page]
+    lines = ["| ε | network | objective | seeds | clean | PGD | verified |", "| --- " * 7 + "|"]
+    every, seen = read_runs(), set()
+    for eps, model in sorted(every):
+        runs = every[eps, model]
+        if not any(recipe.startswith(own) for recipe in runs):
+            continue
+        seen.add(eps)
+        for recipe in _in_order(runs):
+            if not recipe.startswith(own) and recipe not in bases:
+                continue
+            known = runs[recipe]
+            cells = [eps, model, _title(recipe, known), str(len(known))]
+            cells += [_share(known, lambda r: r["clean_error"])]
+            cells += [_share(known, lambda r: r["attack"]["error"])]
+            cells += [_share(known, lambda r: min(m["error"] for m in r["methods"].values()))]
+            lines.append("| " + " | ".join(cells) + " |")
+    for eps in sorted(seen & set(published)):
+        for row, errors in published[eps].items():
+            cells = [eps, "published", row, "-", *map(str, errors)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 # Published: data set and eps -> clean, PGD and certified accuracy at 5 or 6 layers of 5120 units.
@@ -207,7 +260,10 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     if _COLLECT.value:
         collect(pathlib.Path(_COLLECT.value))
-    for path, text in ((_PAGE, tables()), (_LINF_PAGE, linf_table())):
+    texts = {"results": tables(), "linf_nets": linf_table()}
+    texts |= {page: paper_table(page) for page in _PAPERS}
+    for page, text in texts.items():
+        path = _DOCS / f"{page}.md"
         before, rest = path.read_text().split(_BEGIN)
         after = rest.split(_END)[1]
         path.write_text(f"{before}{_BEGIN}\n\n{text}\n{_END}{after}")

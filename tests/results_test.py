@@ -37,6 +37,13 @@ def test_results_of_distance_networks():
     assert load("results_table").linf_table().strip() in text
 
 
+@pytest.mark.parametrize("page", ["paper_maar", "paper_tightness", "paper_advibp"])
+def test_results_of_papers(page):
+    text = (support.ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    program = load("results_table")
+    assert program.paper_table(page).strip() in text and page in program._PAPERS
+
+
 def test_results_of_smoothing():
     text = (support.ROOT / "docs" / "paper_consistency.md").read_text(encoding="utf-8")
     assert load("smoothing_table").tables().strip() in text
