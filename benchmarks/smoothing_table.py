@@ -4,7 +4,8 @@
     python benchmarks/smoothing_table.py --collect=runs   # first copies finished runs from a folder
 
 A run is a folder of trainers/train.py, named as its flag file (mnist_sigma0.5_consistency), with
-logs of trainers/certify.py --method=smoothing in it: n10000.tsv, n100000.tsv, by their n.
+anything that tells runs apart behind "@", and has logs of trainers/certify.py --method=smoothing in
+it: n10000.tsv, n100000.tsv, by their n. Runs of as many epochs share a table.
 """
 
 from __future__ import annotations
@@ -64,14 +65,15 @@ _PUBLISHED = {
 }
 
 
-def read_logs() -> dict[tuple[float, int], dict[str, tuple[dict[str, Any], Any]]]:
-    """The facts of each run and its log, by method within sigma and n."""
-    logs: dict[tuple[float, int], dict[str, tuple[dict[str, Any], Any]]] = {}
+def read_logs() -> dict[tuple[float, int, int], dict[str, tuple[dict[str, Any], Any]]]:
+    """The facts of each run and its log, by method within sigma, n and epochs."""
+    logs: dict[tuple[float, int, int], dict[str, tuple[dict[str, Any], Any]]] = {}
     for path in sorted(_RUNS.glob("mnist_sigma*/n*.tsv")):
-        sigma, method = path.parent.name.removeprefix("mnist_sigma").split("_", 1)
+        name = path.parent.name.split("@")[0]
+        sigma, method = name.removeprefix("mnist_sigma").split("_", 1)
         run = json.loads((path.parent / "run.json").read_text())
         settings = json.loads(path.with_name(path.name + ".json").read_text())["settings"]
-        known = logs.setdefault((float(sigma), settings["n"]), {})
+        known = logs.setdefault((float(sigma), settings["n"], run["flags"]["epochs"]), {})
         known[method] = run, reporting.read(path, _METHODS[method])
     return logs
 
@@ -97,12 +99,13 @@ def tables() -> str:
     lines: list[str] = []
     radii = [f"{radius:g}" for radius in _RADII]
     titles = ["training", "ACR", "less Gaussian", *radii, "minutes", "published ACR"]
-    for (sigma, n), logs in sorted(read_logs().items(), key=lambda item: (item[0][0], -item[0][1])):
-        run, entries = next(iter(logs.values()))
+    tables = sorted(read_logs().items(), key=lambda item: (item[0][0], -item[0][1], -item[0][2]))
+    for (sigma, n, epochs), logs in tables:
+        _, entries = next(iter(logs.values()))
         lines += [
-            f"### σ = {sigma:g}, n = {n:,}",
+            f"### σ = {sigma:g}, {epochs} epochs, n = {n:,}",
             "",
-            f"{len(entries)} test images, {run['flags']['epochs']} epochs.",
+            f"{len(entries)} test images.",
             "",
             "| " + " | ".join(titles) + " |",
             "| " + " | ".join("---" for _ in titles) + " |",
