@@ -92,6 +92,18 @@ def test_any_layer_can_be_trained():
     assert (found.prediction == test[1][:20]).mean() > 0.6
 
 
+def test_sizes_may_be_open():
+    start = keras.Input((None, None, 1))
+    hidden = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(start))
+    model = keras.Model(start, keras.layers.Dense(3)(hidden))
+    trainer = CertifiedTrainer(model, objectives.GaussianSmoothing(0.1))
+    trainer.compile()
+    x, y = ts.data(8, (6, 6, 1))
+    assert np.isfinite(trainer.fit(x, y, verbose=0).history["loss"][0])
+    with pytest.raises(ValueError, match=r"`x` must have the shape \(samples, None, None, 1\)"):
+        trainer.fit(x[..., 0], y, verbose=0)
+
+
 @pytest.mark.parametrize("name", ["gaussian", "macer", "consistency_adv"])
 def test_mixed_precision(name):
     """The same steps as in float32 but for rounding; the weights stay in float32."""

@@ -78,7 +78,10 @@ def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tup
     if not np.issubdtype(x.dtype, np.floating):
         x = x.astype(keras.config.floatx())
     expected = tuple(trainer.model.input_shape[1:])
-    if x.ndim != len(expected) + 1 or x.shape[1:] != expected:
+    fits = x.ndim == len(expected) + 1 and all(
+        wanted in (None, size) for wanted, size in zip(expected, x.shape[1:], strict=True)
+    )
+    if not fits:
         raise ValueError(
             f"`x` must have the shape (samples, {', '.join(map(str, expected))}). "
             f"Received: x of shape {x.shape}."

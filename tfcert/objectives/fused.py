@@ -15,6 +15,8 @@ __all__ = ["FusedCrownIBP"]
 
 # Below this distance a chord's slope would be a quotient of two rounding errors.
 _FLAT = 1e-3
+# Keeps the logarithm finite; 1e-30 of the largest exponential is far below float32's rounding.
+_TINY = 1e-30
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
@@ -60,7 +62,7 @@ class FusedCrownIBP(CrownIBP):
 
         total = ops.cond(beta > 0, mixed, lambda: interval)
         # The sum of exponentials is positive; its bound in float32 may fall below by rounding.
-        total = ops.maximum(total, 0.0)
+        total = ops.maximum(total, _TINY)
         return ops.log(ops.exp(-shift) + total) + shift
 
     def _fused(self, known: Margins, upper: Tensor, shift: Tensor) -> Tensor:
