@@ -13,7 +13,7 @@ from keras import ops
 
 from tests import support
 from tests import training_support as ts
-from tfcert import CertifiedTrainer, LpBall, bound_margins, objectives, schedules
+from tfcert import CertifiedTrainer, LpBall, backend, bound_margins, fitting, objectives, schedules
 
 tf = pytest.importorskip("tensorflow", reason="these tests use TensorFlow's trainer")
 
@@ -164,6 +164,23 @@ def test_data_sets():
     same_weights(
         arrays, fitted(x=endless, y=None, batch_size=None, steps_per_epoch=3)[0], rtol=1e-5
     )
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a tf.data pipeline")
+def test_pipeline_of_arrays_is_not_tuned():
+    """The thread that tunes a tf.data pipeline holds up the end of an epoch."""
+    x, y = ts.data(10)
+    data = backend.pipeline(fitting.Batches((x, y), 4))
+    assert data.options().autotune.enabled is False
+    assert len(data) == 3
+    for _ in range(2):  # Every epoch anew.
+        batches = [tuple(map(np.asarray, batch)) for batch in data]
+        np.testing.assert_array_equal(np.concatenate([batch[0] for batch in batches]), x)
+        np.testing.assert_array_equal(np.concatenate([batch[1] for batch in batches]), y)
+    trainer = CertifiedTrainer(ts.mlp(), ibp())
+    data, arguments = fitting.prepare(trainer, x, y, {"epochs": 3, "validation_data": (x, y)})
+    for made in (data, arguments["validation_data"]):
+        assert made.options().autotune.enabled is False
 
 
 def test_validation_split_and_several_steps_per_execution():

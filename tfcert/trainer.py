@@ -142,7 +142,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     ) -> Any:
         """As ``keras.Model.evaluate``, with the checks of ``fit``."""
         if not kwargs.get("_use_cached_eval_dataset"):  # Keras's fit: checked before training.
-            x, y, sample_weight = fitting.checked(self, x, y, sample_weight)
+            x, y, sample_weight, batch_size = fitting.checked(self, x, y, sample_weight, batch_size)
         return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
     def fit(
@@ -167,8 +167,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         data, kwargs = fitting.prepare(self, x, y, arguments)
         if not self.optimizer.built:  # Inside of the first step it would cost another trace.
             self.optimizer.build(self.trainable_variables)
-        callbacks = fitting.with_stop(self, kwargs.pop("callbacks", None))
-        return super().fit(data, callbacks=callbacks, **kwargs)
+        return super().fit(data, **kwargs)
 
     def batch_of(self, data: Any, train: bool, logits: Tensor | None = None) -> Batch:
         """What the objective sees of one batch; runs its first pass if logits are not given."""

@@ -141,6 +141,11 @@ def is_symbolic(value: Any) -> bool:
     return isinstance(value, keras.KerasTensor | jax.core.Tracer)
 
 
+def pipeline(batches: keras.utils.PyDataset) -> Any:
+    """Batches as ``fit`` and ``evaluate`` take them."""
+    return batches
+
+
 class TrainStep:
     """How a trainer takes a step: gradients of its losses, joined, applied and logged.
 

@@ -2,11 +2,12 @@
 
 from tfcert.fitting.arguments import checked, labels, prepare
 from tfcert.fitting.models import check_model
-from tfcert.fitting.samples import Augmentation, Shuffled
-from tfcert.fitting.watching import Latest, StopOnNaN, with_stop
+from tfcert.fitting.samples import Augmentation, Batches, Shuffled
+from tfcert.fitting.watching import Latest, StopOnNaN
 
 __all__ = [
     "Augmentation",
+    "Batches",
     "Latest",
     "Shuffled",
     "StopOnNaN",
@@ -14,5 +15,4 @@ __all__ = [
     "checked",
     "labels",
     "prepare",
-    "with_stop",
 ]

@@ -10,7 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert.fitting.samples import Augmentation, Shuffled
+from tfcert import backend
+from tfcert.fitting.samples import Augmentation, Batches, Shuffled
+from tfcert.fitting.watching import EpochBegin, StopOnNaN, joined
 from tfcert.types import Tensor
 
 __all__ = ["checked", "labels", "prepare"]
@@ -29,6 +31,7 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
     split = arguments.pop("validation_split", 0.0)
     weights = arguments.pop("sample_weight", None)
     augment = _augmentation(arguments)
+    own: list[keras.callbacks.Callback] = [StopOnNaN()]
     if _is_array(x):
         arrays = check_arrays(trainer, x, y, weights)
         if split and arguments["validation_data"] is None:
@@ -40,8 +43,9 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
         if arguments.get("steps_per_epoch") is not None:
             length = min(length, int(arguments.pop("steps_per_epoch")))
         arguments.pop("steps_per_epoch", None)
-        arguments.setdefault("validation_batch_size", batch_size)
-        data = Shuffled(trainer, arrays, batch_size, bool(shuffle), length, augment)
+        batches = Shuffled(trainer, arrays, batch_size, bool(shuffle), length, augment)
+        data = backend.pipeline(batches)
+        own.append(EpochBegin(batches))
         trainer.example = tuple(array[:batch_size] for array in arrays[:2])
     else:
         if y is not None or weights is not None or split or augment is not None:
@@ -56,6 +60,11 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
             )
         data, length = x, _length(trainer, x, arguments.get("steps_per_epoch"))
         trainer.example = _first(trainer, x)
+    validation = arguments["validation_data"]
+    size = arguments.pop("validation_batch_size", None) or batch_size or 32
+    if isinstance(validation, tuple):
+        arguments["validation_data"] = backend.pipeline(Batches(validation, int(size)))
+    arguments["callbacks"] = joined(trainer, own, arguments.get("callbacks"))
     arguments["shuffle"] = False
     trainer.steps_per_epoch.assign(length)
     _check_length(trainer, arguments["epochs"], arguments.get("initial_epoch", 0), length)
@@ -75,8 +84,7 @@ def _is_array(x: Any) -> bool:
 def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple:
     """Inputs and labels as NumPy arrays that the model and the objective can be trained on."""
     x = np.asarray(ops.convert_to_numpy(x))
-    if not np.issubdtype(x.dtype, np.floating):
-        x = x.astype(keras.config.floatx())
+    x = x.astype(keras.config.floatx(), copy=False)
     expected = tuple(trainer.model.input_shape[1:])
     fits = x.ndim == len(expected) + 1 and all(
         wanted in (None, size) for wanted, size in zip(expected, x.shape[1:], strict=True)
@@ -121,13 +129,17 @@ def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tup
     return x, y, sample_weight
 
 
-def checked(trainer: Any, x: Any, y: Any = None, sample_weight: Any = None) -> tuple:
-    """``(x, y, sample_weight)``: arrays checked as a whole, of a data set the first batch."""
+def checked(trainer: Any, x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> tuple:
+    """``(x, y, sample_weight, batch_size)`` as ``keras.Model.evaluate`` takes them.
+
+    Arrays are checked as a whole and brought into batches, of a data set the first batch is.
+    """
     if _is_array(x):
         arrays = check_arrays(trainer, x, y, sample_weight)
-        return keras.utils.unpack_x_y_sample_weight(arrays)
+        size = 32 if batch_size is None else int(batch_size)
+        return backend.pipeline(Batches(arrays, size)), None, None, None
     _first(trainer, x)
-    return x, y, sample_weight
+    return x, y, sample_weight, batch_size
 
 
 def _checked_validation(trainer: Any, data: Any) -> Any:

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-__all__ = ["Augmentation", "Shuffled"]
+__all__ = ["Augmentation", "Batches", "Shuffled"]
 
 
-class Shuffled(keras.utils.PyDataset):
+class Batches(keras.utils.PyDataset):
+    """Arrays in batches, in their order."""
+
+    def __init__(self, arrays: tuple, batch_size: int):
+        super().__init__()
+        self.arrays, self.batch_size = arrays, batch_size
+        self.samples = len(arrays[0])
+
+    def __len__(self) -> int:
+        return math.ceil(self.samples / self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple:
+        begin = index * self.batch_size
+        return tuple(array[begin : begin + self.batch_size] for array in self.arrays)
+
+
+class Shuffled(Batches):
     """Arrays in batches whose order follows from the seed and the trainer's step counter.
 
     A run that is resumed in the middle of an epoch goes on with the next batch of that epoch.
@@ -27,10 +44,8 @@ class Shuffled(keras.utils.PyDataset):
         length: int,
         augment: Augmentation | None = None,
     ):
-        super().__init__()
-        self.trainer, self.arrays, self.augment = trainer, arrays, augment
-        self.batch_size, self.shuffle, self.length = batch_size, shuffle, length
-        self.samples = len(arrays[0])
+        super().__init__(arrays, batch_size)
+        self.trainer, self.shuffle, self.length, self.augment = trainer, shuffle, length, augment
         self.start = 0
         self._orders: dict[int, np.ndarray] = {}
 

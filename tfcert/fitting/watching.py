@@ -14,7 +14,7 @@ from tfcert.bounds import methods, propagation
 from tfcert.network import network_of
 from tfcert.schedules import Clock
 
-__all__ = ["Latest", "StopOnNaN", "with_stop"]
+__all__ = ["EpochBegin", "Latest", "StopOnNaN", "joined"]
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
@@ -55,16 +55,33 @@ class StopOnNaN(keras.callbacks.Callback):
         )
 
 
-def with_stop(trainer: Any, callbacks: Any) -> Any:
-    """Callbacks as ``fit`` takes them, with ``StopOnNaN`` among them."""
+class EpochBegin(keras.callbacks.Callback):
+    """Tells batches that an epoch begins, before anything of it runs.
+
+    Asked for later, from the pipeline, the step counter may have moved already.
+    """
+
+    def __init__(self, batches: keras.utils.PyDataset):
+        super().__init__()
+        self.batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.batches.on_epoch_begin()
+
+
+def joined(trainer: Any, own: list[keras.callbacks.Callback], callbacks: Any) -> Any:
+    """Callbacks as ``fit`` takes them, with those of this package among them."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        if not any(isinstance(known, StopOnNaN) for known in callbacks.callbacks):
-            stop = StopOnNaN()
-            stop.set_model(trainer)
-            callbacks.callbacks.append(stop)
+        kept = [known for known in callbacks.callbacks if not isinstance(known, _OWN)]
+        for callback in own:
+            callback.set_model(trainer)
+        callbacks.callbacks[:] = [*own, *kept]
         return callbacks
     several = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-    return [StopOnNaN(), *[known for known in several if known is not None]]
+    return [*own, *[known for known in several if known is not None]]
+
+
+_OWN = (StopOnNaN, EpochBegin)
 
 
 def _cause(trainer: Any, clock: Clock) -> str:
