@@ -25,6 +25,7 @@ __all__ = [
     "leaky_slope",
     "loop",
     "misplaces_sum",
+    "pipeline",
     "prefers_xla",
     "replica",
     "replicas",
