@@ -68,6 +68,19 @@ def training_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+def fused_table() -> str:
+    """The same without a peer, for the loss that sweeps one row."""
+    report = json.loads((_RESULTS / "training_fused_cpu.json").read_text())
+    lines = ["| objective | batch | ms | samples/s | × plain |", "| --- " * 5 + "|"]
+    plain = {r["batch"]: r["tfcert_ms"] for r in report["rows"] if r["objective"] == "plain"}
+    for row in report["rows"]:
+        cells = [row["objective"], str(row["batch"]), f"{row['tfcert_ms']:.1f}"]
+        cells.append(f"{row['tfcert_samples_per_second']:.0f}")
+        cells.append(f"{row['tfcert_ms'] / plain[row['batch']]:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([_facts(report), "", *lines])
+
+
 def serving_table() -> str:
     """Milliseconds per request, and as multiples of the plain model's."""
     report = json.loads((_RESULTS / "serving_cpu.json").read_text())
@@ -233,6 +246,21 @@ def tightness_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+def epochs_table() -> str:
+    """What epochs take beyond their steps."""
+    report = json.loads((_RESULTS / "epochs.json").read_text())
+    lines = [
+        "| fit of | steps | seconds of the steps | mean wait | longest wait | epochs that waited |",
+        "| --- " * 6 + "|",
+    ]
+    for row in report["rows"]:
+        cells = [row["fit"], str(row["steps"])]
+        cells += [f"{row[name]:.2f}" for name in ("seconds_of_steps", "mean_wait", "longest_wait")]
+        cells.append(f"{row['epochs_that_waited']} of {row['epochs']}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([_facts(report), "", *lines])
+
+
 TABLES = {
     "bounds": bounds_table,
     "training": training_table,
@@ -243,6 +271,8 @@ TABLES = {
     "distance_training": distance_training_table,
     "smoothing": smoothing_table,
     "tightness": tightness_table,
+    "training_fused": fused_table,
+    "epochs": epochs_table,
 }
 PAGES = tuple(_DOCS / f"{name}.md" for name in ("benchmarks", "scale", "paper_tightness"))
 
