@@ -11,10 +11,8 @@ the table.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -129,9 +127,7 @@ def main(argv: Sequence[str]) -> None:
                     rows.append({name: _plain(value) for name, value in row.items()})
                     print(_line(row), flush=True)
                     if _OUT.value:
-                        path = pathlib.Path(_OUT.value + ".json")
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        path.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
+                        machine.write(_OUT.value, facts, rows)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ take turns, epoch by epoch of one fit.
 
 from __future__ import annotations
 
-import json
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Sequence
@@ -100,9 +98,7 @@ def main(argv: Sequence[str]) -> None:
             rows.append(row)
             print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     if _OUT.value:
-        path = pathlib.Path(_OUT.value + ".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
+        machine.write(_OUT.value, facts, rows)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import pathlib
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-__all__ = ["facts"]
+__all__ = ["facts", "write"]
+
+
+def write(out: str, facts: dict[str, str], rows: Sequence[Any]) -> None:
+    """Writes a report to ``out`` with ``.json`` behind it, and makes its folder."""
+    path = pathlib.Path(f"{out}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
 
 
 def facts(threads: int) -> dict[str, str]:

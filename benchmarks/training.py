@@ -9,9 +9,7 @@ docs/benchmarks.md tells how to read the table.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -117,9 +115,7 @@ def main(argv: Sequence[str]) -> None:
             rows.append({name: _plain(value) for name, value in row.items()})
             print(_line(row, plain), flush=True)
     if _OUT.value:
-        path = pathlib.Path(_OUT.value + ".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
+        machine.write(_OUT.value, facts, rows)
 
 
 if __name__ == "__main__":
