@@ -1,5 +1,6 @@
 """The exporting program, as it is started and from within."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -27,7 +28,7 @@ def _model(path, name="digits"):
 
 
 def _config(folder, **changed):
-    values = dict.fromkeys(field.name for field in program.dataclasses.fields(program.Config))
+    values = dict.fromkeys(field.name for field in dataclasses.fields(program.Config))
     values |= {"method": "ibp", "norm": "inf", "clip": ["0", "1"], "overwrite": False}
     values |= {"model_path": str(folder / "model.keras"), "out": str(folder / "served/1")}
     return program.Config(**{**values, **changed})
@@ -73,10 +74,14 @@ def test_smoothing(tmp_path):
     _model(tmp_path / "model.keras")
     (tmp_path / "run.json").write_text('{"flags": {"objective": "gaussian", "sigma": 0.5}}')
     config = _config(tmp_path, method="smoothing", sigma=0.25, n=400, alpha=0.01)
-    assert program.export_model(config) == ["Note: the model was trained with --sigma=0.5."]
+    wanted = ["Note: the model was trained with --noise=gaussian --sigma=0.5."]
+    assert program.export_model(config) == wanted
     facts = _facts(tmp_path)
     assert facts["noise"] == {"class": "Gaussian", "scale": 0.25}
     assert (facts["n0"], facts["n"], facts["alpha"]) == (100, 400, 0.01)
+    laplace = {"sigma": 0.5, "noise": "laplace", "overwrite": True}
+    assert program.export_model(dataclasses.replace(config, **laplace)) == wanted
+    assert _facts(tmp_path)["noise"] == {"class": "Laplace", "scale": 0.5}
 
 
 def test_says_when_another_bound_was_trained_with(tmp_path):
@@ -95,6 +100,7 @@ def test_says_when_another_bound_was_trained_with(tmp_path):
     [
         ({}, "--method=ibp needs --eps"),
         ({"eps": 0.1, "sigma": 0.5}, "--sigma has no meaning for --method=ibp"),
+        ({"eps": 0.1, "noise": "laplace"}, "--noise has no meaning for --method=ibp"),
         ({"method": "smoothing", "sigma": 0.5, "eps": 0.1}, "--eps has no meaning"),
         ({"method": "smoothing"}, "--method=smoothing needs --sigma"),
         (

@@ -285,6 +285,17 @@ class ErrorsTest(parameterized.TestCase):
             with self.assertRaisesRegex(ValueError, text):
                 smoothing.SmoothedClassifier(model, sigma=0.5)
 
+    def test_scores_may_be_in_a_list_or_dictionary(self):
+        model = linear([1.0, -1.0])
+        wanted = smoothing.SmoothedClassifier(model, sigma=0.5).certify(self.x, n=1000)
+        image = keras.Input((2,))
+        scores = model(image)
+        for out in ([scores], {"scores": scores}):
+            smoothed = smoothing.SmoothedClassifier(keras.Model(image, out), sigma=0.5)
+            found = smoothed.certify(self.x, n=1000)
+            for a, b in zip(found, wanted, strict=True):
+                np.testing.assert_array_equal(a, b)
+
     @parameterized.parameters(0.0, -1.0, math.nan)
     def test_refuses_sigma(self, sigma):
         with self.assertRaisesRegex(ValueError, "`sigma` must be a positive finite number"):

@@ -19,6 +19,7 @@ from absl import flags
 from tests import support
 from tfcert import LpBall, bound_margins, datasets, models
 from tfcert.cli import train, train_config, train_run
+from tfcert.smoothing import Laplace
 
 SMALL = {
     "objective": "crown-ibp",
@@ -147,7 +148,8 @@ BAD = {
     "norm": ({"objective": "advibp", "norm": "2"}, "norm inf"),
     "resume": ({"resume": "true"}, "there is no run.json"),
     "sigma": ({"sigma": "0.5"}, "needs --eps and takes no --sigma"),
-    "noise": ({"objective": "gaussian"}, "does not take train_eps"),
+    "smooth": ({"objective": "gaussian"}, "does not take train_eps"),
+    "noise": ({"noise": "laplace"}, "--noise is for the objectives of smoothing, with --sigma"),
     "momentum": ({"momentum": "0.9"}, "--momentum is for sgd"),
     "verify": ({"verify": "ibp,bogus"}, "--verify=ibp,bogus: .*must be one of"),
     "attack": ({"attack_step_size": "0"}, "`step_size` must be"),
@@ -238,6 +240,14 @@ def test_a_run_in_bfloat16_saves_a_model_that_computes_in_it(tmp_path):
     dense = [layer for layer in model.layers if layer.weights]
     assert [layer.compute_dtype for layer in dense] == ["bfloat16", "float32"]
     assert {layer.variable_dtype for layer in dense} == {"float32"}
+
+
+def test_other_noise():
+    flags = ["--sigma=0.3", "--noise=laplace", "--out=unused", "--option=copies=2"]
+    objective = train_run._objective(config_of(["--objective=gaussian", *flags]))
+    assert objective.noise == Laplace(0.3) and objective.copies == 2
+    with pytest.raises(ValueError, match="--objective=macer is for Gaussian noise"):
+        train_run._objective(config_of(["--objective=macer", *flags]))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from absl import app, flags, logging
 from tfcert import datasets
 from tfcert.certification import UnsoundCertificateError
 from tfcert.cli import certify_run, program
+from tfcert.smoothing.noise import NOISES
 
 __all__ = ["main", "run"]
 
@@ -57,7 +58,7 @@ def _define_flags() -> None:
         "self_check", None, "Share of certificates to attack before they count. Default: 0.05.", 0.0
     )
     # By smoothing.
-    flags.DEFINE_enum("noise", None, sorted(certify_run.NOISES), "Noise. Default: gaussian.")
+    flags.DEFINE_enum("noise", None, sorted(NOISES), "Noise. Default: gaussian.")
     flags.DEFINE_float("sigma", None, "Width of the noise: of the Gaussian its deviation.", 0.0)
     flags.DEFINE_integer("n0", None, "Samples that choose the class. Default: 100.", 1)
     flags.DEFINE_integer("n", None, "Samples for the radius. Default: 100000.", 1)

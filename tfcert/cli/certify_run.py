@@ -15,14 +15,10 @@ import numpy as np
 from tfcert import attacks, certification, datasets, files, logs, smoothing
 from tfcert.certification import identity, progress, recording
 from tfcert.regions import LpBall
+from tfcert.smoothing.noise import NOISES
 
-__all__ = ["NOISES", "Config", "Run", "prepare", "run"]
+__all__ = ["Config", "Run", "prepare", "run"]
 
-NOISES: dict[str, type[smoothing.Noise]] = {
-    "gaussian": smoothing.Gaussian,
-    "laplace": smoothing.Laplace,
-    "uniform": smoothing.Uniform,
-}
 # Flags that one kind of certification knows alone, with what None stands for.
 _BOUNDS: dict[str, Any] = {
     "eps": None,

@@ -22,13 +22,14 @@ from tfcert import naming, smoothing
 from tfcert.bounds import methods
 from tfcert.cli import program
 from tfcert.regions import LpBall
+from tfcert.smoothing.noise import NOISES
 
 __all__ = ["Config", "export_model", "main", "run"]
 
 _METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "lipschitz", "smoothing")
 # What only one of the two kinds of certificates takes.
 _BOUNDS = ("eps", "float_safe", "jit_compile")
-_SMOOTHING = ("sigma", "n0", "n", "alpha", "adaptive", "adaptive_precision")
+_SMOOTHING = ("noise", "sigma", "n0", "n", "alpha", "adaptive", "adaptive_precision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Config:
     clip: list[str]
     float_safe: bool | None
     jit_compile: bool | None
+    noise: str | None
     sigma: float | None
     n0: int | None
     n: int | None
@@ -62,7 +64,8 @@ def _define_flags() -> None:
     flags.DEFINE_list("clip", ["0", "1"], "Range of valid inputs: low,high; empty for none.")
     flags.DEFINE_bool("float_safe", None, "Certify the network as executed in float32.")
     flags.DEFINE_bool("jit_compile", None, "Compile with XLA, once for each batch size.")
-    flags.DEFINE_float("sigma", None, "Smoothing: standard deviation of the noise.", 0.0)
+    flags.DEFINE_enum("noise", None, sorted(NOISES), "Smoothing: its noise. Default: gaussian.")
+    flags.DEFINE_float("sigma", None, "Width of the noise: of the Gaussian its deviation.", 0.0)
     flags.DEFINE_integer("n0", None, "Smoothing: samples that choose the class. Default: 100.", 1)
     flags.DEFINE_integer("n", None, "Smoothing: samples for the radius. Default: 100,000.", 1)
     flags.DEFINE_float("alpha", None, "Smoothing: the probability of an error. Default: 0.001.")
@@ -86,7 +89,8 @@ def export_model(config: Config) -> list[str]:
         given = {name: value for name, value in given.items() if value is not None}
         rule = smoothing.Adaptive.of(bool(config.adaptive), config.adaptive_precision)
         given["adaptive"] = rule or False
-        smoothed = smoothing.SmoothedClassifier(model, sigma=config.sigma)
+        noise = NOISES[config.noise or "gaussian"](config.sigma)
+        smoothed = smoothing.SmoothedClassifier(model, noise=noise)
         smoothed.export(config.out, overwrite=config.overwrite, **given)
         return notes
     method = dataclasses.replace(methods.get(config.method), float_safe=bool(config.float_safe))
@@ -124,8 +128,9 @@ def _check_training(config: Config, model: keras.Model, smooths: bool) -> list[s
             f"The model was trained for smoothing (--objective={trained['objective']} in {known}): "
             f"bounds certify next to nothing. Use --method=smoothing --sigma={sigma}."
         )
-    if sigma is not None and sigma != config.sigma:
-        return [f"Note: the model was trained with --sigma={sigma}."]
+    noise = trained.get("noise") or "gaussian"
+    if sigma is not None and (sigma, noise) != (config.sigma, config.noise or "gaussian"):
+        return [f"Note: the model was trained with --noise={noise} --sigma={sigma}."]
     bound = naming.trained_with(model)
     if bound is not None and bound != config.method:
         return [f"Note: the model was trained with the bounds of --method={bound}."]

@@ -17,6 +17,7 @@ from absl import app, flags
 
 from tfcert import datasets, models
 from tfcert.cli import program, train_run
+from tfcert.smoothing.noise import NOISES
 
 __all__ = ["main", "run"]
 
@@ -57,7 +58,8 @@ def _define_flags() -> None:
         "in --out computes in it, too.",
     )
     flags.DEFINE_float("eps", None, "Radius to test at, on the pixel scale 0 to 1.", 0.0)
-    flags.DEFINE_float("sigma", None, "Instead of --eps: standard deviation of the noise.", 0.0)
+    flags.DEFINE_float("sigma", None, "Instead of --eps: width of the noise.", 0.0)
+    flags.DEFINE_enum("noise", None, sorted(NOISES), "Its kind, with --sigma. Default: gaussian.")
     flags.DEFINE_enum("norm", "inf", ["inf", "2", "1"], "Norm of the radius.")
     flags.DEFINE_float("train_eps", None, "Radius to train at. Default: that of --eps.", 0.0)
     flags.DEFINE_list("ramp", None, "Epochs between which the training radius grows, begin,end.")

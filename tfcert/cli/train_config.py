@@ -32,6 +32,7 @@ class Config:
     precision: str
     eps: float | None
     sigma: float | None
+    noise: str | None
     norm: str
     train_eps: float | None
     ramp: list[str] | None

@@ -30,6 +30,7 @@ from tfcert.cli.backup import Backup
 from tfcert.cli.train_config import SETTINGS, Config, check, check_same, numbers
 from tfcert.objectives import latent
 from tfcert.regions import LpBall
+from tfcert.smoothing.noise import NOISES
 from tfcert.trainer import CertifiedTrainer
 
 __all__ = ["OBJECTIVES", "SETTINGS", "Config", "prepare", "run", "summary"]
@@ -160,7 +161,19 @@ def _objective(config: Config) -> objectives.Objective:
             )
     if "sigma" in known:
         arguments["sigma"] = _only(config, "sigma", "eps")
+        if config.noise not in (None, "gaussian"):
+            if "noise" not in known:
+                raise ValueError(
+                    f"--objective={config.objective} is for Gaussian noise. "
+                    f"Received: --noise={config.noise}."
+                )
+            arguments |= {"sigma": None, "noise": NOISES[config.noise](arguments["sigma"])}
     else:
+        if config.noise is not None:
+            raise ValueError(
+                "--noise is for the objectives of smoothing, with --sigma. "
+                f"Received: --noise={config.noise} --objective={config.objective}."
+            )
         norm: Any = "inf" if config.norm == "inf" else int(config.norm)
         arguments["region"] = LpBall(_only(config, "eps", "sigma"), norm=norm, clip=(0.0, 1.0))
     try:

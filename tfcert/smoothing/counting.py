@@ -159,6 +159,7 @@ def _count(
         key = ops.slice(keys, [first, 0], (together, 2))
         samples = place[:, None] + drawing.draw(noise, key, (BLOCK, *shape), dtype)
         scores = model(ops.reshape(samples, (together * BLOCK, *shape)), training=False)
+        (scores,) = keras.tree.flatten(scores)  # It may be in a list or a dictionary.
         # NaN is no class, whatever the arg-max makes of it.
         valid = ops.logical_not(ops.any(ops.isnan(scores), axis=-1))
         vote = ops.cast(ops.argmax(scores, axis=-1), "int32")

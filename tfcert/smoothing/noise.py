@@ -18,7 +18,7 @@ import numpy as np
 
 from tfcert.smoothing import drawing
 
-__all__ = ["Gaussian", "Laplace", "Noise", "Uniform", "resolve"]
+__all__ = ["NOISES", "Gaussian", "Laplace", "Noise", "Uniform", "resolve"]
 
 _NORMAL = statistics.NormalDist()
 
@@ -154,6 +154,8 @@ class Uniform(Noise):
         return 2.0 * (p - 0.5)
 
 
+# By the names that flags and logs call them.
+NOISES: dict[str, type[Noise]] = {"gaussian": Gaussian, "laplace": Laplace, "uniform": Uniform}
 _FAMILIES = {"Normal": Gaussian, "Laplace": Laplace, "Uniform": Uniform}
 
 
@@ -176,7 +178,7 @@ def resolve(sigma: Any, noise: Any) -> Noise:
                 f"`sigma` must be a positive finite number. Received: sigma={sigma!r}."
             )
         return Gaussian(sigma)
-    if type(noise) in (Gaussian, Laplace, Uniform):
+    if type(noise) in NOISES.values():
         return noise
     family, parameters = drawing.describe(noise)
     for name, value in parameters.items():
