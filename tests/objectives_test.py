@@ -187,6 +187,13 @@ def test_fused_loss_at_radius_0_is_the_clean_loss():
     np.testing.assert_allclose(fused_loss(ts.mlp(), x, y, LpBall(0.0)), clean, rtol=1e-5)
 
 
+def test_fused_loss_mixes_the_sums_of_exponentials():
+    x, y = ts.data(10)
+    none, some, all_ = (fused_loss(ts.mlp(), x, y, ts.REGION, beta) for beta in (0.0, 0.25, 1.0))
+    np.testing.assert_allclose(np.exp(some), 0.75 * np.exp(none) + 0.25 * np.exp(all_), rtol=1e-5)
+    assert np.abs(none - all_).max() > 1e-3
+
+
 def test_fused_loss_without_the_sweep_is_ibp():
     x, y = ts.data(10)
     margins = np.asarray(bound_margins(ts.mlp(), x, y, ts.REGION, "ibp"))

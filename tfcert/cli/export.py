@@ -89,7 +89,7 @@ def export_model(config: Config) -> list[str]:
         given = {name: value for name, value in given.items() if value is not None}
         rule = smoothing.Adaptive.of(bool(config.adaptive), config.adaptive_precision)
         given["adaptive"] = rule or False
-        noise = NOISES[config.noise or "gaussian"](config.sigma)
+        noise = NOISES[config.noise or "gaussian"](float(config.sigma or 0.0))
         smoothed = smoothing.SmoothedClassifier(model, noise=noise)
         smoothed.export(config.out, overwrite=config.overwrite, **given)
         return notes
