@@ -231,6 +231,21 @@ def smoothing_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+def adaptive_table() -> str:
+    """What adaptive sampling saves and costs on the kept runs."""
+    report = json.loads((_RESULTS / "adaptive_sampling.json").read_text())
+    precisions = list(report["rows"][0]["adaptive"])
+    titles = ["run", "all votes agree", "ACR", *(f"precision {text}" for text in precisions)]
+    lines = ["| " + " | ".join(titles) + " |", "| --- " * len(titles) + "|"]
+    for row in report["rows"]:
+        cells = [f"`{row['run']}`", f"{row['all_votes_agree']:.0%}", f"{row['acr']:.3f}"]
+        for text in precisions:
+            found = row["adaptive"][text]
+            cells.append(f"{found['times_fewer_samples']:.1f} (−{found['acr_lost']:.1%})")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([_facts(report), "", *lines])
+
+
 def tightness_table() -> str:
     """Gap and infeasibility of trained networks."""
     report = json.loads((_RESULTS / "tightness.json").read_text())
@@ -270,6 +285,7 @@ TABLES = {
     "distance": distance_table,
     "distance_training": distance_training_table,
     "smoothing": smoothing_table,
+    "adaptive": adaptive_table,
     "tightness": tightness_table,
     "training_fused": fused_table,
     "epochs": epochs_table,

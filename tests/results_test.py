@@ -1,6 +1,7 @@
 """The tables in the docs are those of the measurements that are kept."""
 
 import importlib.util
+import json
 import sys
 
 import pytest
@@ -55,6 +56,21 @@ def test_results_of_benchmarks():
     assert [tables.page(text) for text in texts] == texts
     for name in tables.TABLES:
         assert sum(f"<!-- table: {name} -->" in text for text in texts) == 1
+
+
+def test_results_of_adaptive_sampling():
+    """They need no machine, only the kept logs: computed anew here."""
+    program = load("adaptive_sampling")
+    report = json.loads((support.ROOT / "benchmarks/results/adaptive_sampling.json").read_text())
+    runs = support.ROOT / "docs" / "results"
+    logs = sorted(path.parent.name for path in runs.glob("mnist_sigma*/n100000.tsv"))
+    assert [row["run"] for row in report["rows"]] == logs
+    row = report["rows"][-1]
+    known = program.row_of(runs / row["run"] / "n100000.tsv", list(row["adaptive"]), 0)
+    assert known["adaptive"].keys() == row["adaptive"].keys()
+    for precision, found in row["adaptive"].items():
+        assert known["adaptive"][precision] == pytest.approx(found, rel=1e-9)
+        assert found["acr_lost"] < float(precision)
 
 
 def test_no_run_tells_where_it_was():

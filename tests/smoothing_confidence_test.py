@@ -78,22 +78,22 @@ def test_covers_in_simulation(n, p, alpha):
 ADAPTIVE = sequential.Adaptive(precision=0.2, first=100, growth=1.4)
 
 
-def simulate(p, n, alpha, rule, stops):
+def simulate(p, n, alpha, rule, stops=True, plan=None):
     """Lower bounds and samples of many runs."""
-    rng = np.random.default_rng(1)
+    rng, radius = np.random.default_rng(1), noise.Gaussian(0.5).radius
     return sequential.estimate(
         lambda active, start, stop: rng.binomial(stop - start, p, len(active)),
         RUNS,
-        rule.plan(n, alpha, block=100),
+        plan or rule.plan(n, alpha, block=100, radius=radius),
         rule if stops else None,
-        noise.Gaussian(0.5).radius,
+        radius,
     )
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.05])
 @pytest.mark.parametrize("p", [0.501, 0.52, 0.8, 0.99])
 def test_covers_with_early_stopping(p, alpha):
-    lower, samples = simulate(p, 4000, alpha, ADAPTIVE, stops=True)
+    lower, samples = simulate(p, 4000, alpha, ADAPTIVE)
     assert not exceeds((lower > p).sum(), alpha)
     assert samples.min() < 4000 and len(np.unique(samples)) > 1
 
@@ -113,38 +113,58 @@ def test_covers_at_the_best_of_all_looks(p):
 def test_stopping_loses_no_more_than_the_precision(p):
     n, alpha, radius = 20_000, 0.001, noise.Gaussian(0.5).radius
     rule = sequential.Adaptive(precision=0.1)
-    early, samples = simulate(p, n, alpha, rule, stops=True)
-    full, _ = simulate(p, n, alpha, rule, stops=False)
-    # Two independent runs: compared with what all samples give at the median.
-    enough = radius(early) >= 0.9 * np.median(radius(full))
+    early, samples = simulate(p, n, alpha, rule)
+    fixed, _ = simulate(p, n, alpha, rule, False, sequential.single_look(n, alpha))
+    # Two independent runs: compared with what a fixed number of samples gives at the median.
+    enough = radius(early) >= 0.9 * np.median(radius(fixed))
     assert enough.mean() > 0.9
-    assert samples.mean() < 0.75 * n
+    assert radius(early).mean() > 0.9 * radius(fixed).mean()
+    assert samples.mean() < 0.6 * n
 
 
 def test_stops_early_where_it_will_abstain():
-    lower, samples = simulate(0.4, 100_000, 0.001, sequential.Adaptive(), stops=True)
+    lower, samples = simulate(0.4, 100_000, 0.001, sequential.Adaptive())
     assert (lower < 0.5).all()
     assert samples.mean() < 1000
 
 
-def test_stops_early_where_all_votes_agree():
-    """What docs/benchmarks.md says of the easiest inputs."""
-    rule, radius = sequential.Adaptive(precision=0.1), noise.Gaussian(1.0).radius
-    plan = rule.plan(100_000, 0.001, 100)
+@pytest.mark.parametrize("distribution", [noise.Gaussian(1.0), noise.Laplace(0.5)])
+@pytest.mark.parametrize(("precision", "n"), [(0.05, 5000), (0.1, 100_000), (0.4, 300_000)])
+def test_a_look_is_where_an_input_can_stop_whose_votes_agree(distribution, precision, n):
+    rule, radius = sequential.Adaptive(precision), distribution.radius
+    plan = rule.plan(n, 0.001, 100, radius)
 
     def all_votes(active, start, stop):
         return np.full(len(active), stop - start)
 
-    _, samples = sequential.estimate(all_votes, 1, plan, rule, radius)
-    assert samples == [43_300]
+    (lower,), (drawn,) = sequential.estimate(all_votes, 1, plan, rule, radius)
+    level = plan.alphas[plan.looks.index(drawn)]
+    assert level == max(plan.alphas) and level >= 0.69 * 0.001
+    enough = (1 - precision) * radius(0.001 ** (1 / n))
+    assert radius(lower) >= enough > radius(level ** (1 / (drawn - 100)))
 
 
-@pytest.mark.parametrize("n", [100, 550, 1000, 99_999, 100_000])
-def test_plan_spends_alpha(n):
-    looks, alphas = sequential.Adaptive().plan(n, 0.001, block=100)
-    assert sum(alphas) == pytest.approx(0.001, rel=1e-12)
-    assert looks[-1] == n and list(looks) == sorted(set(looks))
-    assert all(look % 100 == 0 for look in looks[:-1])
+def test_samples_where_all_votes_agree():
+    """What docs/benchmarks.md says of the easiest inputs."""
+    plan = sequential.Adaptive(0.1).plan(100_000, 0.001, 100, noise.Gaussian(1.0).radius)
+    assert plan.looks[plan.alphas.index(max(plan.alphas))] == 24_100
+
+
+@pytest.mark.parametrize("precision", [0.001, 0.05, 0.9])
+@pytest.mark.parametrize("n", [1, 100, 550, 1000, 99_999, 100_000])
+def test_plan_spends_alpha(n, precision):
+    radius = noise.Gaussian(1.0).radius
+    for growth in (1.05, 1.5, 1e6):
+        rule = sequential.Adaptive(precision, growth=growth)
+        looks, alphas = rule.plan(n, 0.001, 100, radius)
+        assert len(looks) == len(alphas) and min(alphas) > 0
+        assert sum(alphas) == pytest.approx(0.001, rel=1e-12)
+        assert looks[-1] == n and list(looks) == sorted(set(looks))
+        assert all(look % 100 == 0 and look >= 500 for look in looks[:-1])
+    dense = np.array(sequential.Adaptive(precision).plan(n, 0.001, 100, radius).looks)
+    if n >= 99_999:  # No gap is wider than the growth, roundings to blocks, and the last tenth.
+        assert dense[0] <= 800 and (dense[1:-1] <= 1.5 * dense[:-2] + 250).all()
+        assert dense[-1] <= 1.5 / 0.9 * dense[-2] + 250
 
 
 # Errors.

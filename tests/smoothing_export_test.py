@@ -209,7 +209,7 @@ def test_the_table_of_predictions_is_the_test(n, alpha):
 def test_tables_hold_no_more_than_they_should(exported):
     smoothed, _, _ = exported
     rule = smoothing.Adaptive()
-    plan = rule.plan(SETTINGS["n"], 0.01, counting.BLOCK)
+    plan = rule.plan(SETTINGS["n"], 0.01, counting.BLOCK, smoothed.noise.radius)
     procedure = exporting.Procedure((0, 1, 2), 130, plan, rule, 230, 0.01)
     tables = exporting._Tables(procedure, smoothed.noise)
     lower, begin = tables.lower.numpy(), tables.begin.numpy()

@@ -132,7 +132,7 @@ class SmoothedClassifier:
             return votes[np.arange(len(active)), prediction[active]]
 
         rule = _checked_adaptive(adaptive)
-        plan = _plan(rule, n, alpha)
+        plan = self._plan(rule, n, alpha)
         p_lower, samples = sequential.estimate(draw, len(x), plan, rule, self.noise.radius)
         prediction = np.where(p_lower > 0.5, prediction, -1)
         return SmoothedCertificates(prediction, self.noise.radius(p_lower), p_lower, samples)
@@ -229,12 +229,17 @@ class SmoothedClassifier:
         procedure = exporting.Procedure(
             purposes=(_SELECTION, _ESTIMATION, _PREDICTION),
             n0=n0,
-            plan=_plan(rule, n, alpha),
+            plan=self._plan(rule, n, alpha),
             rule=rule,
             n_predict=n_predict,
             alpha=float(alpha),
         )
         return exporting.write(path, self.model, self.noise, self._counter, procedure, overwrite)
+
+    def _plan(self, rule: sequential.Adaptive | None, n: int, alpha: float) -> sequential.Plan:
+        if rule is None:
+            return sequential.single_look(n, alpha)
+        return rule.plan(n, alpha, BLOCK, self.noise.radius)
 
     def _checked(self, x: Any) -> tuple[np.ndarray, int]:
         """The inputs as the model takes them, and its number of classes."""
@@ -258,10 +263,6 @@ class SmoothedClassifier:
         if not np.isfinite(x).all():
             raise ValueError("`x` must be finite. Received: NaN or infinite entries.")
         return x, int(self.model.output_shape[-1])
-
-
-def _plan(rule: sequential.Adaptive | None, n: int, alpha: float) -> sequential.Plan:
-    return rule.plan(n, alpha, BLOCK) if rule else sequential.single_look(n, alpha)
 
 
 def _checked_model(model: Any) -> keras.Model:
