@@ -46,7 +46,8 @@ class AdvIBP(CrownIBP):
         region: The target region, with norm inf.
         ramp: Of the certified radius, from 0 to 1.
         attack_ramp: Of the attack's radius, before it.
-        joint_begin: Epoch from which both objectives are joined; default: when the ramp ends.
+        joint_begin: Epoch from which both objectives are joined, not before the ramp ends;
+            default: when it ends.
         conflict_threshold: c_t: an attack whose measure is at most this leads in a conflict; a
             number or a schedule. It scales with 1 / batch size: papers' values are for 256.
         attack_steps: Steps of the attack: one of 1.25 eps, or several of eps / 2.
@@ -93,8 +94,8 @@ class AdvIBP(CrownIBP):
         if region.norm != math.inf:
             raise ValueError(f"AdvIBP needs a region of norm inf. Received: region={region!r}.")
         self.attack_ramp = ramp_of("attack_ramp", attack_ramp)
-        self._check_order()
         self.joint_begin = None if joint_begin is None else float(joint_begin)
+        self._check_order()
         self.conflict_threshold = get(conflict_threshold)
         self.attack_steps, self.stage = int(attack_steps), int(stage)
         self.gradients, self.rescale, self.clean_warmup = gradients, rescale, clean_warmup
@@ -131,10 +132,19 @@ class AdvIBP(CrownIBP):
     # Phases.
 
     def _check_order(self) -> None:
-        attack, ramp = self.attack_ramp, self.ramp
+        attack, ramp, begin = self.attack_ramp, self.ramp, self.joint_begin
+
+        def grown_at(time: float) -> float:
+            return float(ramp.value_at(ops.convert_to_tensor(time, "float32")))
+
+        if begin is not None and not grown_at(begin) >= 1.0:  # NaN, too.
+            raise ValueError(
+                "`joint_begin` must not lie before the end of `ramp`: until then the certified "
+                f"loss is alone. Received: joint_begin={begin} and ramp={ramp!r}."
+            )
         if not attack.end or attack.unit != ramp.unit:
             return  # Epochs and steps compare only once the length of an epoch is known.
-        if float(ramp.value_at(ops.convert_to_tensor(attack.end, "float32"))) > 0.0:
+        if grown_at(attack.end) > 0.0:
             raise ValueError(
                 "`attack_ramp` must end before `ramp` leaves 0: from there on the attack rests. "
                 f"Received: attack_ramp={attack!r} and ramp={ramp!r}."
