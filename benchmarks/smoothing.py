@@ -49,7 +49,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "../shared/data", "Where its file li
 _IMAGES = flags.DEFINE_integer("images", 20, "Test inputs, evenly spread.", lower_bound=1)
 _N = flags.DEFINE_integer("n", 100_000, "Samples of the fixed procedure.", lower_bound=1)
 _ALPHA = flags.DEFINE_float("alpha", 0.001, "Of both procedures.")
-_PRECISIONS = flags.DEFINE_list("precisions", ["0.02", "0.05", "0.1"], "Of adaptive sampling.")
+_PRECISIONS = flags.DEFINE_list("precisions", ["0.05", "0.1", "0.15"], "Of adaptive sampling.")
 _OUT = flags.DEFINE_string("out", None, "Where to write the tables: OUT.json.")
 
 flags.register_validator(
