@@ -115,6 +115,16 @@ def tables() -> str:
     return "\n".join(lines) if lines else "No runs are kept yet.\n"
 
 
+def _check_model(target: pathlib.Path, facts: dict[str, Any]) -> None:
+    """Raises where logs of another model are kept under the name of this one."""
+    for path in sorted(target.glob("n*.tsv.json")):
+        if json.loads(path.read_text())["hashes"]["model"] != facts["hashes"]["model"]:
+            raise ValueError(
+                f"{path} is of another model than the new logs. Tell the runs apart by what is "
+                'behind "@" in their names, or remove the old ones.'
+            )
+
+
 def collect(folder: pathlib.Path) -> None:
     """Copies what the tables need from runs with finished logs."""
     for log in sorted(folder.glob("mnist_sigma*/n*.tsv")):
@@ -125,6 +135,7 @@ def collect(folder: pathlib.Path) -> None:
             print(f"{log} is left out: {finished[0]} of its {finished[1]} images are done.")
             continue
         target.mkdir(parents=True, exist_ok=True)
+        _check_model(target, facts)
         shutil.copy(log, target)
         shutil.copy(log.parent / "history.json", target)
         # Where the data and the run lay on that machine says nothing to others.
