@@ -50,6 +50,15 @@ def test_results_of_smoothing():
     assert load("smoothing_table").tables().strip() in text
 
 
+def test_logs_of_another_model_are_not_mixed_in():
+    check = load("smoothing_table")._check_model
+    target = support.ROOT / "docs" / "results" / "mnist_sigma0.5_gaussian"
+    facts = json.loads((target / "n10000.tsv.json").read_text())
+    check(target, facts)
+    with pytest.raises(ValueError, match="of another model than the new logs"):
+        check(target, {"hashes": {"model": "0"}})
+
+
 def test_results_of_benchmarks():
     tables = load("tables")
     texts = [path.read_text(encoding="utf-8") for path in tables.PAGES]
