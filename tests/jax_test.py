@@ -1,7 +1,7 @@
 """Bounds on JAX: without TensorFlow, with weights that change, in float64 only where there is one.
 
 Each test starts a process of its own, since Keras chooses its backend once. Where the suite itself
-runs on JAX (``KERAS_BACKEND=jax``), the last test would repeat it and is skipped.
+runs on JAX (``KERAS_BACKEND=jax``), the last tests would repeat it and are skipped.
 """
 
 import importlib.util
@@ -180,15 +180,19 @@ class JaxTest(unittest.TestCase):
         )
 
     def test_a_part_of_the_suite(self):
+        files = "tests/agreement_test.py tests/rules_test.py tests/float_safe_test.py"
+        chosen = (
+            "(mnist_fc_3layer and (linf_moderate_clip or CROWN)) or padded_borders"
+            " or wrong_in_float32 or computed_separately or (within_the_bounds and mlp)"
+        )
+        self.run_suite(files, chosen, JAX_ENABLE_X64="1")
+
+    def test_pages(self):
+        self.run_suite("tests/docs_test.py", "code_runs and (README or bounds)")
+
+    def run_suite(self, files, chosen, **environment):
         if keras.backend.backend() == "jax":
             self.skipTest("the suite runs on JAX already")
-        chosen = (
-            "tests/agreement_test.py tests/rules_test.py tests/float_safe_test.py",
-            "(mnist_fc_3layer and (linf_moderate_clip or CROWN)) or padded_borders"
-            " or wrong_in_float32 or computed_separately or (within_the_bounds and mlp)",
-        )
-        printed = run(
-            ["-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen[0].split(), "-k", chosen[1]],
-            JAX_ENABLE_X64="1",
-        )
+        options = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        printed = run([*options, *files.split(), "-k", chosen], **environment)
         self.assertIn(" passed", printed)
