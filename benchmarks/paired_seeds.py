@@ -61,6 +61,15 @@ METHODS = {
     "tight gap": Method("TightRelaxation", {"feasibility_weight": 0.0}, _TIGHT),
     "tight infeasibility": Method("TightRelaxation", {"gap_weight": 0.0}, _TIGHT),
     "tight both": Method("TightRelaxation", {}, _TIGHT),
+    "tight both 0.01": Method(
+        "TightRelaxation",
+        {"gap_weight": (0.0, 0.01), "feasibility_weight": (0.0, 0.01)},
+        _TIGHT,
+    ),
+    "Wong-Kolter": Method(
+        "TightRelaxation", {"base": "fast-lin", "gap_weight": 0.0, "feasibility_weight": 0.0}
+    ),
+    "Wong-Kolter tight both": Method("TightRelaxation", {"base": "fast-lin"}, ("Wong-Kolter",)),
     "AdvIBP": Method("AdvIBP", {}, ("IBP", "CROWN-IBP")),
 }
 
