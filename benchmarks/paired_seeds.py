@@ -11,6 +11,7 @@ all. Errors are of the test set, verified by CROWN.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -149,7 +150,7 @@ def main(argv: Sequence[str]) -> None:
 
     (x, y), test = datasets.load(_DATA.value, _DATA_DIR.value)
     data = (x[: _LIMIT.value], y[: _LIMIT.value]), test
-    facts = {"command": " ".join(["python benchmarks/paired_seeds.py", *sys.argv[1:]])}
+    facts = {"command": "python benchmarks/paired_seeds.py " + shlex.join(sys.argv[1:])}
     facts |= {**machine.facts(os.cpu_count() or 1), "backend": f"tensorflow {tf.__version__}"}
     facts |= {name: str(flags.FLAGS[name].value) for name in ("data", "model", "epochs", "seeds")}
     facts |= {"eps": str(_EPS.value), "train_eps": str(_TRAIN_EPS.value)}

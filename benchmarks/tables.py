@@ -261,6 +261,26 @@ def tightness_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+def _percent(found: Mapping[str, float], sign: str = "") -> str:
+    return f"{100 * found['mean']:{sign}.2f} ± {100 * found['error']:.2f}"
+
+
+def paired_table() -> str:
+    """Certified training against its bases, seed by seed; a part for each file of results."""
+    parts = []
+    for path in sorted(_RESULTS.glob("paired_*.json")):
+        report = json.loads(path.read_text())
+        titles = ["method", "clean", "verified", "less its base", "seconds a run"]
+        lines = [_facts(report), "", "| " + " | ".join(titles) + " |", "| --- " * len(titles) + "|"]
+        for row in report["rows"]:
+            less = [f"{base}: {_percent(found, '+')}" for base, found in row["less"].items()]
+            cells = [row["method"], _percent(row["clean"]), _percent(row["verified"])]
+            cells += ["; ".join(less), f"{row['seconds_a_run']:.0f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def epochs_table() -> str:
     """What epochs take beyond their steps."""
     report = json.loads((_RESULTS / "epochs.json").read_text())
@@ -289,8 +309,11 @@ TABLES = {
     "tightness": tightness_table,
     "training_fused": fused_table,
     "epochs": epochs_table,
+    "paired": paired_table,
 }
-PAGES = tuple(_DOCS / f"{name}.md" for name in ("benchmarks", "scale", "paper_tightness"))
+PAGES = tuple(
+    _DOCS / f"{name}.md" for name in ("benchmarks", "scale", "paper_tightness", "results")
+)
 
 
 def page(text: str) -> str:
