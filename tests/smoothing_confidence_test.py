@@ -142,6 +142,8 @@ def test_a_look_is_where_an_input_can_stop_whose_votes_agree(distribution, preci
     assert level == max(plan.alphas) and level >= 0.69 * 0.001
     enough = (1 - precision) * radius(0.001 ** (1 / n))
     assert radius(lower) >= enough > radius(level ** (1 / (drawn - 100)))
+    wanted = rule.enough(np.array([drawn]), drawn, plan, radius)  # Of the fixed procedure's radius.
+    np.testing.assert_allclose(wanted, enough, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("precision", "samples"), [(0.05, 49_500), (0.1, 24_100), (0.15, 12_200)])
