@@ -220,7 +220,8 @@ def test_a_run_for_smoothing(tmp_path):
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     history = json.loads((tmp_path / "run" / "history.json").read_text())
-    assert results["sigma"] == 0.25 and results["samples"] == 360
+    assert (results["sigma"], results["noise"]) == (0.25, "gaussian")
+    assert results["samples"] == 360
     # The noise of a validation batch is the same every time.
     np.testing.assert_allclose(results["noisy_error"], 1 - history["val_noisy_accuracy"][-1])
     assert results["noisy_error"] < 0.6
@@ -234,8 +235,12 @@ def test_a_run_for_smoothing(tmp_path):
 def test_a_run_in_bfloat16_saves_a_model_that_computes_in_it(tmp_path):
     settings = {"objective": "gaussian", "sigma": "0.25", "limit": "200", "model": "mlp_1x40"}
     settings |= {"epochs": "1", "precision": "bfloat16", "verbose": "0", "out": tmp_path / "run"}
+    settings["noise"] = "laplace"
     arguments = [f"--{name}={value}" for name, value in settings.items()]
-    train_run.run(train_run.prepare(config_of(arguments)), log=lambda line: None)
+    results = train_run.run(train_run.prepare(config_of(arguments)), log=lambda line: None)
+    assert results == json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (results["noise"], results["sigma"]) == ("laplace", 0.25)
+    assert "sigma=0.25, laplace noise:" in train_run.summary(results)
     model = keras.saving.load_model(tmp_path / "run" / "model.keras")
     dense = [layer for layer in model.layers if layer.weights]
     assert [layer.compute_dtype for layer in dense] == ["bfloat16", "float32"]

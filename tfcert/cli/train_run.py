@@ -323,6 +323,7 @@ def _evaluate(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
         noisy = 1.0 - float(found[trainer.objective.accuracy_name])
         return {
             **facts,
+            "noise": config.noise or "gaussian",
             "sigma": config.sigma,
             "samples": len(x),
             "clean_error": float(np.mean(clean != y)),
@@ -339,7 +340,7 @@ def summary(results: dict[str, Any]) -> str:
     rows = [("clean", results["clean_error"])]
     if "sigma" in results:
         rows.append(("one noisy copy", results["noisy_error"]))
-        where = f"sigma={results['sigma']}"
+        where = f"sigma={results['sigma']}, {results['noise']} noise"
     else:
         rows.append(("attack", results["attack"]["error"]))
         rows += [(f"verified, {name}", v["error"]) for name, v in results["methods"].items()]
