@@ -98,7 +98,7 @@ def tables() -> str:
     """The part of the page that is written by this program."""
     lines: list[str] = []
     radii = [f"{radius:g}" for radius in _RADII]
-    titles = ["training", "ACR", "less Gaussian", *radii, "minutes", "published ACR"]
+    titles = ["training", "ACR", "minus Gaussian", *radii, "minutes", "published ACR"]
     tables = sorted(read_logs().items(), key=lambda item: (item[0][0], -item[0][1], -item[0][2]))
     for (sigma, n, epochs), logs in tables:
         _, entries = next(iter(logs.values()))

@@ -270,7 +270,7 @@ def paired_table() -> str:
     parts = []
     for path in sorted(_RESULTS.glob("paired_*.json")):
         report = json.loads(path.read_text())
-        titles = ["method", "clean", "verified", "less its base", "seconds a run"]
+        titles = ["method", "clean", "verified", "minus its base", "seconds a run"]
         lines = [_facts(report), "", "| " + " | ".join(titles) + " |", "| --- " * len(titles) + "|"]
         for row in report["rows"]:
             less = [f"{base}: {_percent(found, '+')}" for base, found in row["less"].items()]

@@ -14,7 +14,7 @@ import tfcert
 from tests import support
 from tfcert import logs, scaling
 
-pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install tfcert[beam]")
+pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install apache-beam")
 
 from tfcert.scaling import joining, pipeline
 

@@ -252,6 +252,24 @@ def test_bfloat16(settings):
     assert log.facts["settings"]["precision"] == "bfloat16"
 
 
+def test_a_model_that_was_saved_in_bfloat16(settings, tmp_path):
+    model = smoothing.in_bfloat16(certification_support.trained())
+    model.save(tmp_path / "lowered.keras")
+    flags = {**SMOOTH, "skip": 90, "model_path": str(tmp_path / "lowered.keras")}
+    run(settings(**flags))
+    assert logs.read(settings().out).facts["settings"]["precision"] == "bfloat16"
+    with pytest.raises(ValueError, match="compute in bfloat16.*Leave out --precision"):
+        run(settings(**flags, precision="float32"))
+
+
+def test_another_backend_does_not_go_on(settings, monkeypatch):
+    """Its noise is another one, so that the lines would not be those of one run."""
+    run(settings(**{**SMOOTH, "skip": 60}))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "another")
+    with pytest.raises(ValueError, match="settings .*backend was .tensorflow., is .another."):
+        run(settings(**{**SMOOTH, "skip": 60}))
+
+
 @pytest.mark.parametrize(
     ("first", "change", "what"),
     [
@@ -360,7 +378,7 @@ def test_refuses_before_it_starts(flags, message, settings, tmp_path):
         ({"eps": 0.1, "attack_steps": 3}, "--attack_steps needs --attack=pgd or apgd"),
         ({"eps": 0.1, "max_eps": 0.05}, "`max_eps` must be"),
         ({"eps": 0.1, "time_limit": 0.0}, "`time_limit` must be"),
-        ({"method": ["smoothing"], "sigma": 0.0}, "scale"),
+        ({"method": ["smoothing"], "sigma": 0.0}, "--sigma must be positive"),
         ({"method": ["smoothing"], "sigma": 0.1, "alpha": 2.0}, "alpha"),
     ],
 )

@@ -129,10 +129,12 @@ def test_logs_that_are_not_comparable_say_so(tmp_path):
     paths = [report_support.smoothing_log(tmp_path / f"{name}.tsv", 0) for name in "abc"]
     for path, samples in zip(paths, (1000, 10_000), strict=False):
         settings = {"noise": "gaussian", "sigma": samples / 1e4, "n": samples, "alpha": 0.001}
+        settings["adaptive"] = {"precision": 0.3} if samples == 1000 else False
         logs.facts_path(path).write_text(json.dumps({"settings": settings}))
     made = radii.radii_part([reporting.read(path) for path in paths], [0.5]).section().body
     assert "The logs differ in n (a: 1000, b: 10000). More samples give larger radii." in made
-    assert made.count("The logs differ in") == 1
+    assert "The logs differ in adaptive (a: {&#x27;precision&#x27;: 0.3}, b: False)." in made
+    assert made.count("The logs differ in") == 2
 
 
 @pytest.mark.parametrize("count", [1, 4, 12])

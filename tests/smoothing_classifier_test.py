@@ -8,9 +8,11 @@ import subprocess
 import sys
 import textwrap
 import unittest
+import warnings
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import parameterized
 from keras import layers, ops
 
@@ -251,6 +253,25 @@ class ErrorsTest(parameterized.TestCase):
         if not {"n0", "adaptive"} & set(arguments):
             with self.assertRaisesRegex(ValueError, text):
                 self.smoothed.predict(self.x, **arguments)
+
+    @parameterized.parameters((9, False), (9, True))
+    def test_warns_where_no_votes_could_suffice(self, n, adaptive):
+        text = f"No input can be certified: even where all of n={n} samples agree"
+        with pytest.warns(UserWarning, match=text):
+            found = self.smoothed.certify(self.x + 9.0, n=n, adaptive=adaptive)
+        self.assertEqual(found.prediction.tolist(), [-1, -1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # The fewest that do suffice.
+            found = self.smoothed.certify(self.x + 9.0, n=10)
+        self.assertEqual(found.prediction.tolist(), [1, 1])
+
+    def test_warns_where_every_prediction_abstains(self):
+        with pytest.warns(UserWarning, match="all of n=10 votes for one class does not reach"):
+            found = self.smoothed.predict(self.x + 9.0, n=10)
+        self.assertEqual(found.tolist(), [-1, -1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.assertEqual(self.smoothed.predict(self.x + 9.0, n=11).tolist(), [1, 1])
 
     @parameterized.parameters(((2,),), ((3, 3),), ((1, 2, 1),), ((0, 2),))
     def test_refuses_shapes(self, shape):

@@ -34,7 +34,7 @@ def _unit(axes: mpl_axes.Axes) -> None:
         axes.plot([], [], color=color, linestyle=style, label=title)
     axes.plot(0, 0, "k+", markersize=9)
     axes.annotate("w", (0, 0), xytext=(5, 4), textcoords="offset points")
-    axes.legend(framealpha=1.0, fontsize=8, loc="upper right")
+    axes.legend(fontsize=8, ncols=3, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.0))
     axes.set_title("||x − w||ₚ = 0.5, 1 and 1.5", fontsize=10)
 
 
@@ -48,13 +48,15 @@ def _certified(axes: mpl_axes.Axes) -> None:
         ]
     )
     model.layers[0].kernel.assign(_CENTRES.T)
-    line = np.linspace(-1.6, 1.6, 321)
-    grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2).astype("float32")
-    classes = np.argmax(np.asarray(model(grid)), axis=-1).reshape(321, 321)
+    line, up = np.linspace(-1.6, 1.6, 321), np.linspace(-1.6, 2.1, 371)
+    grid = np.stack(np.meshgrid(line, up), axis=-1).reshape(-1, 2).astype("float32")
+    classes = np.argmax(np.asarray(model(grid)), axis=-1).reshape(371, 321)
     axes.contourf(
-        line, line, classes, levels=[-0.5, 0.5, 1.5, 2.5], colors=["C0", "C1", "C2"], alpha=0.2
+        line, up, classes, levels=[-0.5, 0.5, 1.5, 2.5], colors=["C0", "C1", "C2"], alpha=0.2
     )
-    axes.plot(*_CENTRES.T, "k+", markersize=9)
+    axes.plot(*_CENTRES.T, "k+", markersize=9, linestyle="none", label="weights of a unit")
+    axes.plot([], [], "k.", markersize=5, label="inputs")
+    axes.legend(fontsize=8, ncols=2, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.0))
     x = np.array([[-1.0, 0.2], [0.4, 1.2], [0.9, -0.5], [-0.3, -0.6]], "float32")
     radii = np.asarray(tfcert.lipschitz.radius(model, x))
     for point, radius in zip(x, radii, strict=True):
@@ -73,7 +75,7 @@ def main() -> None:
     _unit(left)
     _certified(right)
     for axes in (left, right):
-        axes.set(xlabel="x₁", ylabel="x₂", aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6))
+        axes.set(xlabel="x₁", ylabel="x₂", aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.6, 2.1))
     fig.savefig(_FOLDER / "linf_unit.png", dpi=110)
 
 

@@ -25,12 +25,15 @@ def main() -> None:
         history = json.loads(path.read_text())
         epochs = range(1, len(history["loss"]) + 1)
         color = f"C{index}"
-        left.plot(epochs, history["val_accuracy"], color=color, linestyle=":")
+        left.plot(epochs, history["val_accuracy"], color=color, linestyle=":", linewidth=1)
         left.plot(epochs, history["val_verified_accuracy"], color=color, label=title)
-        right.plot(epochs, history["eps"], color=color, label=title)
-    left.set(xlabel="epoch", ylabel="share of the test images", ylim=(0, 1.02))
+        # Schedules may be the same: the later ones are thinner, with gaps.
+        width, style = ((2.5, "-"), (1.5, "-"), (1.5, "--"))[index]
+        right.plot(epochs, history["eps"], style, color=color, linewidth=width, label=title)
+    left.set(xlabel="epoch", ylabel="share of the test images", ylim=(0.88, 1.0))
     left.set_title("verified at 0.1 (solid), right (dotted)", fontsize=10)
     left.legend(frameon=False, fontsize=9)
+    right.legend(frameon=False, fontsize=9)
     right.set(xlabel="epoch", ylabel="radius")
     right.set_title("radius of the certified loss", fontsize=10)
     for axes in (left, right):

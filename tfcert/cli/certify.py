@@ -74,7 +74,7 @@ def _define_flags() -> None:
         None,
         ["float32", "bfloat16"],
         "What the layers compute in; bfloat16 certifies the model as it computes then. "
-        "Default: float32.",
+        "Default: as the model was saved.",
     )
     flags.mark_flags_as_required(["model_path", "out"])
 

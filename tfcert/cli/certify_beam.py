@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         from tfcert.scaling import joining, pipeline
     except ImportError as error:
         raise app.UsageError(
-            f"This program needs Apache Beam: pip install tfcert[beam] ({error})"
+            f"This program needs Apache Beam: pip install apache-beam ({error})"
         ) from error
     unknown = [word for word in argv[1:] if not word.startswith("--")]
     if unknown:

@@ -15,6 +15,7 @@ import numpy as np
 from tfcert import attacks, certification, datasets, files, logs, smoothing
 from tfcert.certification import identity, progress, recording
 from tfcert.regions import LpBall
+from tfcert.smoothing import precision
 from tfcert.smoothing.noise import NOISES
 
 __all__ = ["Config", "Run", "prepare", "run"]
@@ -41,7 +42,7 @@ _SMOOTHING: dict[str, Any] = {
     "alpha": 0.001,
     "adaptive": False,
     "adaptive_precision": None,
-    "precision": "float32",
+    "precision": None,
 }
 # Samples of images that are certified together, where one image needs fewer.
 _TOGETHER = 10_000
@@ -118,6 +119,8 @@ def prepare(config: Config) -> Run:
     train, test = datasets.load(config.dataset, config.data_dir)
     x, y = test if config.split == "test" else train
     index = np.arange(len(x))[: config.max][:: config.skip]
+    if smooth:
+        _check_sampling(config, model)
     if tuple(model.input_shape[1:]) != x.shape[1:]:
         raise ValueError(
             f"--dataset={config.dataset} has images of shape {x.shape[1:]}. Received: a model for "
@@ -126,6 +129,19 @@ def prepare(config: Config) -> Run:
     flags = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     facts = {"program": "tfcert-certify", "flags": flags, "model_sha256": digest}
     return Run(config, model, x[index], y[index], index, facts)
+
+
+def _check_sampling(config: Config, model: keras.Model) -> None:
+    """Raises for flags of smoothing that do not fit, under their own names."""
+    if config.sigma is not None and not 0.0 < config.sigma < np.inf:
+        raise ValueError(f"--sigma must be positive. Received: --sigma={config.sigma}.")
+    smoothing.Adaptive.of(_value(config, "adaptive"), config.adaptive_precision)
+    saved = precision.computes_in(model)
+    if config.precision == "float32" and saved != "float32":
+        raise ValueError(
+            f"The layers of {config.model_path} compute in {saved}, and certificates are about the "
+            "model as it was saved. Leave out --precision. Received: --precision=float32."
+        )
 
 
 def run(subject: Run, log: Callable[[str], None]) -> str:
@@ -202,6 +218,8 @@ def _smoothing(subject: Run) -> str:
     noise = NOISES[settings["noise"]](settings["sigma"])
     lowered = settings["precision"] == "bfloat16"
     model = smoothing.in_bfloat16(subject.model) if lowered else subject.model
+    settings["precision"] = precision.computes_in(model)
+    settings["backend"] = keras.backend.backend()  # Each has noise of its own.
     smoothed = smoothing.SmoothedClassifier(model, noise=noise, batch_size=config.batch_size)
     known = {
         **subject.facts,

@@ -284,7 +284,7 @@ def run(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
     if keras.backend.backend() == "tensorflow" and importlib.util.find_spec("tensorboard"):
         callbacks.append(keras.callbacks.TensorBoard(out / "logs"))
     else:
-        log("No TensorBoard logs: they need TensorFlow and pip install tfcert[tensorboard].")
+        log("No TensorBoard logs: they need TensorFlow and the package tensorboard.")
     begin = time.perf_counter()
     trainer.fit(
         *training.train,

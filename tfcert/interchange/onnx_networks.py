@@ -84,9 +84,7 @@ def _onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise ImportError(
-            "Reading ONNX files needs the package onnx: pip install tfcert[onnx]"
-        ) from error
+        raise ImportError("Reading ONNX files needs the package onnx: pip install onnx") from error
     return onnx
 
 

@@ -21,6 +21,7 @@ _COMPARABLE = {
     "noise": "Radii of different kinds of noise are in different norms.",
     "n": "More samples give larger radii.",
     "alpha": "A larger alpha gives larger radii, which are wrong more often.",
+    "adaptive": "Adaptive sampling gives up a part of the radius for speed.",
 }
 _MEAN = {"smoothing": "ACR", "certify": "Mean ε"}
 

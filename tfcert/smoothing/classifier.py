@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 from typing import Any, NamedTuple
 
 import keras
@@ -122,6 +123,8 @@ class SmoothedClassifier:
         x, classes = self._checked(x)
         places = _checked_places(index, len(x))
         _check_seed(seed)
+        rule = _checked_adaptive(adaptive)
+        plan = self._plan(rule, n, alpha)
 
         chosen = self._counter.count(x, places, classes, (seed, _SELECTION), 0, n0)
         prediction = chosen.argmax(axis=-1)
@@ -131,8 +134,6 @@ class SmoothedClassifier:
             votes = self._counter.count(x[active], places[active], classes, key, start, stop)
             return votes[np.arange(len(active)), prediction[active]]
 
-        rule = _checked_adaptive(adaptive)
-        plan = self._plan(rule, n, alpha)
         p_lower, samples = sequential.estimate(draw, len(x), plan, rule, self.noise.radius)
         prediction = np.where(p_lower > 0.5, prediction, -1)
         return SmoothedCertificates(prediction, self.noise.radius(p_lower), p_lower, samples)
@@ -163,6 +164,7 @@ class SmoothedClassifier:
         x, classes = self._checked(x)
         places = _checked_places(index, len(x))
         _check_seed(seed)
+        _warn_of_few_votes(n, alpha)
         votes = self._counter.count(x, places, classes, (seed, _PREDICTION), 0, n)
         second, first = np.moveaxis(np.sort(votes, axis=-1)[:, -2:], -1, 0)
         clear = confidence.two_sided_test(first, second) <= alpha
@@ -186,7 +188,7 @@ class SmoothedClassifier:
           ``samples``, the same numbers as from `certify` on the same kind of device,
         - ``predict``: ``x`` and ``seed`` to ``prediction``, as `predict` with ``n_predict`` draws,
         - ``serving_default``: ``x`` to what ``certify`` gives, and the ``seed`` of each input,
-          which is drawn anew for every call, so that nobody can fit an input to it,
+          which is drawn anew for every call, so that no input can be fitted to it beforehand,
         - ``facts``: what was exported and how, a JSON text, also in ``assets/certificate.json``.
 
         ``seed`` is int64: one number, with which the inputs have the places 0, 1, ... in their data
@@ -222,6 +224,7 @@ class SmoothedClassifier:
                     f"Received: {name}={value}."
                 )
         confidence.check_alpha(alpha)
+        _warn_of_few_votes(n_predict, alpha, "n_predict")
         rule = _checked_adaptive(adaptive)
         # Here, since it imports TensorFlow.
         from tfcert.smoothing import exporting
@@ -238,8 +241,17 @@ class SmoothedClassifier:
 
     def _plan(self, rule: sequential.Adaptive | None, n: int, alpha: float) -> sequential.Plan:
         if rule is None:
-            return sequential.single_look(n, alpha)
-        return rule.plan(n, alpha, BLOCK, self.noise.radius)
+            plan = sequential.single_look(n, alpha)
+        else:
+            plan = rule.plan(n, alpha, BLOCK, self.noise.radius)
+        looks = zip(*plan, strict=True)
+        if all(confidence.lower_bound(look, look, level) <= 0.5 for look, level in looks):
+            warnings.warn(
+                f"No input can be certified: even where all of n={n} samples agree, the bound at "
+                f"alpha={alpha} is not above 1/2. Take more samples.",
+                stacklevel=3,
+            )
+        return plan
 
     def _checked(self, x: Any) -> tuple[np.ndarray, int]:
         """The inputs as the model takes them, and its number of classes."""
@@ -300,6 +312,15 @@ def _check_count(name: str, value: Any, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(
             f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}."
+        )
+
+
+def _warn_of_few_votes(n: int, alpha: float, name: str = "n") -> None:
+    if confidence.two_sided_test(n, 0) > alpha:
+        warnings.warn(
+            f"Every prediction abstains: the test of all of {name}={n} votes for one class does "
+            f"not reach alpha={alpha}. Take more samples.",
+            stacklevel=3,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["in_bfloat16"]
+__all__ = ["computes_in", "in_bfloat16"]
 
 
 def in_bfloat16(model: keras.Model) -> keras.Model:
@@ -45,6 +45,17 @@ def in_bfloat16(model: keras.Model) -> keras.Model:
     result = keras.models.clone_model(model, clone_function=copy, recursive=True)
     result.set_weights(model.get_weights())
     return result
+
+
+def computes_in(model: keras.Model) -> str:
+    """The type that a model's layers with weights compute in; the reduced one where some do."""
+    layers = model._flatten_layers(include_self=False)
+    kinds = {
+        layer.compute_dtype
+        for layer in layers
+        if layer.weights and not isinstance(layer, keras.Model)
+    } or {"float32"}
+    return ", ".join(sorted(kinds - {"float32", "float64"} or kinds))
 
 
 def _last(outputs: Any) -> Iterator[Any]:

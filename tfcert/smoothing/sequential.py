@@ -100,6 +100,11 @@ class Adaptive:
                 "--adaptive_precision goes with --adaptive. "
                 f"Received: --adaptive_precision={precision}."
             )
+        if not 0.0 < precision < 1.0:
+            raise ValueError(
+                "--adaptive_precision must lie strictly between 0 and 1. "
+                f"Received: --adaptive_precision={precision}."
+            )
         return cls(precision)
 
     def plan(
