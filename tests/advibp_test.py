@@ -147,6 +147,25 @@ def test_the_attack_and_its_quality():
     np.testing.assert_allclose(resting[0], single[0], rtol=1e-6)
 
 
+def test_an_attack_from_a_clip_limit_reaches_the_other_end():
+    """One step of 1.25 eps, not of the half that is left inside of the limits."""
+    _, y = ts.data(16)
+    x = np.zeros((16, *ts.mlp().input_shape[1:]), "float32")
+    objective = _objective()
+    _, batch = ts.batch_at(objective, ts.mlp(), x, y, epoch=9)
+    lower, upper, reach, scores = objective._attacked_box(batch)
+    points, _ = objective._attack(batch, scores, lower, upper, reach)
+    points, lower, upper = (np.asarray(part) for part in (points, lower, upper))
+    assert lower.max() == 0 < upper.min()
+    assert np.all((points == lower) | (points == upper)) and (points == upper).mean() > 0.2
+
+
+def test_a_ramp_that_never_ends_at_the_full_radius_is_refused():
+    error = pytest.raises(ValueError, match="`ramp` must end at 1.*set `train_eps`")
+    with pytest.warns(UserWarning, match="never reached"), error:
+        objectives.AdvIBP(ts.REGION, schedules.Linear(0.0, 0.5, 0, 1))
+
+
 def test_the_joint_step_is_the_combined_gradient():
     x, y = ts.data(16)
     objective = objectives.AdvIBP(ts.REGION, gradients="all", rescale=False)
@@ -247,7 +266,7 @@ def test_the_latent_attack_stays_in_the_interval():
         CertifiedTrainer(model, objective)
     freeze_before(model, 2)
     _, batch = ts.batch_at(objective, model, x, y)
-    lower, upper, scores = objective._attacked_box(batch)
+    lower, upper, reach, scores = objective._attacked_box(batch)
     network = network_of(model)
     region = objective.region.bind(ops.convert_to_tensor(x))
     evaluation = propagation.evaluate(
@@ -255,7 +274,7 @@ def test_the_latent_attack_stays_in_the_interval():
     )
     node = latent_node(network, 2)
     np.testing.assert_allclose(lower, evaluation.intervals[node].lower, rtol=1e-6)
-    points, _ = objective._attack(batch, scores, lower, upper)
+    points, _ = objective._attack(batch, scores, lower, upper, reach)
     assert (np.asarray(points) >= np.asarray(lower)).all()
     assert (np.asarray(points) <= np.asarray(upper)).all()
     # Behind the attacked value the network is the same.

@@ -9,11 +9,19 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from keras import ops
 
 from tests import support
 from tests import training_support as ts
-from tfcert import CertifiedTrainer, LpBall, backend, bound_margins, fitting, objectives, schedules
+from tfcert import (
+    CertifiedTrainer,
+    LpBall,
+    backend,
+    bound_margins,
+    fitting,
+    methods,
+    objectives,
+    schedules,
+)
 
 tf = pytest.importorskip("tensorflow", reason="these tests use TensorFlow's trainer")
 
@@ -195,6 +203,19 @@ def test_xla_and_eager_give_the_same():
     plain, _ = fitted()
     same_weights(plain, fitted(compile_options={"jit_compile": True})[0], rtol=1e-3, atol=1e-5)
     same_weights(plain, fitted(compile_options={"run_eagerly": True})[0], rtol=1e-4, atol=1e-6)
+
+
+def test_xla_compiles_attacks():
+    def objective(random_start):
+        made = objectives.AdversarialTraining(TARGET, 3, ramp=(0, 2))
+        made.attack.random_start = random_start  # XLA draws other numbers.
+        return made
+
+    plain, _ = fitted(objective(False))
+    by_xla, _ = fitted(objective(False), compile_options={"jit_compile": True})
+    same_weights(plain, by_xla, rtol=1e-3, atol=1e-5)
+    _, history = fitted(objective(True), compile_options={"jit_compile": True})
+    assert history["loss"][-1] < history["loss"][0]
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA is always used elsewhere")
@@ -410,6 +431,32 @@ def test_mirrored_strategy_equals_one_device():
     for name in set(history) - {"verified_accuracy", "quality"}:
         np.testing.assert_allclose(history[name], other[name], rtol=1e-3, atol=1e-6, err_msg=name)
     assert 0.7 < sum(other["quality"]) / sum(history["quality"]) < 1.3
+
+    # The last batch of an epoch has one sample: the second device has none.
+    with strategy.scope():
+        for objective in (objectives.IBP(LpBall(0.03)), objectives.AdvIBP(LpBall(0.03))):
+            trainer = CertifiedTrainer(ts.mlp(), objective)
+            trainer.compile(keras.optimizers.Adam(1e-2))
+            data = tf.data.Dataset.from_tensor_slices(ts.data(33)).batch(16)
+            history = trainer.fit(data, epochs=2, verbose=0).history
+            assert np.isfinite(history["loss"]).all(), history
+            assert np.isfinite(trainer.evaluate(*ts.data(33), batch_size=16, verbose=0)).all()
+            try:
+                trainer.fit(*ts.data(33), batch_size=16, verbose=0)
+            except ValueError as error:
+                assert "The last batch of an epoch has 1 samples for 2 devices" in str(error)
+            else:
+                raise AssertionError("not refused")
+
+        # A void step of one device is void on the other.
+        trainer = CertifiedTrainer(ts.cnn(batch_norm=True), objectives.Standard())
+        trainer.compile(keras.optimizers.SGD(0.1))
+        x, y = ts.data(16, (6, 6, 1))
+        x[0] = np.nan
+        before = trainer.model.get_weights()
+        assert np.isnan(trainer.train_on_batch(x, y, return_dict=True)["loss"])
+        for a, b in zip(trainer.model.get_weights(), before):
+            np.testing.assert_array_equal(a, b)
     print("equal")
     """
     result = subprocess.run(
@@ -569,48 +616,6 @@ def test_going_on_with_a_shorter_fit_warns_of_what_is_left_alone():
         trainer.fit(x, y, 16, 1, verbose=0)
 
 
-def test_nan_stops_with_its_cause():
-    x, y = ts.data(40)
-    trainer = CertifiedTrainer(ts.mlp(), ibp(ramp=1.0))
-    trainer.compile("sgd", run_eagerly=True)
-    several = keras.callbacks.CallbackList([Poison(1)], add_history=True, model=trainer)
-    with pytest.raises(FloatingPointError, match="at step 2"):
-        trainer.fit(x, y, 8, callbacks=several, verbose=0)
-    with pytest.raises(FloatingPointError, match=r"at step 2 \(epoch 0\), eps=.*dense"):
-        fitted(ibp(ramp=1.0), compile_options={}, callbacks=[Poison(1)])
-    model = ts.mlp()
-    trainer = CertifiedTrainer(model, ibp(ramp=1.0))
-    trainer.compile(keras.optimizers.SGD(1e30))
-    x, y = ts.data(40)
-    with pytest.raises(FloatingPointError, match="The loss became"):
-        trainer.fit(x, y, epochs=3, batch_size=16, verbose=0)
-
-
-class Poison(keras.callbacks.Callback):
-    """Makes a weight NaN after a step."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch == self.step:
-            kernel = self.model.model.layers[1].kernel
-            kernel.assign(ops.full_like(kernel, np.nan))
-
-
-def test_a_step_with_a_loss_of_nan_changes_no_weights():
-    x, y = ts.data(16)
-    trainer = CertifiedTrainer(ts.mlp(), objectives.Standard())
-    trainer.compile(keras.optimizers.SGD(0.1))
-    before = trainer.model.get_weights()
-    broken = x.copy()
-    broken[0, 0] = np.nan
-    trainer.train_on_batch(broken, y)
-    for a, b in zip(trainer.model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_crops_repeat_the_edge():
     from tfcert.fitting import Augmentation
 
@@ -627,3 +632,75 @@ def test_crops_repeat_the_edge():
     ):
         with pytest.raises(ValueError, match=message):
             Augmentation(name, pixels, fill)
+
+
+# Data and arguments.
+
+OBJECTIVES = {
+    "standard": objectives.Standard,
+    "adversarial": lambda: objectives.AdversarialTraining(TARGET, 2),
+    "ibp": ibp,
+    "maar": lambda: objectives.MAAR(TARGET),
+    "advibp": lambda: objectives.AdvIBP(TARGET, attack_steps=2),
+    "gaussian": lambda: objectives.GaussianSmoothing(sigma=0.1),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_data_sets_of_other_types(name):
+    x, y = ts.data(32)
+    data = tf.data.Dataset.from_tensor_slices((x.astype("float64"), y.astype("int32"))).batch(16)
+    trainer = CertifiedTrainer(ts.mlp(), OBJECTIVES[name](), seed=3)
+    trainer.compile(keras.optimizers.Adam(1e-2))
+    assert np.isfinite(trainer.fit(data, epochs=2, verbose=0).history["loss"]).all()
+    same = CertifiedTrainer(ts.mlp(), OBJECTIVES[name](), seed=3)
+    same.compile(keras.optimizers.Adam(1e-2))
+    same.fit(x, y, batch_size=16, shuffle=False, epochs=2, verbose=0)
+    same_weights(trainer.model, same.model, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be a positive integer. Received: batch_size=0"),
+        ({"batch_size": 1.5}, "`batch_size` must be a positive integer"),
+        ({"steps_per_epoch": 0}, "`steps_per_epoch` must be a positive integer"),
+        ({"validation_batch_size": -1}, "`validation_batch_size` must be a positive integer"),
+        ({"validation_split": 1.0}, r"`validation_split` must lie in \[0, 1\)"),
+        ({"validation_split": -0.5}, r"`validation_split` must lie in \[0, 1\)"),
+        ({"validation_split": 0.99}, "must leave samples on both sides"),
+        ({"augment": "crop"}, "`augment` is for images"),
+    ],
+)
+def test_arguments_of_fit_that_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fitted(**arguments)
+
+
+def test_arguments_of_trainers_that_are_refused():
+    for seed in (-1, 0.5, 2**31):
+        with pytest.raises(ValueError, match=r"`seed` must be an integer in \[0, 2\*\*31\)"):
+            CertifiedTrainer(ts.mlp(), ibp(), seed=seed)
+    with pytest.raises(ValueError, match="`validation_method` is for training"):
+        ibp(validation_method=methods.Crown(float_safe=True))
+
+
+def test_activity_regularizers_are_refused():
+    for layer in (
+        keras.layers.Dense(4, activity_regularizer="l2"),
+        keras.layers.ActivityRegularization(l2=0.1),
+    ):
+        model = keras.Sequential([keras.Input((5,)), layer, keras.layers.Dense(3)])
+        with pytest.raises(ValueError, match=f"Layer '{layer.name}' has an activity regularizer"):
+            CertifiedTrainer(model, ibp())
+
+
+def test_a_method_of_validation_is_saved(tmp_path):
+    """With its options, by the trainer's own file and by that of a checkpoint."""
+    method = methods.CrownIBP("zero", intersect=False)
+    trainer, history = fitted(ibp(validation_method=method), validation_data=ts.data(20, seed=1))
+    trainer.save(tmp_path / "trainer.keras")
+    loaded = keras.saving.load_model(tmp_path / "trainer.keras")
+    assert loaded.objective.validation_method == method
+    found = loaded.evaluate(*ts.data(20, seed=1), verbose=0, return_dict=True)
+    assert found["verified_accuracy"] == history["val_verified_accuracy"][-1]

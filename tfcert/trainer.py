@@ -69,11 +69,14 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             raise ValueError(
                 f"`verified_share` must lie in [0, 1]. Received: verified_share={verified_share}."
             )
+        if isinstance(seed, bool) or int(seed) != seed or not 0 <= seed < 2**31:
+            raise ValueError(f"`seed` must be an integer in [0, 2**31). Received: seed={seed!r}.")
         fitting.check_model(model, bounded=objective.region is not None)
         self.model, self.objective = model, objective
         self.seed, self.verified_share = int(seed), float(verified_share)
         self.step = self._counter("step")
         self.steps_per_epoch = self._counter("steps_per_epoch", 1)
+        self.void_step = self._counter("void_step", -1)  # The first one of a fit, if there is one.
         objective.build(self)
         self.trackers = self._make_trackers()
         self.example: tuple | None = None  # Of the data, for messages.
@@ -172,6 +175,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     def batch_of(self, data: Any, train: bool, logits: Tensor | None = None) -> Batch:
         """What the objective sees of one batch; runs its first pass if logits are not given."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = ops.cast(x, self.model.inputs[0].dtype)  # Data sets bring types of their own.
         step = self.step + 0  # The value: a variable would be read when it is used.
         clock = Clock(step, self.steps_per_epoch + 0, final=not train)
         batch = Batch(
@@ -290,6 +294,12 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
     def _schedule_names(self) -> list[str]:
         return list(self.objective.current(Clock()))
+
+    def count_step(self, finite: Tensor) -> None:
+        """Goes on to the next step, and notes the first one that was void."""
+        first = ops.logical_and(self.void_step < 0, ops.logical_not(finite))
+        self.void_step.assign(ops.where(first, self.step + 0, self.void_step + 0))
+        self.step.assign(self.step + 1)
 
     # Saving.
 

@@ -151,12 +151,14 @@ class TrainStep:
     """How a trainer takes a step: gradients of its losses, joined, applied and logged.
 
     A mixin before ``keras.Model``; the trainer gives ``batch_of``, ``losses_of``, ``combine`` and
-    ``log``. A step whose loss or gradient is NaN or infinite changes no weights.
+    ``log``. A step whose loss or gradient is NaN or infinite is void: it changes neither weights
+    nor statistics.
     """
 
     def train_step(self: Any, state: tuple, data: Any) -> tuple:
         """One step of training, for Keras\'s fit."""
         trainable, fixed, optimizer_state, metrics = state
+        before = fixed
 
         def forward(trainable: list[Tensor]) -> tuple[list[Tensor], tuple]:
             with self._scope(trainable, fixed, metrics) as scope:
@@ -175,14 +177,23 @@ class TrainStep:
             batch = self.batch_of(data, True, logits)
             batch.notes.update(notes)
             terms, gradient = self.combine(terms, gradients, batch)
-            loss, gradient = shared.only_finite(sum(terms.values()), gradient)
+            loss = sum(terms.values())
+            finite = shared.is_finite(loss, gradient)
+            loss, gradient = shared.only_finite(finite, loss, gradient)
             logs = self.log(loss, terms, batch, data)
-            self.step.assign(self.step + 1)
+            self.count_step(finite)
         fixed = _values(scope, self.non_trainable_variables, fixed)
         metrics = _values(scope, self.metrics_variables, metrics)
-        trainable, optimizer_state = self.optimizer.stateless_apply(
-            optimizer_state, gradient, trainable
+        after = self.optimizer.stateless_apply(optimizer_state, gradient, trainable)
+        trainable, optimizer_state = (
+            [jax.numpy.where(finite, *pair) for pair in zip(new, old, strict=True)]
+            for new, old in zip(after, (trainable, optimizer_state), strict=True)
         )
+        statistics = {id(variable) for variable in shared.changed_by_layers(self.model)}
+        fixed = [
+            jax.numpy.where(finite, new, old) if id(variable) in statistics else new
+            for variable, new, old in zip(self.non_trainable_variables, fixed, before, strict=True)
+        ]
         return logs, (trainable, fixed, optimizer_state, metrics)
 
     def test_step(self: Any, state: tuple, data: Any) -> tuple:

@@ -7,11 +7,20 @@ import contextvars
 import os
 from collections.abc import Iterator
 
+import keras
 from keras import ops
 
 from tfcert.types import Tensor
 
-__all__ = ["PORTABLE", "check_environment", "only_finite", "portable", "reduced"]
+__all__ = [
+    "PORTABLE",
+    "changed_by_layers",
+    "check_environment",
+    "is_finite",
+    "only_finite",
+    "portable",
+    "reduced",
+]
 
 # Whether the graph that is being built will run where there may be no compiler.
 PORTABLE: contextvars.ContextVar[bool] = contextvars.ContextVar("PORTABLE", default=False)
@@ -46,13 +55,27 @@ def check_environment() -> None:
             raise reduced(f"{name}={os.environ[name]}", f"Unset {name}.")
 
 
-def only_finite(loss: Tensor, gradient: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """The loss and its gradient; NaN and 0 where either is not finite.
+def is_finite(loss: Tensor, gradient: list[Tensor]) -> Tensor:
+    """Whether a loss and all of its gradient are finite.
 
     A loss may be finite where its gradient is not: a ReLU may turn NaN into 0.
     """
     finite = ops.isfinite(loss)
     for part in gradient:
         finite = ops.logical_and(finite, ops.isfinite(ops.sum(part)))
+    return finite
+
+
+def only_finite(
+    finite: Tensor, loss: Tensor, gradient: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """The loss and its gradient; NaN and 0 where the step is void."""
     gradient = [ops.where(finite, part, ops.zeros_like(part)) for part in gradient]
     return ops.where(finite, loss, ops.full_like(loss, float("nan"))), gradient
+
+
+def changed_by_layers(model: keras.Model) -> list[keras.Variable]:
+    """What a model's layers change themselves in a forward pass, such as moving statistics."""
+    layers = [model, *model._flatten_layers(include_self=False)]
+    own = {id(v): v for layer in layers for v in layer._non_trainable_variables}
+    return [v for v in own.values() if keras.backend.is_float_dtype(v.dtype)]

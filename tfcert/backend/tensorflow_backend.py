@@ -204,13 +204,17 @@ class TrainStep:
     """How a trainer takes a step: gradients of its losses, joined, applied and logged.
 
     A mixin before ``keras.Model``; the trainer gives ``batch_of``, ``losses_of``, ``combine`` and
-    ``log``. A step whose loss or gradient is NaN or infinite changes no weights.
+    ``log``. A step whose loss or gradient is NaN or infinite is void: it changes neither weights
+    nor statistics. On several devices the optimizer still counts it, with a gradient of 0.
     """
 
     def train_step(self: Any, data: Any) -> dict[str, Any]:
         """One step of training, for Keras\'s fit."""
         count = replicas()
-        with tf.GradientTape(persistent=True) as tape:
+        statistics = shared.changed_by_layers(self.model)
+        before = [tf.identity(variable.value) for variable in statistics]
+        # A persistent tape keeps all of a loop, such as an attack, and XLA then refuses the loop.
+        with tf.GradientTape(persistent=self.objective.separate) as tape:
             batch = self.batch_of(data, True)
             losses, terms = self.losses_of(batch)
             # The optimizer adds up the gradients of all replicas.
@@ -228,11 +232,26 @@ class TrainStep:
         terms, gradient = self.combine(terms, gradients, batch)
         if spread:  # All replicas have the whole gradient.
             gradient = [part / count for part in gradient]
-        loss, gradient = shared.only_finite(sum(terms.values()), gradient)
+        loss = sum(terms.values())
+        finite = shared.is_finite(loss, gradient)
+        if count > 1:  # Of all of them: none goes on alone.
+            context = tf.distribute.get_replica_context()
+            finite = context.all_reduce("SUM", tf.cast(finite, "float32")) > count - 0.5
+        loss, gradient = shared.only_finite(finite, loss, gradient)
         logs = self.log(loss, terms, batch, data)
-        self.optimizer.apply_gradients(zip(gradient, variables, strict=True))
-        self.step.assign_add(1)
+        if count > 1:  # No strategy applies gradients inside of a condition.
+            self.optimizer.apply_gradients(zip(gradient, variables, strict=True))
+        else:
+            if not self.optimizer.built:  # No variables are made inside of a condition.
+                self.optimizer.build(variables)
+            tf.cond(finite, lambda: self._apply(gradient, variables), lambda: None)
+        for variable, value in zip(statistics, before, strict=True):
+            variable.assign(tf.where(finite, variable.value, value))
+        self.count_step(finite)
         return logs
+
+    def _apply(self: Any, gradient: list[Tensor], variables: list[Any]) -> None:
+        self.optimizer.apply_gradients(zip(gradient, variables, strict=True))
 
     def test_step(self: Any, data: Any) -> dict[str, Any]:
         """One step of evaluation, for Keras\'s evaluate and for validation."""

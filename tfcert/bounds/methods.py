@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import keras
+
 __all__ = [
     "IBP",
     "AlphaCrown",
@@ -51,7 +53,16 @@ class Method:
                 f"`max_memory` must be at least 1 MiB, in bytes. Received: {self.max_memory!r}."
             )
 
+    def get_config(self) -> dict[str, Any]:
+        """The options, for Keras's saving."""
+        return dataclasses.asdict(self)
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Method:
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class IBP(Method):
     """Interval bound propagation: the cheapest and loosest.
@@ -60,6 +71,7 @@ class IBP(Method):
     """
 
 
+@keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class Lipschitz(Method):
     """The margin rule of l-inf-distance networks: one forward pass.
@@ -73,6 +85,7 @@ class Lipschitz(Method):
     """
 
 
+@keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class Backward(Method):
     """What methods with a backward sweep share.
@@ -94,6 +107,7 @@ class Backward(Method):
             raise ValueError(f"`slope` must be one of {_SLOPES}. Received: slope={self.slope!r}.")
 
 
+@keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class CrownIBP(Backward):
     """Interval bounds for the hidden layers, one backward sweep for the outputs.
@@ -102,6 +116,7 @@ class CrownIBP(Backward):
     """
 
 
+@keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class Crown(Backward):
     """Backward sweeps for the outputs and for every neuron whose relaxation profits.
@@ -120,6 +135,7 @@ class Crown(Backward):
             raise ValueError(f"`chunk` must be a positive integer. Received: chunk={self.chunk}.")
 
 
+@keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class FastLin(Crown):
     """CROWN with both lines of a ReLU parallel, in hidden layers too.
@@ -130,6 +146,7 @@ class FastLin(Crown):
     slope: str = "same"
 
 
+@keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class AlphaCrown(Crown):
     """CROWN, then gradient ascent on the slopes of the relaxations, each row of its own.

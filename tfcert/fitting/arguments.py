@@ -31,15 +31,31 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
     split = arguments.pop("validation_split", 0.0)
     weights = arguments.pop("sample_weight", None)
     augment = _augmentation(arguments)
+    if not 0.0 <= split < 1.0:
+        raise ValueError(f"`validation_split` must lie in [0, 1). Received: {split!r}.")
+    for name, value in (
+        ("batch_size", batch_size),
+        ("steps_per_epoch", arguments.get("steps_per_epoch")),
+        ("validation_batch_size", arguments.get("validation_batch_size")),
+    ):
+        _check_count(name, value)
     own: list[keras.callbacks.Callback] = [StopOnNaN()]
     if _is_array(x):
         arrays = check_arrays(trainer, x, y, weights)
         if split and arguments["validation_data"] is None:
             cut = int(len(arrays[0]) * (1.0 - split))
+            if not 0 < cut < len(arrays[0]):
+                raise ValueError(
+                    "`validation_split` must leave samples on both sides. "
+                    f"Received: validation_split={split} of {len(arrays[0])} samples."
+                )
             arguments["validation_data"] = tuple(array[cut:] for array in arrays)
             arrays = tuple(array[:cut] for array in arrays)
         batch_size = 32 if batch_size is None else int(batch_size)
         length = math.ceil(len(arrays[0]) / batch_size)
+        _check_leftover(len(arrays[0]) % batch_size, backend.devices_of(trainer.model))
+        if augment is not None:
+            augment(arrays[0][:1], np.random.default_rng(0))  # Raises before training.
         if arguments.get("steps_per_epoch") is not None:
             length = min(length, int(arguments.pop("steps_per_epoch")))
         arguments.pop("steps_per_epoch", None)
@@ -69,6 +85,19 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
     trainer.steps_per_epoch.assign(length)
     _check_length(trainer, arguments["epochs"], arguments.get("initial_epoch", 0), length)
     return data, arguments
+
+
+def _check_leftover(left: int, devices: int) -> None:
+    if 0 < left < devices:
+        raise ValueError(
+            f"The last batch of an epoch has {left} samples for {devices} devices, and not all "
+            "layers can train on none. Choose another `batch_size`, or leave out samples."
+        )
+
+
+def _check_count(name: str, value: Any) -> None:
+    if value is not None and (int(value) != value or value < 1):
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
 
 
 def _augmentation(arguments: dict[str, Any]) -> Augmentation | None:
@@ -136,6 +165,7 @@ def checked(trainer: Any, x: Any, y: Any, sample_weight: Any, batch_size: int | 
     """
     if _is_array(x):
         arrays = check_arrays(trainer, x, y, sample_weight)
+        _check_count("batch_size", batch_size)
         size = 32 if batch_size is None else int(batch_size)
         return backend.pipeline(Batches(arrays, size)), None, None, None
     _first(trainer, x)

@@ -45,6 +45,15 @@ def check_model(model: keras.Model, bounded: bool) -> None:
                 "training. The clean pass and the bounds would see different inputs: augment in "
                 "the data pipeline instead, dataset.map(lambda x, y: (augment(x), y))."
             )
+        if isinstance(layer, keras.layers.ActivityRegularization) or (
+            getattr(layer, "activity_regularizer", None) is not None
+        ):
+            raise ValueError(
+                f"Layer {layer.name!r} has an activity regularizer. A training step passes "
+                "through the model several times, at clean, attacked and bounded inputs, and its "
+                "loss would be counted in each. Remove it, or add such a term in an objective of "
+                "your own; regularizers of weights are fine."
+            )
     last = _last_operation(model)
     activation = getattr(last, "activation", None)
     name = getattr(activation, "__name__", "")

@@ -32,7 +32,7 @@ class Batches(keras.utils.PyDataset):
 class Shuffled(Batches):
     """Arrays in batches whose order follows from the seed and the trainer's step counter.
 
-    A run that is resumed in the middle of an epoch goes on with the next batch of that epoch.
+    A run that is resumed at the beginning of an epoch sees the batches of an unbroken one.
     """
 
     def __init__(
@@ -103,6 +103,11 @@ class Augmentation:
             )
 
     def __call__(self, x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        if x.ndim != 4:
+            raise ValueError(
+                "`augment` is for images, (samples, height, width, channels). "
+                f"Received: augment={self.name!r} with x of shape {x.shape}."
+            )
         count, height, width = x.shape[:3]
         around = [(0, 0), (self.pixels, self.pixels), (self.pixels, self.pixels), (0, 0)]
         padded = np.pad(x, around, mode="constant" if self.fill == "black" else "edge")

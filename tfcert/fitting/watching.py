@@ -33,6 +33,9 @@ class StopOnNaN(keras.callbacks.Callback):
     Such a step changes no weights (see ``backend.TrainStep``), so the cause can still be found.
     """
 
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.model.void_step.assign(-1)
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         loss = (logs or {}).get("loss")
         if loss is None or math.isfinite(float(loss)):
@@ -40,7 +43,10 @@ class StopOnNaN(keras.callbacks.Callback):
         trainer = self.model
         if hasattr(trainer, "jax_state_sync"):
             trainer.jax_state_sync()
-        step = int(ops.convert_to_numpy(trainer.step)) - 1
+        # Of several steps in one execution it need not be the last.
+        step = int(ops.convert_to_numpy(trainer.void_step))
+        if step < 0:
+            step = int(ops.convert_to_numpy(trainer.step)) - 1
         clock = Clock(step, int(ops.convert_to_numpy(trainer.steps_per_epoch)))
         values = {
             name: f"{float(ops.convert_to_numpy(value)):.6g}"
@@ -91,9 +97,9 @@ def _cause(trainer: Any, clock: Clock) -> str:
         for weight in layer.weights:
             if not np.isfinite(ops.convert_to_numpy(weight)).all():
                 return f"Weight {weight.name!r} of layer {layer.name!r} is NaN or infinite."
-    region = getattr(trainer.objective, "region_at", lambda clock: None)(clock)
-    if region is None or trainer.example is None:
-        return "All weights are finite."
+    if trainer.objective.region is None or trainer.example is None:
+        return "All weights are finite: some of the inputs may not be."
+    region = trainer.objective.region_at(clock)
     network = network_of(trainer.model)
     x = ops.cast(trainer.example[0], network.dtype)
     with backend.eagerly():

@@ -14,7 +14,7 @@ from tfcert.objectives.crown_ibp import CrownIBP
 from tfcert.objectives.latent import check_frozen, latent_node, scores_from
 from tfcert.objectives.losses import cross_entropy, worst_case_logits
 from tfcert.objectives.moments import GradientMoments
-from tfcert.objectives.objective import Batch, ramp_of
+from tfcert.objectives.objective import Batch, mean_of, ramp_of
 from tfcert.regions import Region
 from tfcert.schedules import Clock, Piecewise, Schedule, get
 from tfcert.types import Tensor
@@ -137,6 +137,11 @@ class AdvIBP(CrownIBP):
         def grown_at(time: float) -> float:
             return float(ramp.value_at(ops.convert_to_tensor(time, "float32")))
 
+        if ramp.last < 1.0:
+            raise ValueError(
+                "`ramp` must end at 1, where the joint phase begins; to train at a smaller radius "
+                f"set `train_eps`. Received: ramp={ramp!r}."
+            )
         if begin is not None and not grown_at(begin) >= 1.0:  # NaN, too.
             raise ValueError(
                 "`joint_begin` must not lie before the end of `ramp`: until then the certified "
@@ -207,26 +212,32 @@ class AdvIBP(CrownIBP):
 
     def _adversarial(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss at attacked points, and how far these are from stationary, on average."""
-        lower, upper, scores = self._attacked_box(batch)
-        points, quality = self._attack(batch, scores, lower, upper)
+        lower, upper, reach, scores = self._attacked_box(batch)
+        points, quality = self._attack(batch, scores, lower, upper, reach)
         return cross_entropy(batch.y, scores(points)), quality
 
-    def _attacked_box(self, batch: Batch) -> tuple[Tensor, Tensor, Any]:
+    def _attacked_box(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """Where the attack moves, what its steps are measured in, and the scores there.
+
+        Steps are measured in the radius before clipping: half of the clipped box would shorten
+        them where an input lies at a limit, as most pixels of a digit do.
+        """
         if self.stage > 1:
             node = latent_node(network_of(batch.model), self.stage)
             known = self.bounds(batch, "ibp")
             interval = known.evaluation.intervals[node]
-            return interval.lower, interval.upper, scores_from(batch, node)
+            reach = 0.5 * (interval.upper - interval.lower)
+            return interval.lower, interval.upper, reach, scores_from(batch, node)
         if batch.clock.final:
             region = self.target
         else:
             ramp = self.ramp if self.clean_warmup else self.attack_ramp
             region = self.train_region.scaled(ramp(batch.clock))
         lower, upper, *_ = region.bind(batch.x)
-        return lower, upper, batch.forward
+        return lower, upper, region.reach(batch.x), batch.forward
 
     def _attack(
-        self, batch: Batch, scores: Any, lower: Tensor, upper: Tensor
+        self, batch: Batch, scores: Any, lower: Tensor, upper: Tensor, reach: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Signed gradient steps in a box, and ``sum(r |g|) - <x - centre, g>`` at their end.
 
@@ -236,7 +247,7 @@ class AdvIBP(CrownIBP):
         Reference: Wang et al., On the convergence and robustness of adversarial training, ICML
         2019, equation 6.
         """
-        lower, upper = ops.stop_gradient(lower), ops.stop_gradient(upper)
+        lower, upper, reach = map(ops.stop_gradient, (lower, upper, reach))
         center, radius = 0.5 * (lower + upper), 0.5 * (upper - lower)
         uniform = keras.random.uniform(ops.shape(lower), dtype=lower.dtype, seed=batch.random())
         points = lower + uniform * (upper - lower)
@@ -256,14 +267,14 @@ class AdvIBP(CrownIBP):
 
         for step in range(self.attack_steps):
             gradient, off = measure(points)
-            move = length * radius * ops.sign(gradient)
+            move = length * reach * ops.sign(gradient)
             if step > 0:
                 going = ops.cast(off > threshold, points.dtype)
                 move = move * ops.reshape(going, (-1,) + (1,) * len(axes))
             points = ops.maximum(ops.minimum(points + move, upper), lower)
         points = ops.stop_gradient(points)
         _, off = measure(points)
-        return points, ops.stop_gradient(ops.mean(off))
+        return points, ops.stop_gradient(mean_of(off))
 
     # Gradients.
 

@@ -65,6 +65,9 @@ class GradientMoments:
             rescale: See ``combination_weights``.
         """
         count = self.count + 1.0
+        # A void step leaves no trace.
+        size = sum(ops.sum(part) for part in (*first, *second))
+        active = ops.logical_and(active, ops.isfinite(size))
         means, norms = [], []
         for i, current in enumerate((first, second)):
             seen = [

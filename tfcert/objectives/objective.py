@@ -22,7 +22,15 @@ from tfcert.rules.primitives import Node
 from tfcert.schedules import Clock, Constant, Linear, Piecewise, Schedule, get
 from tfcert.types import Tensor
 
-__all__ = ["Batch", "Objective", "RobustObjective", "Weight", "ramp_of"]
+__all__ = [
+    "Batch",
+    "Objective",
+    "RobustObjective",
+    "Weight",
+    "checked_method",
+    "mean_of",
+    "ramp_of",
+]
 
 
 @dataclasses.dataclass
@@ -58,7 +66,7 @@ class Batch:
             return values
         if self.sample_weight is not None:
             values = values * ops.cast(self.sample_weight, values.dtype)
-        return ops.mean(values)
+        return mean_of(values)
 
     @functools.cached_property
     def moments(self) -> dict[Node, tuple[Tensor, Tensor]]:
@@ -83,6 +91,12 @@ class Batch:
         """Points where an attack ends, in inference mode; no gradient flows through them."""
         x = attack.last_point(lambda t: self.model(t, training=False), self.x, self.y, self.seed)
         return ops.stop_gradient(x)
+
+
+def mean_of(values: Tensor) -> Tensor:
+    """The mean, and 0 of nothing: of several devices some may have no part of a small batch."""
+    size = ops.cast(ops.maximum(ops.size(values), 1), values.dtype)
+    return ops.sum(values) / size
 
 
 class Objective:
@@ -121,6 +135,8 @@ class Objective:
         """Raises a ValueError where inputs, concrete arrays, cannot be trained on."""
         if self.region is not None:
             self.region.validate(x)
+        elif not np.isfinite(x).all():
+            raise ValueError("`x` must be finite. Received: NaN or infinite entries.")
 
     def first_pass(self, batch: Batch) -> Tensor:
         """The scores that a step begins with: the clean pass, in training mode while training."""
@@ -262,9 +278,7 @@ class RobustObjective(Objective):
             )
         self.train_eps = train_eps
         self.ramp = ramp_of("ramp", ramp)
-        self.validation_method = validation_method
-        if validation_method is not None:
-            methods.get(validation_method)
+        self.validation_method = checked_method(validation_method)
         self.train_region = region if train_eps is None else region.with_eps(train_eps)
         # By the names of the arguments that they come from, which the History shows too.
         self.weights: dict[str, Weight] = {}
@@ -327,9 +341,19 @@ class RobustObjective(Objective):
             **super().get_config(),
             "train_eps": self.train_eps,
             "ramp": keras.saving.serialize_keras_object(self.ramp),
-            "validation_method": self.validation_method,
+            "validation_method": keras.saving.serialize_keras_object(self.validation_method),
             **{name: weight.config for name, weight in self.weights.items()},
         }
+
+
+def checked_method(method: Any) -> Any:
+    """A name, an object of ``tfcert.methods`` or None, that validation can run."""
+    if method is not None and methods.get(method).float_safe:
+        raise ValueError(
+            "`validation_method` is for training, whose bounds are in float32; certify with "
+            f"float_safe afterwards. Received: validation_method={method!r}."
+        )
+    return method
 
 
 def ramp_of(name: str, value: Any) -> Schedule:

@@ -8,7 +8,7 @@ import keras
 
 from tfcert.attacks import PGD
 from tfcert.objectives.losses import cross_entropy
-from tfcert.objectives.objective import Batch, Objective, RobustObjective
+from tfcert.objectives.objective import Batch, Objective, RobustObjective, checked_method
 from tfcert.regions import Region
 from tfcert.types import Tensor
 
@@ -29,9 +29,9 @@ class Standard(RobustObjective):
     def __init__(self, region: Region | None = None, validation_method: Any = None):
         if region is None:
             Objective.__init__(self)
+            self.validation_method = checked_method(validation_method)
         else:
             super().__init__(region, validation_method=validation_method)
-        self.validation_method = validation_method
 
     @property
     def term_names(self) -> tuple[str, ...]:
@@ -54,7 +54,8 @@ class Standard(RobustObjective):
         return None if self.region is None else super().margins(model, x, y)
 
     def get_config(self) -> dict[str, Any]:
-        return {**Objective.get_config(self), "validation_method": self.validation_method}
+        method = keras.saving.serialize_keras_object(self.validation_method)
+        return {**Objective.get_config(self), "validation_method": method}
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
