@@ -74,6 +74,8 @@ def read_logs() -> dict[tuple[float, int, int], dict[str, tuple[dict[str, Any], 
         run = json.loads((path.parent / "run.json").read_text())
         settings = json.loads(path.with_name(path.name + ".json").read_text())["settings"]
         known = logs.setdefault((float(sigma), settings["n"], run["flags"]["epochs"]), {})
+        if method in known or settings["alpha"] != 0.001 or settings["adaptive"]:
+            raise ValueError(f"{path} does not fit into the tables: one log a method, alpha 0.001.")
         known[method] = run, reporting.read(path, _METHODS[method])
     return logs
 

@@ -217,7 +217,7 @@ def smoothing_table() -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        "| sampling | images a minute | × fixed | samples an image | mean radius | certified |",
+        "| sampling | images a minute | × fixed | samples an image | ACR | certified |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     fixed = report["adaptive"][0]["images_a_minute"]
@@ -225,7 +225,7 @@ def smoothing_table() -> str:
         rate = row["images_a_minute"]
         cells = [row["sampling"], f"{rate:.1f}", f"{rate / fixed:.2f}"]
         cells.append(f"{row['samples_an_image']:,.0f}")
-        cells += [f"{row['mean_radius']:.3f}" if "mean_radius" in row else "-"]
+        cells += [f"{row['acr']:.3f}" if "acr" in row else "-"]
         cells += [f"{row['certified']:.0%}" if "certified" in row else "-"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([_facts(report), "", *lines])

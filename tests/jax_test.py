@@ -115,6 +115,19 @@ class JaxTest(unittest.TestCase):
             assert history["val_verified_accuracy"][-1] > 0.2, (objective, history)
             verified = tfcert.bound_margins(trained, digits[:50], labels[:50], ball, "ibp")
             assert np.isfinite(np.asarray(verified)).all()
+
+        # A void step changes neither weights nor statistics nor the optimizer's state.
+        for objective in (objectives.IBP(ball), objectives.AdvIBP(ball)):
+            trainer = tfcert.CertifiedTrainer(keras.models.clone_model(model), objective)
+            trainer.compile(keras.optimizers.Adam(1e-2))
+            trainer.train_on_batch(x, y)
+            kept = [*trainer.model.variables, *trainer.optimizer.variables]
+            kept += [v for v in trainer.variables if "gradient" in v.name]
+            before = [np.array(v) for v in kept]
+            assert np.isnan(trainer.train_on_batch(np.where(x < 0.5, x, np.nan), y)[0])
+            assert int(trainer.step) == 2 and int(trainer.void_step) == 1
+            for variable, value in zip(kept, before, strict=True):
+                np.testing.assert_array_equal(np.array(variable), value)
         """)
 
     def test_distances_without_tensorflow(self):
