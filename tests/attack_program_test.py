@@ -51,6 +51,16 @@ def _config(folder: pathlib.Path, **changed) -> program.Config:
     return program.Config(**{**values, **changed})
 
 
+def test_a_model_that_returns_nan_is_refused(tmp_path):
+    model = _model(tmp_path / "model.keras")
+    kernel, bias = model.get_weights()
+    kernel[27, 3] = np.nan
+    model.set_weights([kernel, bias])
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"The model returns NaN for 90 of 90 images.*number 0"):
+        program.attack_model(_config(tmp_path), log=print)
+
+
 def _start(*arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(support.ROOT / "trainers/attack.py"), *arguments],

@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from absl import app
 
 import tfcert
 from tests import support
@@ -172,6 +173,21 @@ def test_refuses_before_it_works(work, tmp_path):
     (tmp_path / "log-00000-of-00003.tsv").write_text("")
     with pytest.raises(ValueError, match="log-00000-of-00003.tsv is there already"):
         certified(work, tmp_path)
+
+
+def test_the_program_refuses_a_joined_log_that_is_there_before_it_works(tmp_path, monkeypatch):
+    from tfcert.cli import certify_beam
+
+    (tmp_path / "all.tsv").write_text("")
+    values = dict.fromkeys(pipeline.FIELDS) | {"clip": ["0", "1"], "method": ["ibp"], "eps": 0.1}
+    values |= {"model_path": "m.keras", "norm": "inf", "attack": True, "float_safe": False}
+    values |= {"self_check": 0.0, "seed": 0, "block": 9, "shards": 1, "input": "*"}
+    values |= {"joined": True, "out": str(tmp_path)}
+    flags = type("Flags", (), {"flag_values_dict": lambda self: values})()
+    monkeypatch.setattr(certify_beam.flags, "FLAGS", flags)
+    monkeypatch.setattr(pipeline, "certify_shards", lambda *_: pytest.fail("It works."))
+    with pytest.raises(app.UsageError, match="all.tsv is there already.*--nojoined"):
+        certify_beam.main(["program"])
 
 
 def test_joins_logs_of_one_run_only(work, tmp_path):

@@ -29,7 +29,7 @@ def _model(path, name="digits"):
 
 def _config(folder, **changed):
     values = dict.fromkeys(field.name for field in dataclasses.fields(program.Config))
-    values |= {"method": "ibp", "norm": "inf", "clip": ["0", "1"], "overwrite": False}
+    values |= {"method": "ibp", "overwrite": False}
     values |= {"model_path": str(folder / "model.keras"), "out": str(folder / "served/1")}
     return program.Config(**{**values, **changed})
 
@@ -68,6 +68,39 @@ def test_flags_arrive(tmp_path):
         program.export_model(config)
     program.export_model(_config(tmp_path, eps=0.2, overwrite=True))
     assert _facts(tmp_path)["region"]["clip"] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', '{"flags": null}', '{"flags": {"sigma": 0.5}}'])
+def test_a_file_of_another_program_beside_the_model_says_nothing(text, tmp_path):
+    _model(tmp_path / "model.keras")
+    (tmp_path / "run.json").write_text(text)
+    assert program.export_model(_config(tmp_path, eps=0.1)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"norm": "2"}, "--norm has no meaning for --method=smoothing"),
+        ({"clip": ["0", "1"]}, "--clip has no meaning for --method=smoothing"),
+    ],
+)
+def test_flags_of_bounds_are_not_for_smoothing(changed, message, tmp_path):
+    _model(tmp_path / "model.keras")
+    config = _config(tmp_path, method="smoothing", sigma=0.25, n=400, **changed)
+    with pytest.raises(ValueError, match=message):
+        program.export_model(config)
+
+
+def test_broken_files_are_named(tmp_path):
+    _model(tmp_path / "model.keras")
+    whole = (tmp_path / "model.keras").read_bytes()
+    (tmp_path / "model.keras").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="model.keras must be a Keras model"):
+        program.export_model(_config(tmp_path, eps=0.1))
+    (tmp_path / "model.keras").write_bytes(whole)
+    (tmp_path / "run.json").write_text("nope")
+    with pytest.raises(ValueError, match="run.json must be a JSON object"):
+        program.export_model(_config(tmp_path, eps=0.1))
 
 
 def test_smoothing(tmp_path):

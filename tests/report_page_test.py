@@ -242,6 +242,9 @@ def test_names_are_as_long_as_they_must_be(tmp_path):
     assert [entries.name for entries in found.logs] == ["log", "other"]
     found = report.load([str(tmp_path / name) for name in ("x/log.tsv", "y/log.tsv")])
     assert [entries.name for entries in found.logs] == ["x/log", "y/log"]
+    # What looks like an ending of a folder is a part of its name.
+    folders = [str(report_support.run_folder(tmp_path / name)) for name in ("ibp_0.1", "ibp_0.3")]
+    assert [run.name for run in report.load(folders).runs] == ["ibp_0.1", "ibp_0.3"]
 
 
 # Hostile content.

@@ -68,6 +68,7 @@ def _main(*arguments):
         (["a.tsv", "--dataset=digits", "--inputs=x.npz"], "two answers to one question"),
         (["a.tsv", "--inputs=nothing.npz"], "No such file"),
         (["a.tsv", "--inputs=a.tsv"], "must be an npz file with arrays x and y"),
+        (["a.tsv", "--inputs=single.npy"], "must be an npz file with arrays x and y"),
         (["a.tsv", "--inputs=objects.npz"], "must be an npz file with arrays x and y"),
         (["a.tsv", "--inputs=no_labels.npz"], "must be an npz file with arrays x and y"),
         (["a.tsv", "--inputs=uneven.npz"], "x of float32 and shape (30, 6, 5, 1), y of int64"),
@@ -84,6 +85,7 @@ def test_program_refuses(arguments, message, tmp_path, monkeypatch, capsys):
     pathlib.Path("bad.tsv").write_text(path.read_text().replace("\n0\t", "\nzero\t"))
     np.savez("objects.npz", x=np.array([{}], object), y=np.zeros(1, int))
     np.savez("no_labels.npz", x=x)
+    np.save("single.npy", x)
     np.savez("uneven.npz", x=x, y=y[:3])
     np.savez("cut.npz", x=x, y=y)
     pathlib.Path("cut.npz").write_bytes(pathlib.Path("cut.npz").read_bytes()[:-30])

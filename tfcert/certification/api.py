@@ -120,6 +120,11 @@ def certify(
     limits = {"time_limit": time_limit, "time_limit_per_input": time_limit_per_input}
     arguments.check_numbers(limits, self_check, batch_size, seed, verbose)
     arguments.check_search(problem, max_eps, eps_steps)
+    # NumPy's numbers are no JSON, and 3600 is the same limit as 3600.0; infinity is none.
+    limits = {name: arguments.plain_limit(value) for name, value in limits.items()}
+    self_check, seed = float(self_check), int(seed)
+    batch_size = None if batch_size is None else int(batch_size)
+    max_eps = None if max_eps is None else float(max_eps)
     attack = arguments.attack_of(attack, region)
     _say_if_looser(model, chain)
     settings = {
@@ -143,9 +148,9 @@ def certify(
             stack.enter_context(writer)
         recorder = recording.Recorder(writer, problem, findings)
         plan = _Plan(problem, findings, batch_size, seed)
-        plan.decide(attack, chain)
+        plan.decide(attack, chain, searched=max_eps is not None)
         if max_eps is not None:
-            plan.search(chain, float(max_eps), eps_steps)
+            plan.search(chain, max_eps, eps_steps)
         check = plan.check(self_check, chain[0].float_safe, log, recorder.broke)
         bar = progress.Progress(len(problem.x), len(recorder.done), findings.counts, verbose)
 
@@ -153,7 +158,8 @@ def certify(
             recorder.finish(places)
             bar.add(len(places))
 
-        limit = cascade.Limits(time_limit_per_input, time_limit, float(findings.seconds.sum()))
+        spent = float(findings.seconds.sum())
+        limit = cascade.Limits(limits["time_limit_per_input"], limits["time_limit"], spent)
         left = np.setdiff1d(np.arange(len(problem.x)), recorder.done).tolist()
         cascade.run(plan.stages, plan.deciding, left, findings, limit, finish)
         bar.close()
@@ -176,14 +182,16 @@ class _Plan:
         self.stages: list[Stage] = [stages.Predict(*self._work, self._size(_PREDICT_SIZE))]
         self.deciding = 1
 
-    def decide(self, attack: attacks.PGD | None, chain: list[methods.Method]) -> None:
+    def decide(
+        self, attack: attacks.PGD | None, chain: list[methods.Method], searched: bool
+    ) -> None:
         """Adds what comes to a verdict."""
         if attack:
             size = self._size(_ATTACK_SIZE)
             self.stages.append(stages.Attack(*self._work, size, attack, self._seed))
         for one in chain:
             size = self._size(_SIZES.get(methods.name_of(one), _SIZES["crown"]))
-            self.stages.append(stages.Bounds(*self._work, size, one))
+            self.stages.append(stages.Bounds(*self._work, size, one, searched))
         self.deciding = len(self.stages)
 
     def search(self, chain: list[methods.Method], largest: float, steps: int) -> None:

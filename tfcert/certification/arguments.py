@@ -14,7 +14,15 @@ from tfcert.certification.findings import Problem
 from tfcert.certification.subject import Subject
 from tfcert.regions import LpBall, Region
 
-__all__ = ["AUTO", "attack_of", "chain", "check_numbers", "check_search", "problem"]
+__all__ = [
+    "AUTO",
+    "attack_of",
+    "chain",
+    "check_numbers",
+    "check_search",
+    "plain_limit",
+    "problem",
+]
 
 # What method="auto" stands for, from the cheapest and loosest on.
 AUTO = ("ibp", "crown-ibp", "crown", "alpha-crown")
@@ -102,6 +110,11 @@ def check_numbers(
             raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
     if verbose not in (0, 1):
         raise ValueError(f"`verbose` must be 0 or 1. Received: verbose={verbose!r}.")
+
+
+def plain_limit(value: Any) -> float | None:
+    """A time limit as a number of Python; None for one that never ends."""
+    return None if value is None or value == np.inf else float(value)
 
 
 def check_search(problem: Problem, max_eps: float | None, eps_steps: int) -> None:

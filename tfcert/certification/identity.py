@@ -15,6 +15,10 @@ from tfcert.regions import Region
 __all__ = ["of_arrays", "of_model", "of_region", "of_settings"]
 
 
+# Where a configuration of Keras holds the names of layers.
+_NAMING = ("name", "keras_history", "input_layers", "output_layers")
+
+
 def of_arrays(*arrays: Any) -> str:
     """The hash of arrays: their types, shapes and numbers."""
     digest = hashlib.sha256()
@@ -33,12 +37,13 @@ def of_model(model: keras.Model) -> str:
     layers = [model, *model._flatten_layers(include_self=False)]
     names = {layer.name: f"#{number}" for number, layer in enumerate(layers)}
 
-    def anonymous(value: Any) -> Any:
+    def anonymous(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
-            return {str(key): anonymous(entry) for key, entry in value.items()}
+            return {str(name): anonymous(entry, str(name)) for name, entry in value.items()}
         if isinstance(value, (list, tuple)):
-            return [anonymous(entry) for entry in value]
-        return names.get(value, value) if isinstance(value, str) else value
+            return [anonymous(entry, key) for entry in value]
+        # Elsewhere the same word is something else, such as an activation.
+        return names.get(value, value) if isinstance(value, str) and key in _NAMING else value
 
     config = json.dumps(anonymous(model.get_config()), sort_keys=True, default=str)
     weights = [ops.convert_to_numpy(ops.convert_to_tensor(weight)) for weight in model.weights]

@@ -108,16 +108,31 @@ def search(
 
 
 class Bounds(Stage):
-    """Verifies inputs by one method; keeps the best bound of the others."""
+    """Verifies inputs by one method; keeps the best bound of the others.
 
-    def __init__(self, problem: Problem, findings: Findings, size: int, method: methods.Method):
+    Args:
+        method: The method.
+        searched: Whether the largest eps is wanted. What is verified here is the first one known,
+            and the only one where the time ends before the search.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        findings: Findings,
+        size: int,
+        method: methods.Method,
+        searched: bool = False,
+    ):
         super().__init__(problem, findings, size)
-        self.method, self.name = method, methods.name_of(method)
+        self.method, self.name, self.searched = method, methods.name_of(method), searched
 
     def run(self, places: np.ndarray) -> None:
         margins = self.problem.least_margins(places, self.size, self.method)
         verified = margins > 0
         self.findings.decide(places[verified], "verified", margins[verified], self.name)
+        if self.searched:
+            self.findings.radius[places[verified]] = self.problem.eps_of(places[verified])
         better = ~verified & (margins > self.findings.margin[places])
         self.findings.margin[places[better]] = margins[better]
         self.findings.method[places[better]] = self.name

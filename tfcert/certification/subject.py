@@ -78,7 +78,9 @@ def margins_of(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     others = scores.astype("float64")
     right = others[rows, y].copy()
     others[rows, y] = -np.inf
-    return right - others.max(axis=-1)
+    with np.errstate(invalid="ignore"):
+        margins = right - others.max(axis=-1)
+    return np.where(np.isnan(margins), -np.inf, margins)  # Of two infinite scores.
 
 
 def _scores_of(

@@ -87,7 +87,13 @@ def attack_model(config: Config, log: Callable[[str], None]) -> dict[str, Any]:
     """Attacks what the model gets right, writes the results and returns them."""
     attack, model, (x, y) = _prepare(config)
     begin = time.perf_counter()
-    right = np.flatnonzero(_predicted(model, x, config.batch_size) == y)
+    clean = _predicted(model, x, config.batch_size)
+    if (clean < 0).any():
+        raise ValueError(
+            f"The model returns NaN for {int((clean < 0).sum())} of {len(x)} images, the first "
+            f"with the number {np.argmax(clean < 0)}. Received: --model_path={config.model_path}."
+        )
+    right = np.flatnonzero(clean == y)
     log(f"clean accuracy {len(right) / len(x):.4f}")
     broken = np.zeros(0, int)
     if len(right):
@@ -150,8 +156,10 @@ def _attack(config: Config) -> attacks.PGD:
 
 
 def _predicted(model: keras.Model, x: np.ndarray, size: int) -> np.ndarray:
+    """The model's classes; -1, which is no class, where it returns NaN."""
     parts = [model(x[start : start + size], training=False) for start in range(0, len(x), size)]
-    return np.concatenate([np.argmax(ops.convert_to_numpy(part), axis=-1) for part in parts])
+    scores = np.concatenate([ops.convert_to_numpy(part) for part in parts])
+    return np.where(np.isnan(scores).any(axis=-1), -1, np.argmax(scores, axis=-1))
 
 
 def _check_inside(attack: attacks.PGD, points: np.ndarray, x: np.ndarray, size: int) -> None:

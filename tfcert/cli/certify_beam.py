@@ -12,6 +12,7 @@ tfcert-certify-beam ... -- --runner=FlinkRunner --flink_master=localhost:8081
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,13 +69,16 @@ def main(argv: Sequence[str]) -> None:
                 "method": tuple(values["method"]),
             }
         )
+        local = joining.is_local(values["out"])
+        joined = pathlib.Path(values["out"], "all.tsv")
+        if values["joined"] and local and joined.exists():  # Before hours of work.
+            raise ValueError(f"{joined} is there already. Choose another folder, or --nojoined.")
         facts = {"versions": provenance.versions(), "commit": provenance.commit()}
         paths = pipeline.certify_shards(
             settings, values["input"], values["out"], values["shards"], list(argv[1:]), facts
         )
-        local = joining.is_local(values["out"])
         if values["joined"] and local:
-            paths = [str(joining.join(paths, f"{values['out']}/all.tsv"))]
+            paths = [str(joining.join(paths, str(joined)))]
     except (ValueError, NotImplementedError, OSError) as error:
         raise app.UsageError(str(error)) from error
     print(_summary(paths) if local else f"Logs: {', '.join(paths)}")

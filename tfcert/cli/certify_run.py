@@ -113,6 +113,10 @@ def prepare(config: Config) -> Run:
             )
     if getattr(config, needed) is None:
         raise ValueError(f"--method={','.join(config.method)} needs --{needed}.")
+    if config.eps_steps is not None and config.max_eps is None:
+        raise ValueError(
+            f"--eps_steps goes with --max_eps. Received: --eps_steps={config.eps_steps}."
+        )
     path = pathlib.Path(config.model_path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     model = files.load_model(path)

@@ -9,7 +9,6 @@ The SavedModel needs TensorFlow alone. Its signatures and facts are described in
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +17,7 @@ import keras
 from absl import app, flags
 
 import tfcert
-from tfcert import naming, smoothing
+from tfcert import files, naming, smoothing
 from tfcert.bounds import methods
 from tfcert.cli import program
 from tfcert.regions import LpBall
@@ -28,7 +27,7 @@ __all__ = ["Config", "export_model", "main", "run"]
 
 _METHODS = ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "lipschitz", "smoothing")
 # What only one of the two kinds of certificates takes.
-_BOUNDS = ("eps", "float_safe", "jit_compile")
+_BOUNDS = ("eps", "norm", "clip", "float_safe", "jit_compile")
 _SMOOTHING = ("noise", "sigma", "n0", "n", "alpha", "adaptive", "adaptive_precision")
 
 
@@ -41,8 +40,8 @@ class Config:
     method: str
     overwrite: bool
     eps: float | None
-    norm: str
-    clip: list[str]
+    norm: str | None
+    clip: list[str] | None
     float_safe: bool | None
     jit_compile: bool | None
     noise: str | None
@@ -60,8 +59,10 @@ def _define_flags() -> None:
     flags.DEFINE_enum("method", "crown-ibp", _METHODS, "How inputs are certified.")
     flags.DEFINE_bool("overwrite", False, "Replace a SavedModel that is at --out.")
     flags.DEFINE_float("eps", None, "Radius of the region, in units of the model's input.", 0.0)
-    flags.DEFINE_string("norm", "inf", "Norm of the radius: inf, or a number from 1 on.")
-    flags.DEFINE_list("clip", ["0", "1"], "Range of valid inputs: low,high; empty for none.")
+    flags.DEFINE_string("norm", None, "Norm of the radius: inf (default), or a number from 1 on.")
+    flags.DEFINE_list(
+        "clip", None, "Range of valid inputs: low,high; empty for none. Default: 0,1."
+    )
     flags.DEFINE_bool("float_safe", None, "Certify the network as executed in float32.")
     flags.DEFINE_bool("jit_compile", None, "Compile with XLA, once for each batch size.")
     flags.DEFINE_enum("noise", None, sorted(NOISES), "Smoothing: its noise. Default: gaussian.")
@@ -82,7 +83,7 @@ def export_model(config: Config) -> list[str]:
     """Writes the SavedModel; returns what the user should know."""
     smooths = config.method == "smoothing"
     _check_flags(config, smooths)
-    model = keras.models.load_model(config.model_path, compile=False)
+    model = files.load_model(config.model_path)
     notes = _check_training(config, model, smooths)
     if smooths:
         given = {name: getattr(config, name) for name in ("n0", "n", "alpha")}
@@ -94,7 +95,8 @@ def export_model(config: Config) -> list[str]:
         smoothed.export(config.out, overwrite=config.overwrite, **given)
         return notes
     method = dataclasses.replace(methods.get(config.method), float_safe=bool(config.float_safe))
-    region = LpBall(config.eps, config.norm, _clip(config.clip))
+    limits = ["0", "1"] if config.clip is None else config.clip
+    region = LpBall(config.eps, config.norm or "inf", _clip(limits))
     tfcert.export_certified(
         model,
         config.out,
@@ -121,7 +123,9 @@ def _check_flags(config: Config, smooths: bool) -> None:
 def _check_training(config: Config, model: keras.Model, smooths: bool) -> list[str]:
     """Holds the method against what is known about the model's training."""
     known = pathlib.Path(config.model_path).parent / "run.json"
-    trained: dict[str, Any] = json.loads(known.read_text())["flags"] if known.is_file() else {}
+    trained = files.read_json(known).get("flags") if known.is_file() else None
+    if not isinstance(trained, dict) or "objective" not in trained:
+        trained = {}  # Of another program.
     sigma = trained.get("sigma")
     if sigma is not None and not smooths:
         raise ValueError(

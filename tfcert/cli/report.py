@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags
 
-from tfcert import datasets, provenance
+from tfcert import datasets, files, provenance
 from tfcert.cli import program
 from tfcert.reporting import examples, report
 
@@ -56,14 +55,19 @@ def load_inputs(path: str) -> examples.Inputs:
         ValueError: It holds something else than it should.
         OSError: It cannot be read.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            end = "" if "x" in arrays else "_test"
-            x, y = arrays[f"x{end}"], arrays[f"y{end}"].reshape(-1)
-    except (ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    found: dict[str, np.ndarray] = {}
+    for names in (("x", "y"), ("x_test", "y_test")):
+        try:
+            found = files.read_arrays(path, names)
+            break
+        except ValueError as error:
+            reason = error
+    if not found:
         raise ValueError(
-            f"--inputs={path} must be an npz file with arrays x and y. Received: {error}."
-        ) from error
+            f"--inputs={path} must be an npz file with arrays x and y, or x_test and y_test. "
+            f"Received: {reason}"
+        ) from reason
+    x, y = found[names[0]], found[names[1]].reshape(-1)
     if x.dtype == np.uint8:
         x = x.astype(np.float32) / 255.0
     if x.dtype.kind != "f" or y.dtype.kind not in "iu" or x.ndim < 2 or len(x) != len(y):

@@ -93,9 +93,15 @@ def _groups(paths: Sequence[str]) -> dict[str, list[str]]:
     return groups
 
 
+_ENDINGS = (".tsv", ".txt", ".log", ".csv")
+
+
 def _names(places: Sequence[str]) -> list[str]:
     """As much of each path's end as tells it from the others."""
-    split = [pathlib.Path(place).with_suffix("").parts[1:] or ("log",) for place in places]
+    whole = [pathlib.Path(place) for place in places]
+    # Of folders such as ibp_0.1 nothing is an ending.
+    short = [path.with_suffix("") if path.suffix in _ENDINGS else path for path in whole]
+    split = [path.parts[1:] or ("log",) for path in short]
     for length in range(1, max(map(len, split)) + 1):
         names = ["/".join(parts[-length:]) for parts in split]
         if len(set(names)) == len(names):
