@@ -31,7 +31,8 @@ def _activation(rng: np.random.Generator, x: Any) -> Any:
     if kind == 1:
         return layers.LeakyReLU(float(rng.uniform(0.0, 1.5)))(x)
     if kind == 2:
-        return layers.PReLU(shared_axes=list(range(1, len(x.shape) - 1)) or None)(x)
+        spatial = range(1, len(x.shape) - 1)
+        return layers.PReLU(shared_axes=[a for a in spatial if rng.integers(2)] or None)(x)
     return layers.Activation(str(rng.choice(_ACTIVATIONS)))(x)
 
 

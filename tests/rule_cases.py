@@ -373,7 +373,6 @@ for _name in _ACTIVATIONS:
         lambda n=_name: layers.Activation(n),
         (5,),
         radius=2.0,
-        coarse=_name == "gelu",
     )
 for _name in ("relu", "sigmoid", "hard_tanh"):
     _layer(f"map_{_name}", lambda n=_name: layers.Activation(n), (3, 4, 1), places=(MAP,))
@@ -390,6 +389,9 @@ _layer("leaky_relu_layer", lambda: layers.LeakyReLU(negative_slope=0.1), (5,))
 _layer("elu_layer", lambda: layers.ELU(alpha=0.7), (5,), radius=2.0)
 _layer("elu_layer_kinked", lambda: layers.ELU(alpha=1.7), (5,), radius=2.0)
 _layer("prelu", layers.PReLU, (5,))
+_map_of_slopes = functools.partial(_layer, places=(ALONE, MAP))
+_map_of_slopes("prelu_of_places", layers.PReLU, (2, 3, 2))
+_map_of_slopes("prelu_of_columns", lambda: layers.PReLU(shared_axes=[1]), (3, 3, 2))
 _layer(
     "prelu_shared_axes", lambda: layers.PReLU(shared_axes=[1, 2]), (2, 3, 2), places=(ALONE, MAP)
 )
@@ -621,7 +623,11 @@ _operation("relu_activation", lambda x: keras.activations.relu(x, 0.1, 2.0, 0.5)
 _operation("leaky_relu_slope", lambda x: ops.leaky_relu(x, 0.4), (4,))
 _operation("elu_alpha", lambda x: ops.elu(x, 0.4), (4,), radius=2.0)
 _operation("celu_alpha", lambda x: ops.celu(x, 0.4), (4,), radius=2.0)
-_operation("gelu_exact", lambda x: ops.gelu(x, approximate=False), (4,), radius=2.0, coarse=True)
+_operation("gelu_exact", lambda x: ops.gelu(x, approximate=False), (4,), radius=2.0)
+_operation("soft_shrink_of_nothing", lambda x: ops.soft_shrink(x, 0.0), (4,))
+_operation("hard_shrink_of_nothing", lambda x: ops.hard_shrink(x, 0.0), (4,))
+_operation("clip_to_a_point", lambda x: ops.clip(x, 0.5, 0.5), (4,))
+_operation("expand_dims_two", lambda x: ops.expand_dims(x, (1, -1)), (4,))
 _operation("soft_shrink_threshold", lambda x: ops.soft_shrink(x, 0.2), (4,))
 _operation("hard_shrink_threshold", lambda x: ops.hard_shrink(x, 0.2), (4,))
 _operation("threshold", lambda x: ops.threshold(x, 0.2, -0.7), (4,))

@@ -4,6 +4,7 @@ import dataclasses
 
 import hypothesis as hp
 import hypothesis.strategies as hps
+import keras
 import numpy as np
 import pytest
 
@@ -112,3 +113,34 @@ def test_a_region_of_size_0_gives_the_outputs(seed):
     _, model, x, _ = draw(seed, 0, soundness.dtypes()[0], classes=None)
     for name in ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown"):
         soundness.check_point(model, x, METHODS[name], name)
+
+
+@pytest.mark.parametrize("shared", [None, [1], [2], [1, 2]])
+def test_slopes_of_places_in_windowed_sweeps(shared):
+    """Rows that see a window of a map have the trained slopes of the places that they see."""
+    rng = np.random.default_rng(0)
+
+    def bounded(shape, head, method):
+        model = keras.Sequential(
+            [
+                keras.Input(shape),
+                keras.layers.Conv2D(2, 3, padding="same"),
+                keras.layers.PReLU(shared_axes=shared),
+                keras.layers.Conv2D(2, 3, padding="same"),
+                *head,
+            ]
+        )
+        for weight in model.weights:
+            weight.assign(0.5 * rng.normal(size=weight.shape))
+        x = rng.normal(size=(2, *shape)).astype("float32")
+        region = tfcert.LpBall(0.5)
+        found = tfcert.bound(model, x, region, method)
+        soundness.Reached(model, x, region, seed=0).check(found, "alpha-crown")
+        soundness.check_contains(
+            tfcert.bound(model, x, region, "crown"), found, "crown", soundness.TOLERANCE["float32"]
+        )
+
+    # More outputs than are swept whole; and sweeps of single hidden neurons.
+    bounded((3, 60, 1), [], methods.AlphaCrown(iterations=3))
+    head = [keras.layers.ReLU(), keras.layers.Flatten(), keras.layers.Dense(3)]
+    bounded((3, 9, 1), head, methods.AlphaCrown(iterations=3, optimize_intermediate=True))

@@ -22,7 +22,7 @@ __all__ = [
     "eagerly",
     "fused",
     "is_symbolic",
-    "leaky_slope",
+    "kernel_constant",
     "loop",
     "misplaces_sum",
     "pipeline",
@@ -256,6 +256,6 @@ def misplaces_sum(shape: tuple[int, ...], constant: tuple[int, ...]) -> bool:
     return False
 
 
-def leaky_slope(slope: float) -> float:
-    """The slope that ``leaky_relu`` computes with: in the type of its input."""
-    return slope
+def kernel_constant(value: float) -> float:
+    """A constant as ``leaky_relu`` and ``gelu`` hold it: in the type of the input."""
+    return value

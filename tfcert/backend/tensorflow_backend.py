@@ -22,7 +22,7 @@ __all__ = [
     "eagerly",
     "fused",
     "is_symbolic",
-    "leaky_slope",
+    "kernel_constant",
     "loop",
     "misplaces_sum",
     "pipeline",
@@ -303,6 +303,6 @@ def misplaces_sum(shape: tuple[int, ...], constant: tuple[int, ...]) -> bool:
     return size == shape[0] and axis != -len(shape)
 
 
-def leaky_slope(slope: float) -> float:
-    """The slope that ``leaky_relu`` computes with: float32 whatever the type of its input."""
-    return float(np.float32(slope))
+def kernel_constant(value: float) -> float:
+    """A constant as ``leaky_relu`` and ``gelu`` hold it: float32 whatever the type of the input."""
+    return float(np.float32(value))

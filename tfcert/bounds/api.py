@@ -251,6 +251,8 @@ def _prepare(model: Any, x: Any, region: Any, method: Any, statistics: str) -> _
         )
     network = checked_network(model, method, statistics)
     x = ops.convert_to_tensor(x)
+    if keras.backend.standardize_dtype(x.dtype) in ("complex64", "complex128", "string"):
+        raise ValueError(f"`x` must hold real numbers. Received: x of type {x.dtype}.")
     expected = network.input.shape
     if len(x.shape) != len(expected) + 1 or tuple(x.shape[1:]) != expected:
         raise ValueError(

@@ -152,7 +152,8 @@ def _through_nonlinear(
     # Outside of the map the ends read 0, where a line need not be 0: the coefficients must be.
     rows = frame.mask(rows, node.shape)
     lower, upper = (frame.take(t, rows) for t in evaluation.tables(node.inputs[0]))
-    return apply_lines(p.lines_with_slopes(lower_slope, upper_slope, lower, upper), rows)
+    curve = primitive.beside(p, rows, frame, node.shape)
+    return apply_lines(curve.lines_with_slopes(lower_slope, upper_slope, lower, upper), rows)
 
 
 def _rounding(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tensor:

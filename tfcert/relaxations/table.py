@@ -83,6 +83,10 @@ def prelu(alpha: types.Tensor) -> curve_lib.Curve:
 def clip(low: float, high: float) -> curve_lib.Curve:
     """``min(max(x, low), high)``."""
     low, high = float(low), float(high)
+    if low > high:
+        raise NotImplementedError(f"clip has no rule for limits that are crossed: {low}, {high}.")
+    if low == high:
+        return piecewise.PiecewiseLinear("clip", lambda x: ops.clip(x, low, high), (), (0,), (low,))
     return piecewise.PiecewiseLinear(
         "clip", lambda x: ops.clip(x, low, high), (low, high), (0, 1, 0), (low, 0, high)
     )
@@ -101,7 +105,9 @@ def threshold(threshold: float, default_value: float) -> curve_lib.Curve:
 
 def soft_shrink(threshold: float = 0.5) -> curve_lib.Curve:
     """``keras.activations.soft_shrink``: x moved towards 0 by `threshold`."""
-    t = float(threshold)
+    t = _shrinking("soft_shrink", threshold)
+    if t == 0:
+        return piecewise.PiecewiseLinear("soft_shrink", lambda x: x, (), (1.0,), (0.0,))
     return piecewise.PiecewiseLinear(
         "soft_shrink",
         lambda x: ops.soft_shrink(x, threshold=t),
@@ -113,7 +119,9 @@ def soft_shrink(threshold: float = 0.5) -> curve_lib.Curve:
 
 def hard_shrink(threshold: float = 0.5) -> curve_lib.Curve:
     """``keras.activations.hard_shrink``: 0 on ``[-threshold, threshold]``, x elsewhere."""
-    t = float(threshold)
+    t = _shrinking("hard_shrink", threshold)
+    if t == 0:
+        return piecewise.PiecewiseLinear("hard_shrink", lambda x: x, (), (1.0,), (0.0,))
     return piecewise.PiecewiseLinear(
         "hard_shrink",
         lambda x: ops.hard_shrink(x, threshold=t),
@@ -121,6 +129,12 @@ def hard_shrink(threshold: float = 0.5) -> curve_lib.Curve:
         (1.0, 0.0, 1.0),
         (0.0, 0.0, 0.0),
     )
+
+
+def _shrinking(name: str, threshold: float) -> float:
+    if not threshold >= 0:
+        raise NotImplementedError(f"{name} has no rule for a threshold below 0: {threshold}.")
+    return float(threshold)
 
 
 def elu(alpha: float = 1.0) -> curve_lib.Curve:
@@ -158,48 +172,64 @@ def _exponential_unit(name: str, left: float, width: float, right: float) -> cur
     )
 
 
-def gelu(approximate: bool = False) -> curve_lib.Curve:
-    """``keras.activations.gelu``: x times the normal distribution function, or its tanh form."""
-    bend, turn = (
-        (1.4185040087908283, -0.7524614220710163)
-        if approximate
-        else (math.sqrt(2.0), -0.7517915246935644)
-    )
+def gelu(
+    approximate: bool = False, root: float = math.sqrt(2.0), cubic: float = 0.044715
+) -> curve_lib.Curve:
+    """``keras.activations.gelu``: x times the normal distribution function, or its tanh form.
+
+    Args:
+        approximate: Whether it is the tanh form.
+        root: The square root of 2 as the executed function holds it.
+        cubic: The coefficient of the tanh form, likewise.
+    """
+    if approximate:
+        return _gelu_tanh(cubic)
+
+    def share(x: types.Tensor) -> types.Tensor:
+        return 0.5 * (1.0 + ops.erf(_near(x) / root))
+
+    def derivative(x: types.Tensor) -> types.Tensor:
+        density = ops.exp(-ops.square(_near(x) / root)) / (root * math.sqrt(math.pi))
+        return share(x) + x * density
+
     return curve_lib.Curve(
         "gelu",
-        _gelu_tanh if approximate else _gelu,
-        _gelu_tanh_derivative if approximate else _gelu_derivative,
+        lambda x: x * share(x),
+        derivative,
+        breaks=(-root, root),
+        curvature=("concave", "convex", "concave"),
+        turning=(-0.7517915246935644 * root / math.sqrt(2.0),),
+        limits=(0.0, _INF),
+        noise=6.0,
+    )
+
+
+def _gelu_tanh(cubic: float) -> curve_lib.Curve:
+    # How far `cubic` is rounded moves these points by 1e-9, where f is straight to 1e-17.
+    bend, turn = 1.4185040087908283, -0.7524614220710163
+    scale = 2.0 * math.sqrt(2.0 / math.pi)
+
+    def inner(x: types.Tensor) -> types.Tensor:
+        return scale * (x + cubic * x * x * x)
+
+    def function(x: types.Tensor) -> types.Tensor:
+        return x * ops.sigmoid(inner(_near(x)))  # (1 + tanh(z)) / 2 = sigmoid(2 * z)
+
+    def derivative(x: types.Tensor) -> types.Tensor:
+        near = _near(x)
+        slope = scale * (1.0 + 3.0 * cubic * ops.square(near))
+        return ops.sigmoid(inner(near)) * (1.0 + near * ops.sigmoid(-inner(near)) * slope)
+
+    return curve_lib.Curve(
+        "gelu",
+        function,
+        derivative,
         breaks=(-bend, bend),
         curvature=("concave", "convex", "concave"),
         turning=(turn,),
         limits=(0.0, _INF),
-        noise=1.0 if approximate else 6.0,
+        noise=1.0,
     )
-
-
-# In float64, TensorFlow's own gelu has constants that went through float32.
-def _gelu(x: types.Tensor) -> types.Tensor:
-    return 0.5 * x * (1.0 + ops.erf(_near(x) / math.sqrt(2.0)))
-
-
-def _gelu_derivative(x: types.Tensor) -> types.Tensor:
-    density = ops.exp(-0.5 * ops.square(_near(x))) / math.sqrt(2.0 * math.pi)
-    return 0.5 * (1.0 + ops.erf(_near(x) / math.sqrt(2.0))) + x * density
-
-
-def _gelu_tanh(x: types.Tensor) -> types.Tensor:
-    return x * ops.sigmoid(_gelu_inner(_near(x)))  # (1 + tanh(z)) / 2 = sigmoid(2 * z)
-
-
-def _gelu_tanh_derivative(x: types.Tensor) -> types.Tensor:
-    near = _near(x)
-    inner = _gelu_inner(near)
-    slope = 2.0 * math.sqrt(2.0 / math.pi) * (1.0 + 3.0 * 0.044715 * ops.square(near))
-    return ops.sigmoid(inner) * (1.0 + near * ops.sigmoid(-inner) * slope)
-
-
-def _gelu_inner(x: types.Tensor) -> types.Tensor:
-    return 2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
 
 
 def _near(x: types.Tensor) -> types.Tensor:

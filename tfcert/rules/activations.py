@@ -13,12 +13,18 @@ from tfcert.rules.nonlinear import Elementwise
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_activation, register_rule
 
-__all__ = ["leaky_relu", "relu"]
+__all__ = ["gelu", "leaky_relu", "relu"]
 
 
 def leaky_relu(negative_slope: float) -> relaxations.Curve:
     """LeakyReLU as the backend executes it."""
-    return relaxations.leaky_relu(backend.leaky_slope(negative_slope))
+    return relaxations.leaky_relu(backend.kernel_constant(negative_slope))
+
+
+def gelu(approximate: bool = True) -> relaxations.Curve:
+    """``keras.ops.gelu`` as the backend executes it."""
+    root, cubic = 1.0 / backend.kernel_constant(0.5**0.5), backend.kernel_constant(0.044715)
+    return relaxations.gelu(approximate, root, cubic)
 
 
 def relu(
@@ -38,7 +44,7 @@ _FUNCTIONS = {
     keras.activations.elu: _CURVES["elu"],
     keras.activations.celu: _CURVES["celu"],
     keras.activations.selu: _CURVES["selu"],
-    keras.activations.gelu: _CURVES["gelu"],
+    keras.activations.gelu: gelu(False),
     keras.activations.silu: _CURVES["silu"],
     keras.activations.hard_silu: _CURVES["hard_silu"],
     keras.activations.mish: _CURVES["mish"],

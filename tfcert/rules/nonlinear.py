@@ -66,6 +66,14 @@ class Elementwise(Nonlinear):
             return self._curve
         return self._curve(ops.cast(ops.convert_to_tensor(self.variable), dtype))
 
+    def beside(self, p: Any, rows: Rows, frame: Frame, shape: tuple[int, ...]) -> Any:
+        """The function of the entries that rows see: a window has the parameters of its places."""
+        if self.variable is None or rows.window is None:
+            return p
+        values = ops.convert_to_tensor(self.variable)
+        values = ops.broadcast_to(ops.cast(values, rows.coefficients.dtype), shape)
+        return self._curve(frame.take_shared(values, rows))
+
     def apply(self, p: Any, *values: Tensor) -> Tensor:
         return p(values[0])
 

@@ -161,7 +161,7 @@ _FACTORIES: dict[str, tuple[Callable[..., relaxations.Curve], tuple[str, ...]]] 
     "LeakyRelu": (activations.leaky_relu, ("negative_slope",)),
     "Elu": (relaxations.elu, ("alpha",)),
     "Celu": (relaxations.celu, ("alpha",)),
-    "Gelu": (relaxations.gelu, ("approximate",)),
+    "Gelu": (activations.gelu, ("approximate",)),
     "SoftShrink": (relaxations.soft_shrink, ("threshold",)),
     "HardShrink": (relaxations.hard_shrink, ("threshold",)),
     "Threshold": (relaxations.threshold, ("threshold", "default_value")),
@@ -268,10 +268,11 @@ def _transpose(op: Any, x: Node) -> Node:
     return building.rearrange(lambda t: ops.transpose(t, op.axes), x)
 
 
-def _along(name: str, function: Callable[[Any, Any, Any], Any], more: int = 0) -> None:
-    """Registers an operation that moves values along ``op.axis``."""
+def _along(name: str, function: Callable[[Any, Any, Any], Any], adds: bool = False) -> None:
+    """Registers an operation that moves values along ``op.axis``, or adds these axes."""
 
     def rule(op: Any, x: Node) -> Node:
+        more = 0 if not adds else 1 if isinstance(op.axis, int) else len(op.axis)
         axes = _axes(op.axis, x, more)
         axis = axes[0] if isinstance(op.axis, int) else tuple(axes)
         return building.rearrange(lambda t: function(op, t, axis), x)
@@ -280,7 +281,7 @@ def _along(name: str, function: Callable[[Any, Any, Any], Any], more: int = 0) -
 
 
 _along("Squeeze", lambda op, t, axis: ops.squeeze(t, axis))
-_along("ExpandDims", lambda op, t, axis: ops.expand_dims(t, axis), more=1)
+_along("ExpandDims", lambda op, t, axis: ops.expand_dims(t, axis), adds=True)
 _along("Flip", lambda op, t, axis: ops.flip(t, axis))
 _along("Roll", lambda op, t, axis: ops.roll(t, op.shift, axis))
 _along("Repeat", lambda op, t, axis: ops.repeat(t, op.repeats, axis))
