@@ -86,6 +86,8 @@ class LoadTest(parameterized.TestCase):
         ("not_scaled", {"x_test": np.full((3, 28, 28), 255.0)}, r"\[0, 1\].*255\.0 to 255\.0"),
         ("nan", {"x_test": np.full((3, 28, 28), np.nan)}, r"\[0, 1\].*nan to nan"),
         ("negative", {"x_test": np.full((3, 28, 28), -1)}, r"\[0, 255\].*-1 to -1"),
+        ("empty", {"x_test": np.zeros((0, 28, 28), np.uint8)}, "x_test .*is empty"),
+        ("scaled", {"x_test": np.ones((3, 28, 28), np.int64)}, "none above 1.*as floats"),
         ("kind", {"x_test": np.zeros((3, 28, 28), bool)}, "integers or floats.*dtype=bool"),
         ("one_hot", {"y_train": np.eye(12, dtype=int)}, r"y_train .*shape=\(12, 12\)"),
         ("float_labels", {"y_train": np.zeros(12)}, "y_train .*dtype=float64"),

@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 import tfcert
+from tests import training_support as ts
 from tfcert import layers, objectives, schedules
 
 REGION = tfcert.LpBall(0.1, clip=(0.0, 1.0))
@@ -218,3 +219,43 @@ def test_errors(arguments, message):
 def test_refuses_models_without_distances():
     with pytest.raises(ValueError, match="no layer of tfcert.layers.LInfDistance"):
         tfcert.CertifiedTrainer(network("mlp_1x8"), objectives.LInfDistance(REGION))
+
+
+@pytest.mark.parametrize("std", [None, 0.25])
+def test_both_methods_miss_the_same_margin(std):
+    """One layer, whose distances move by all of the radius: the interval bound is the rule's."""
+    keras.utils.set_random_seed(0)
+    front = [] if std is None else [keras.layers.Normalization(mean=0.5, variance=std**2)]
+    distances = [layers.LInfDistance(3), keras.layers.Rescaling(-1.0)]
+    model = keras.Sequential([keras.Input((6,)), *front, *distances])
+    x = np.random.default_rng(0).uniform(0.2, 0.8, (16, 6)).astype("float32")
+    y = np.argmax(np.asarray(model(x)), axis=1)
+    found = []
+    for method in ("lipschitz", "ibp"):
+        objective = objectives.LInfDistance(tfcert.LpBall(0.02), method=method)
+        _, batch = ts.batch_at(objective, model, x, y)
+        lacking = np.asarray(objective.lacking(batch))
+        found.append(lacking[np.arange(3) != y[:, None]])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-4)
+    assert objective.stretch == pytest.approx(1.0 if std is None else 4.0)
+
+
+@pytest.mark.parametrize("units", [4, 1])
+def test_a_network_without_anything_before_its_distances(units):
+    """Their gradients keep the shapes that the loop of an attack and a fit rely on."""
+    entry = keras.Sequential(
+        [
+            keras.Input((5,)),
+            layers.LInfDistance(units),
+            layers.LInfDistance(3, use_bias=True),
+            keras.layers.Rescaling(-1.0),
+        ]
+    )
+    x = np.random.default_rng(0).uniform(size=(4, 5)).astype("float32")
+    y = np.argmax(np.asarray(entry(x)), axis=1)
+    region = tfcert.LpBall(0.05, clip=(0.0, 1.0))
+    points = np.asarray(tfcert.attacks.PGD(region, steps=3)(entry, x, y))
+    assert region.contains(points, x).all()
+    trainer = tfcert.CertifiedTrainer(entry, objectives.AdversarialTraining(region, 2))
+    trainer.compile("sgd")
+    assert np.isfinite(trainer.fit(x, y, epochs=2, batch_size=2, verbose=0).history["loss"]).all()

@@ -214,3 +214,19 @@ def test_a_radius_needs_scores():
     model = _moved(layers.ReLU())
     with pytest.raises(ValueError, match=r"one output of shape \(batch, classes\)"):
         lipschitz.radius(model, _data(model))
+
+
+def test_a_radius_needs_two_scores_and_one_label_each():
+    one = keras.Sequential([keras.Input((3,)), tfcert.layers.LInfDistance(1)])
+    with pytest.raises(ValueError, match=r"at least two scores.*a single score z as \(0, z\)"):
+        lipschitz.radius(one, np.zeros((2, 3), "float32"))
+    several = keras.Sequential([keras.Input((3,)), tfcert.layers.LInfDistance(4)])
+    x = np.zeros((5, 3), "float32")
+    for y, message in (
+        (np.zeros((5, 1), int), "one integer label per input"),
+        (np.zeros(1, int), "one integer label per input"),
+        (np.full(5, 9), r"lie in \[0, 4\)"),
+        (np.full(5, 0.5), "integer class indices"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lipschitz.radius(several, x, y)

@@ -12,6 +12,7 @@ from keras import ops
 
 from tfcert import backend
 from tfcert.bounds import methods, propagation
+from tfcert.bounds.labels import checked_labels
 from tfcert.bounds.statistics import batch_moments, normalizing_nodes
 from tfcert.network import Network, cache_of, network_of
 from tfcert.regions import BoundRegion, Region
@@ -108,7 +109,9 @@ def bound_margins(
         )
     classes, dtype = node.shape[0], _compute_dtype(call)
     if specification is None:
-        target = _checked_labels(y, call.batch, classes)
+        if y is None:
+            raise ValueError("`y` must be given where no `specification` is. Received: y=None.")
+        target = checked_labels(y, call.batch, classes)
     else:
         target = _checked_specification(specification, call.batch, classes, dtype)
 
@@ -297,28 +300,6 @@ def _check_float_safe(network: Network, statistics: str) -> None:
     network.check("rounding")
     backend.check_float64("float_safe=True")
     backend.check_full_precision()
-
-
-def _checked_labels(y: Any, batch: int, classes: int) -> Tensor:
-    if y is None:
-        raise ValueError("`y` must be given where no `specification` is. Received: y=None.")
-    y = ops.convert_to_tensor(y)
-    if len(y.shape) != 1 or y.shape[0] != batch:
-        raise ValueError(
-            f"`y` must hold one integer label per input, shape ({batch},). Received: y of shape "
-            f"{tuple(y.shape)}. One-hot labels: pass y.argmax(-1)."
-        )
-    if not keras.backend.is_int_dtype(y.dtype):
-        kind = keras.backend.standardize_dtype(y.dtype)
-        raise ValueError(f"`y` must be integer class indices. Received: dtype={kind}.")
-    if not backend.is_symbolic(y):
-        values = ops.convert_to_numpy(y)
-        if values.min() < 0 or values.max() >= classes:
-            raise ValueError(
-                f"`y` must lie in [0, {classes}), the model's classes. "
-                f"Received: labels from {values.min()} to {values.max()}."
-            )
-    return ops.cast(y, "int32")
 
 
 def _checked_specification(specification: Any, batch: int, classes: int, dtype: str) -> Tensor:

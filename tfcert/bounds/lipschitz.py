@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from tfcert.bounds.balls import moved
+from tfcert.bounds.labels import checked_labels
 from tfcert.network import Network, network_of
 from tfcert.rules.primitives import Input, Node
 from tfcert.types import Tensor
@@ -80,6 +81,14 @@ def radius(model: keras.Model, x: Tensor, y: Tensor = None) -> Tensor:
             "A radius needs a model with one output of shape (batch, classes). "
             f"Received: output shape {model.output_shape}."
         )
+    if node.shape[0] < 2:
+        raise ValueError(
+            "A radius is that of a class among others: the model must have at least two scores. "
+            f"Received: output shape {model.output_shape}. Give a single score z as (0, z)."
+        )
+    x = ops.convert_to_tensor(x)
+    if y is not None:
+        y = checked_labels(y, x.shape[0], node.shape[0])
     scores = model(ops.cast(x, network.dtype), training=False)
     return radius_of(scores, _factor(network), y)
 

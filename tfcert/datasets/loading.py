@@ -116,6 +116,13 @@ def _images(x: np.ndarray, spec: _Spec, what: str) -> npt.NDArray[np.float32]:
     integers = np.issubdtype(x.dtype, np.integer)
     if not integers and not np.issubdtype(x.dtype, np.floating):
         raise ValueError(f"{what} must hold integers or floats. Received: dtype={x.dtype}.")
+    if not len(x):
+        raise ValueError(f"{what} is empty. Received: shape={x.shape}.")
+    if integers and x.max() == 1:
+        raise ValueError(
+            f"{what} must hold pixels from 0 to {spec.brightest} where they are integers. "
+            f"Received: none above 1 ({x.dtype}). Save images that are scaled already as floats."
+        )
     high = spec.brightest if integers else 1
     # Written so that NaN fails too.
     if x.size and not (x.min() >= 0 and x.max() <= high):

@@ -49,26 +49,25 @@ def distances(x: Tensor, w: Tensor, p: Tensor) -> Tensor:
     dtype = keras.backend.standardize_dtype(x.dtype)
     if dtype in ("float16", "bfloat16"):  # Powers of p up to 1000 leave their range.
         x, w = ops.cast(x, "float32"), ops.cast(w, "float32")
-    found = _differentiable(x, w, ops.cast(p, x.dtype))
-    # TensorFlow's conditions lose the shape.
-    batch = -1 if x.shape[0] is None else x.shape[0]
-    return ops.reshape(ops.cast(found, dtype), (batch, w.shape[1]))
+    return ops.cast(_differentiable(x, w, ops.cast(p, x.dtype)), dtype)
 
 
 @ops.custom_gradient
 def _differentiable(x: Tensor, w: Tensor, p: Tensor) -> Any:
     # Nothing inside is for a gradient tape: its loops have no gradients of their own.
     x, w, p = map(ops.stop_gradient, (x, w, p))
-    norm = _forward(x, w, p)
+    # Conditions and loops of TensorFlow lose shapes that others, as of an attack, rely on.
+    batch = -1 if x.shape[0] is None else x.shape[0]
+    norm = ops.reshape(_forward(x, w, p), (batch, w.shape[1]))
 
     def gradient(*arguments: Any, upstream: Any = None) -> tuple:
         (upstream,) = arguments or (upstream,)
-        upstream = ops.stop_gradient(upstream)
+        upstream = ops.reshape(ops.stop_gradient(upstream), (batch, w.shape[1]))
         # Functions of their own: what nobody asks for, as of a first layer's inputs, is left out.
         first = _first_attaining(x, w, p, norm)
         return (
-            _gradient_for_x(x, w, p, norm, first, upstream),
-            _gradient_for_w(x, w, p, norm, first, upstream),
+            ops.reshape(_gradient_for_x(x, w, p, norm, first, upstream), (batch, w.shape[0])),
+            ops.reshape(_gradient_for_w(x, w, p, norm, first, upstream), tuple(w.shape)),
             ops.zeros_like(p),
         )
 

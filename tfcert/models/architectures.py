@@ -25,7 +25,8 @@ def _convolutions(
     def close(unit: keras.layers.Layer) -> None:
         stack.append(unit)
         if batch_norm:
-            stack.append(keras.layers.BatchNormalization())
+            # With Keras's own epsilon, the variances of such initial weights would vanish in it.
+            stack.append(keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5))
         stack.append(keras.layers.ReLU())
 
     for filters, kernel, stride, padding in layers:

@@ -72,8 +72,8 @@ def _conv(x: Any, filters: int, kernel: int, stride: int) -> Any:
 
 
 def _conv_norm(x: Any, filters: int, kernel: int, stride: int) -> Any:
-    return layers.BatchNormalization()(_conv(x, filters, kernel, stride))
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(_conv(x, filters, kernel, stride))
 
 
 def _norm_relu(x: Any) -> Any:
-    return layers.ReLU()(layers.BatchNormalization()(x))
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x))

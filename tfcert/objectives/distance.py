@@ -55,7 +55,8 @@ class LInfDistance(RobustObjective):
             whose steps do not depend on the size of gradients).
         method: How the margin at the training radius is bounded: "lipschitz" as above, or "ibp":
             ``m`` less ``2 L eps`` is the interval bound. The latter trains hybrids, whose last
-            layers are dense, too.
+            layers are dense, too; L is there the factor of what lies before the first layer of
+            distances, and 1 where that has none.
         train_eps: The radius to train at; the papers take 0.45 for MNIST at 0.3.
         validation_method: How ``verified_accuracy`` is bounded. Default: by `method`.
 
@@ -111,6 +112,7 @@ class LInfDistance(RobustObjective):
                 f"Model {trainer.model.name!r} has no layer of tfcert.layers.LInfDistance or "
                 "LInfDistanceConv2D, which this objective trains."
             )
+        self.stretch = _stretch(trainer.model)
         # Adam's steps do not depend on the size of gradients: s = rate * scale moves by rate times
         # the learning rate.
         self.scale = trainer.add_weight(
@@ -157,7 +159,7 @@ class LInfDistance(RobustObjective):
             # Infinite p or not: the rules bound the network as it is.
             region = self.train_region
             known = Margins(batch.model, batch.x, batch.y, region, "ibp", batch.moments)
-            return -known.interval() / (2.0 * eps)
+            return -known.interval() / (2.0 * self.stretch * eps)
         with _at_infinity(batch.model):
             factor = ops.stop_gradient(lipschitz.factor(batch.model))
         own = ops.take_along_axis(batch.logits, ops.cast(batch.y, "int32")[:, None], axis=-1)
@@ -198,9 +200,21 @@ def _at_infinity(model: keras.Model) -> Iterator[None]:
     layers = distance_layers(model)
     before = [layer.p + 0.0 for layer in layers]
     set_exponent(model, math.inf)
-    yield
-    for layer, p in zip(layers, before, strict=True):
-        layer.p.assign(p)
+    try:
+        yield
+    finally:
+        for layer, p in zip(layers, before, strict=True):
+            layer.p.assign(p)
+
+
+def _stretch(model: keras.Model) -> float:
+    """The Lipschitz factor of what lies before the first layer of distances, as normalisation."""
+    start = distance_layers(model)[0]
+    try:
+        front = keras.Model(model.inputs, start.input)
+        return float(ops.convert_to_numpy(lipschitz.factor(front)))
+    except (NotImplementedError, AttributeError, ValueError):
+        return 1.0  # Dense layers in front, or a layer that is used twice or inside of a model.
 
 
 def _between(ends: tuple[float, float], ramp: Tensor) -> Tensor:
