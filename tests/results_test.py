@@ -50,6 +50,16 @@ def test_results_of_smoothing():
     assert load("smoothing_table").tables().strip() in text
 
 
+def test_methods_of_smoothing_are_compared_at_every_sigma():
+    """By equal epochs and samples; consistency and its base with more samples besides."""
+    logs = load("smoothing_table").read_logs()
+    methods = {"gaussian", "stability", "smoothadv", "macer", "consistency"}
+    for sigma in (0.25, 0.5, 1.0):
+        assert methods <= set(logs[sigma, 10_000, 20])
+        many = [set(known) for (s, n, _), known in logs.items() if (s, n) == (sigma, 100_000)]
+        assert {"gaussian", "consistency"} in many
+
+
 def test_logs_of_another_model_are_not_mixed_in():
     check = load("smoothing_table")._check_model
     target = support.ROOT / "docs" / "results" / "mnist_sigma0.5_gaussian"
