@@ -28,7 +28,7 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
     arguments["validation_data"] = _checked_validation(trainer, arguments.get("validation_data"))
     batch_size = arguments.pop("batch_size", None)
     shuffle = arguments.pop("shuffle", True)
-    split = arguments.pop("validation_split", 0.0)
+    split = arguments.pop("validation_split", None) or 0.0
     weights = arguments.pop("sample_weight", None)
     augment = _augmentation(arguments)
     if not 0.0 <= split < 1.0:
