@@ -237,7 +237,7 @@ def test_both_methods_miss_the_same_margin(std):
         lacking = np.asarray(objective.lacking(batch))
         found.append(lacking[np.arange(3) != y[:, None]])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-4)
-    assert objective.stretch == pytest.approx(1.0 if std is None else 4.0)
+    assert float(objective.stretch()) == pytest.approx(1.0 if std is None else 4.0)
 
 
 @pytest.mark.parametrize("units", [4, 1])

@@ -413,6 +413,11 @@ def test_mirrored_strategy_equals_one_device():
     for name in history:
         np.testing.assert_allclose(history[name], other[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        alone, _ = fit()
+    for a, b in zip(one, alone):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
     # Linear scores of two classes: the attack ends in a corner, wherever it starts.
     def joint():
         objective = objectives.AdvIBP(LpBall(0.03), attack_steps=4, conflict_threshold=1e-4)
@@ -444,7 +449,7 @@ def test_mirrored_strategy_equals_one_device():
             try:
                 trainer.fit(*ts.data(33), batch_size=16, verbose=0)
             except ValueError as error:
-                assert "The last batch of an epoch has 1 samples for 2 devices" in str(error)
+                assert "The last batch of an epoch has a size of 1 for 2 devices" in str(error)
             else:
                 raise AssertionError("not refused")
 

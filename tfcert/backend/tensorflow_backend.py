@@ -205,7 +205,8 @@ class TrainStep:
 
     A mixin before ``keras.Model``; the trainer gives ``batch_of``, ``losses_of``, ``combine`` and
     ``log``. A step whose loss or gradient is NaN or infinite is void: it changes neither weights
-    nor statistics. On several devices the optimizer still counts it, with a gradient of 0.
+    nor statistics. Under a strategy of devices the optimizer still takes it, with a gradient of
+    0: past momentum may move weights once more.
     """
 
     def train_step(self: Any, data: Any) -> dict[str, Any]:
@@ -239,7 +240,7 @@ class TrainStep:
             finite = context.all_reduce("SUM", tf.cast(finite, "float32")) > count - 0.5
         loss, gradient = shared.only_finite(finite, loss, gradient)
         logs = self.log(loss, terms, batch, data)
-        if count > 1:  # No strategy applies gradients inside of a condition.
+        if tf.distribute.has_strategy():  # None applies gradients inside of a condition.
             self.optimizer.apply_gradients(zip(gradient, variables, strict=True))
         else:
             if not self.optimizer.built:  # No variables are made inside of a condition.

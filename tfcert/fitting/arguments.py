@@ -53,12 +53,13 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
             arrays = tuple(array[:cut] for array in arrays)
         batch_size = 32 if batch_size is None else int(batch_size)
         length = math.ceil(len(arrays[0]) / batch_size)
-        _check_leftover(len(arrays[0]) % batch_size, backend.devices_of(trainer.model))
         if augment is not None:
             augment(arrays[0][:1], np.random.default_rng(0))  # Raises before training.
         if arguments.get("steps_per_epoch") is not None:
             length = min(length, int(arguments.pop("steps_per_epoch")))
         arguments.pop("steps_per_epoch", None)
+        if length * batch_size > len(arrays[0]):  # The last, smaller batch is used.
+            _check_leftover(len(arrays[0]) % batch_size, backend.devices_of(trainer.model))
         batches = Shuffled(trainer, arrays, batch_size, bool(shuffle), length, augment)
         data = backend.pipeline(batches)
         own.append(EpochBegin(batches))
@@ -90,8 +91,8 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
 def _check_leftover(left: int, devices: int) -> None:
     if 0 < left < devices:
         raise ValueError(
-            f"The last batch of an epoch has {left} samples for {devices} devices, and not all "
-            "layers can train on none. Choose another `batch_size`, or leave out samples."
+            f"The last batch of an epoch has a size of {left} for {devices} devices, and not all "
+            "layers can train on none. Choose another `batch_size` or `steps_per_epoch`."
         )
 
 

@@ -112,7 +112,7 @@ class LInfDistance(RobustObjective):
                 f"Model {trainer.model.name!r} has no layer of tfcert.layers.LInfDistance or "
                 "LInfDistanceConv2D, which this objective trains."
             )
-        self.stretch = _stretch(trainer.model)
+        self._front = _front(trainer.model)
         # Adam's steps do not depend on the size of gradients: s = rate * scale moves by rate times
         # the learning rate.
         self.scale = trainer.add_weight(
@@ -159,11 +159,17 @@ class LInfDistance(RobustObjective):
             # Infinite p or not: the rules bound the network as it is.
             region = self.train_region
             known = Margins(batch.model, batch.x, batch.y, region, "ibp", batch.moments)
-            return -known.interval() / (2.0 * self.stretch * eps)
+            return -known.interval() / (2.0 * self.stretch() * eps)
         with _at_infinity(batch.model):
             factor = ops.stop_gradient(lipschitz.factor(batch.model))
         own = ops.take_along_axis(batch.logits, ops.cast(batch.y, "int32")[:, None], axis=-1)
         return 1.0 - (own - batch.logits) / (2.0 * factor * eps)
+
+    def stretch(self) -> Tensor:
+        """The Lipschitz factor of what lies before the first layer of distances; else 1."""
+        if self._front is None:
+            return ops.ones((), "float32")
+        return ops.stop_gradient(lipschitz.factor(self._front))
 
     def margins(self, model: keras.Model, x: Tensor, y: Tensor) -> Tensor:
         with _at_infinity(model):
@@ -207,14 +213,15 @@ def _at_infinity(model: keras.Model) -> Iterator[None]:
             layer.p.assign(p)
 
 
-def _stretch(model: keras.Model) -> float:
-    """The Lipschitz factor of what lies before the first layer of distances, as normalisation."""
+def _front(model: keras.Model) -> keras.Model | None:
+    """What lies before the first layer of distances, where that has a Lipschitz factor."""
     start = distance_layers(model)[0]
     try:
         front = keras.Model(model.inputs, start.input)
-        return float(ops.convert_to_numpy(lipschitz.factor(front)))
+        lipschitz.factor(front)
     except (NotImplementedError, AttributeError, ValueError):
-        return 1.0  # Dense layers in front, or a layer that is used twice or inside of a model.
+        return None  # Dense layers in front, or a layer that is used twice or inside of a model.
+    return front
 
 
 def _between(ends: tuple[float, float], ramp: Tensor) -> Tensor:
