@@ -166,6 +166,18 @@ def test_a_ramp_that_never_ends_at_the_full_radius_is_refused():
         objectives.AdvIBP(ts.REGION, schedules.Linear(0.0, 0.5, 0, 1))
 
 
+def test_a_void_step_with_finite_gradients_stays_out_of_the_averages():
+    x, y = ts.data(8)
+    objective = objectives.AdvIBP(ts.REGION)
+    trainer, batch = ts.batch_at(objective, ts.mlp(), x, y, epoch=9)
+    batch.notes["quality"] = ops.zeros(())
+    gradients = [[ops.ones_like(v) for v in trainer.trainable_variables] for _ in range(2)]
+    for loss, count in ((np.inf, 0), (1.0, 1)):
+        terms = {"adversarial": ops.convert_to_tensor(np.float32(loss)), "robust": ops.ones(())}
+        objective.combine(terms, gradients, batch)
+        assert float(objective.moments.count) == count
+
+
 def test_the_joint_step_is_the_combined_gradient():
     x, y = ts.data(16)
     objective = objectives.AdvIBP(ts.REGION, gradients="all", rescale=False)

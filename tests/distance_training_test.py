@@ -259,3 +259,15 @@ def test_a_network_without_anything_before_its_distances(units):
     trainer = tfcert.CertifiedTrainer(entry, objectives.AdversarialTraining(region, 2))
     trainer.compile("sgd")
     assert np.isfinite(trainer.fit(x, y, epochs=2, batch_size=2, verbose=0).history["loss"]).all()
+
+
+def test_the_stretch_is_that_of_the_weights_as_they_are():
+    """A saved trainer gets the weights of its normalisation after it was built."""
+    front = keras.layers.Normalization()
+    front.adapt(np.array([[0.0], [2.0]], "float32"))
+    steps = [front, layers.LInfDistance(3), keras.layers.Rescaling(-1.0)]
+    objective = objectives.LInfDistance(tfcert.LpBall(0.02), method="ibp")
+    tfcert.CertifiedTrainer(keras.Sequential([keras.Input((1,)), *steps]), objective)
+    assert float(objective.stretch()) == pytest.approx(1.0)
+    front.adapt(np.array([[0.0], [0.5]], "float32"))
+    assert float(objective.stretch()) == pytest.approx(4.0)

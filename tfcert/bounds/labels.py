@@ -26,7 +26,7 @@ def checked_labels(y: Any, batch: int | None, classes: int) -> Tensor:
         raise ValueError(f"`y` must be integer class indices. Received: dtype={kind}.")
     if not backend.is_symbolic(y):
         values = ops.convert_to_numpy(y)
-        if values.min() < 0 or values.max() >= classes:
+        if values.size and (values.min() < 0 or values.max() >= classes):
             raise ValueError(
                 f"`y` must lie in [0, {classes}), the model's classes. "
                 f"Received: labels from {values.min()} to {values.max()}."

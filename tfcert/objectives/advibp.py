@@ -287,7 +287,10 @@ class AdvIBP(CrownIBP):
         g1, g2 = gradients
         first, second = ([g[i] for i in self._watched] for g in (g1, g2))
         leads = batch.notes["quality"] <= self.conflict_threshold(batch.clock)
-        c1, c2, conflict = self.moments.weights(first, second, joint, leads, self.rescale)
+        # A void step leaves no trace in the averages, even where its gradients are finite.
+        valid = ops.isfinite(sum(terms.values()))
+        active = ops.logical_and(joint, valid)
+        c1, c2, conflict = self.moments.weights(first, second, active, leads, self.rescale)
         one, zero = ops.ones_like(c1), ops.zeros_like(c1)
         c1 = ops.where(joint, c1, ops.where(adversarial, one, zero))
         c2 = ops.where(joint, c2, ops.where(certified, one, zero))
