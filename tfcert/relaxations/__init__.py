@@ -4,7 +4,8 @@ A `Curve` declares what is known of a function (where it is convex, where it tur
 derived from that. `CURVES` lists the known ones by name; factories make those that take arguments.
 """
 
-from tfcert.relaxations.curve import SLACK, SLOPES, Curve, Lines, monotone_only
+from tfcert.relaxations.curve import SLOPES, Curve, Lines, monotone_only
+from tfcert.relaxations.envelope import SLACK
 from tfcert.relaxations.piecewise import PiecewiseLinear, TwoPiece
 from tfcert.relaxations.table import (
     CURVES,

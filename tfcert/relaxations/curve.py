@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,24 +12,13 @@ import numpy as np
 from keras import ops
 
 from tfcert import types
+from tfcert.relaxations.envelope import SLACK, Envelope, Pair, between, epsilon
 
 __all__ = ["Curve", "Lines", "SLACK", "SLOPES", "monotone_only"]
 
 _INF = math.inf
 
-# Evaluations, slopes and intercepts are rounded. Intercepts are moved outwards by this many machine
-# epsilons of the magnitudes involved, so that the lines hold in exact arithmetic: about 5e-7
-# relative in float32, 1e-15 in float64.
-SLACK = 4.0
-
-# Halvings of a bracket around a touching point. A touching point that is off by d costs about d**2
-# in the intercept, so that 24 halvings reach rounding error for any interval that is narrower than
-# 1000.
-_STEPS = 24
-
 SLOPES = ("adaptive", "same", "zero", "one")
-
-_Point = tuple[types.Tensor, types.Tensor]
 
 
 class Lines(NamedTuple):
@@ -135,7 +123,7 @@ class Curve:
         """The range of f on ``[lower, upper]``; NaN where that leaves the domain."""
         lower, upper, inside = self._inside(lower, upper)
         values = [self._value(lower), self._value(upper)]
-        values += [self._value(_between(t, lower, upper)) for t in self.turning]
+        values += [self._value(between(t, lower, upper)) for t in self.turning]
         low, high = values[0], values[0]
         for value in values[1:]:
             low, high = ops.minimum(low, value), ops.maximum(high, value)
@@ -155,8 +143,8 @@ class Curve:
         bounds = self.interval(lower, upper)
         unstable = self.unstable(lower, upper)
         lower, upper, finite = self._finite(lower, upper)
-        low = self._tightest(1.0, lower, upper)
-        high = self._tightest(-1.0, lower, upper)
+        below = self.envelope(1.0, lower, upper)
+        low, high = below.tightest(), self.envelope(-1.0, lower, upper).tightest()
         if slope != "adaptive":
             other = {
                 "same": -high[0],
@@ -165,7 +153,7 @@ class Curve:
             }[slope]
             low = (
                 ops.where(unstable, other, low[0]),
-                ops.where(unstable, self._offset(1.0, other, lower, upper), low[1]),
+                ops.where(unstable, below.offset(other), low[1]),
             )
         return self._checked(low, (-high[0], -high[1]), bounds, finite)
 
@@ -183,8 +171,8 @@ class Curve:
         """
         bounds = self.interval(lower, upper)
         lower, upper, finite = self._finite(lower, upper)
-        low = self._offset(1.0, lower_slope, lower, upper)
-        high = self._offset(-1.0, -upper_slope, lower, upper)
+        low = self.envelope(1.0, lower, upper).offset(lower_slope)
+        high = self.envelope(-1.0, lower, upper).offset(-upper_slope)
         return self._checked((lower_slope, low), (upper_slope, -high), bounds, finite)
 
     def slope_range(
@@ -203,7 +191,7 @@ class Curve:
         lower, upper, finite = self._finite(lower, upper)
         result = []
         for sign, slope in ((1.0, bounds.lower_slope), (-1.0, -bounds.upper_slope)):
-            least, most = self._envelope_slopes(sign, lower, upper)
+            least, most = self.envelope(sign, lower, upper).end_slopes()
             least = ops.where(finite & ops.isfinite(least), ops.minimum(least, slope), slope)
             most = ops.where(finite & ops.isfinite(most), ops.maximum(most, slope), slope)
             result += [least, most] if sign > 0 else [-most, -least]
@@ -214,174 +202,17 @@ class Curve:
         """Where f is not linear on ``[lower, upper]``, so that tighter bounds of the input help."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         result = lower < upper
-        for low, high in self._segments("linear"):
-            result = result & ((lower < low) | (upper > high))
+        ends = (-_INF, *self.breaks, _INF)
+        for i, kind in enumerate(self.curvature):
+            if kind == "linear":
+                result = result & ((lower < ends[i]) | (upper > ends[i + 1]))
         return result
 
-    # What follows bounds g = sign * f from below; the line above f is minus the line below -f.
+    def envelope(self, sign: float, lower: types.Tensor, upper: types.Tensor) -> Envelope:
+        """What bounds ``sign * f`` from below on an interval on which f is finite."""
+        return Envelope(self, sign, lower, upper)
 
-    def _tightest(
-        self, sign: float, lower: types.Tensor, upper: types.Tensor
-    ) -> tuple[types.Tensor, types.Tensor]:
-        """The supporting line, at the midpoint, of the convex envelope of g."""
-        if self.shape == _convex(sign):
-            middle = 0.5 * lower + 0.5 * upper
-            slope = sign * self.derivative(middle)
-            intercept = sign * self(middle) - slope * middle
-            return slope, intercept - self._slack(intercept, slope, lower, upper)
-        slope = self._support(sign, lower, upper)
-        return slope, self._offset(sign, slope, lower, upper)
-
-    def _support(self, sign: float, lower: types.Tensor, upper: types.Tensor) -> types.Tensor:
-        """Slope of the convex envelope of g at the midpoint m.
-
-        The envelope at m is the least of g(m), where g is convex there, and of all chords across m.
-        A chord that supports g begins at `lower`, at a kink, or at a tangent point.
-        """
-        middle = 0.5 * lower + 0.5 * upper
-        slope = sign * self.derivative(middle)
-        if "monotone" in self.curvature:
-            return ops.zeros_like(slope)
-        value = ops.full_like(middle, _INF)
-        for low, high in self._segments(_convex(sign)):
-            value = ops.where((low <= middle) & (middle <= high), sign * self(middle), value)
-        for start, end in self._chords(sign, lower, upper):
-            apart, chord = _chord(start, end)
-            height = start[1] + chord * (middle - start[0])
-            better = apart & (start[0] <= middle) & (middle <= end[0]) & (height < value)
-            slope = ops.where(better, chord, slope)
-            value = ops.where(better, height, value)
-        least, most = self._derivatives(sign, lower, upper)
-        return ops.maximum(ops.minimum(slope, most), least)
-
-    def _envelope_slopes(
-        self, sign: float, lower: types.Tensor, upper: types.Tensor
-    ) -> tuple[types.Tensor, types.Tensor]:
-        """Slopes of the convex envelope of g at both ends."""
-        if "monotone" in self.curvature:
-            return ops.zeros_like(lower), ops.zeros_like(lower)
-        if self.shape == _convex(sign):
-            return sign * self.derivative(lower), sign * self.derivative(upper)
-        least, most = ops.full_like(lower, _INF), ops.full_like(lower, -_INF)
-        for low, high in self._segments(_convex(sign)):
-            least = ops.where((low <= lower) & (lower < high), sign * self.derivative(lower), least)
-            most = ops.where((low < upper) & (upper <= high), sign * self.derivative(upper), most)
-        for start, end in self._chords(sign, lower, upper):
-            apart, chord = _chord(start, end)
-            least = ops.where(apart & (start[0] <= lower), ops.minimum(least, chord), least)
-            most = ops.where(apart & (end[0] >= upper), ops.maximum(most, chord), most)
-        low, high = self._derivatives(sign, lower, upper)
-        return ops.maximum(least, low), ops.minimum(most, high)
-
-    def _chords(
-        self, sign: float, lower: types.Tensor, upper: types.Tensor
-    ) -> list[tuple[_Point, _Point]]:
-        """Points of g, left and right, between which the convex envelope may be straight."""
-        first, last = (lower, sign * self(lower)), (upper, sign * self(upper))
-        corners = self._corners(sign, lower, upper)
-        # First, so that it wins ties: it alone carries the gradient of both ends.
-        chords = [(first, last)]
-        chords += [(first, corner) for corner in corners] + [(corner, last) for corner in corners]
-        chords += itertools.combinations(corners, 2)
-        for low, high in self._segments(_convex(sign)):
-            left, right = self._tangent_points(sign, low, high, lower, upper)
-            chords += [(first, (left, sign * self(left))), ((right, sign * self(right)), last)]
-        return chords
-
-    def _tangent_points(
-        self, sign: float, low: float, high: float, lower: types.Tensor, upper: types.Tensor
-    ) -> tuple[types.Tensor, types.Tensor]:
-        """Where the tangents from the interval's ends touch the convex ``[low, high]`` of g.
-
-        By the envelope theorem the slope of such a tangent does not change to first order when its
-        touching point moves, so that no gradient is lost by holding these points fixed.
-        """
-        lower, upper = ops.stop_gradient(lower), ops.stop_gradient(upper)
-        ends = ops.stack([lower, upper])
-        heights = sign * self(ends)
-
-        def go_right(x: types.Tensor) -> types.Tensor:
-            above = sign * self(x) + sign * self.derivative(x) * (ends - x) - heights
-            return ops.stack([above[0] > 0, above[1] < 0])
-
-        left, right = _between(low, lower, upper), _between(high, lower, upper)
-        left, right = _bisect(go_right, ops.stack([left, left]), ops.stack([right, right]))
-        left, right = (
-            ops.where(low <= lower, lower, right[0]),
-            ops.where(upper <= high, upper, left[1]),
-        )
-        return ops.stop_gradient(left), ops.stop_gradient(right)
-
-    def _derivatives(
-        self, sign: float, lower: types.Tensor, upper: types.Tensor
-    ) -> tuple[types.Tensor, types.Tensor]:
-        """Least and greatest derivative of g on the interval: no slope outside them is of use.
-
-        They keep the rounding noise of a chord across a tiny interval from spoiling its slope.
-        """
-        points = [lower, upper]
-        for t in self.breaks:
-            points += [_between(side, lower, upper) for side in _neighbours(t, lower)]
-        least = most = sign * self.derivative(points[0])
-        for point in points[1:]:
-            slope = sign * self.derivative(point)
-            least, most = ops.minimum(least, slope), ops.maximum(most, slope)
-        return ops.stop_gradient(least), ops.stop_gradient(most)
-
-    def _offset(
-        self, sign: float, slope: types.Tensor, lower: types.Tensor, upper: types.Tensor
-    ) -> types.Tensor:
-        """The greatest intercept known to be sound: a lower bound of ``g(x) - slope * x``."""
-        result = ops.minimum(sign * self(lower) - slope * lower, sign * self(upper) - slope * upper)
-        for x, value in self._corners(sign, lower, upper):
-            result = ops.minimum(result, value - slope * x)
-        for low, high in self._segments(_convex(sign)):
-            result = ops.minimum(result, self._segment_offset(sign, slope, low, high, lower, upper))
-        for low, high in self._segments("monotone"):
-            left, right = _between(low, lower, upper), _between(high, lower, upper)
-            least = ops.minimum(sign * self(left), sign * self(right))
-            result = ops.minimum(result, least - ops.maximum(slope * left, slope * right))
-        return result - self._slack(result, slope, lower, upper)
-
-    def _segment_offset(
-        self,
-        sign: float,
-        slope: types.Tensor,
-        low: float,
-        high: float,
-        lower: types.Tensor,
-        upper: types.Tensor,
-    ) -> types.Tensor:
-        """A lower bound of ``g(x) - slope * x`` on the convex segment ``[low, high]``.
-
-        The bracket [a, b] around the minimum gives two bounds, as both tangents are below g:
-        g(a) - slope * a + min(g'(a) - slope, 0) * (b - a), and the mirror image at b.
-        """
-        fixed = ops.stop_gradient(slope)
-        start = ops.stop_gradient(_between(low, lower, upper) + ops.zeros_like(slope))
-        end = ops.stop_gradient(_between(high, lower, upper) + ops.zeros_like(slope))
-        start, end = _bisect(lambda x: sign * self.derivative(x) < fixed, start, end)
-        width = ops.where(end > start, end - start, 0.0)
-        fall = ops.minimum(sign * self.derivative(start) - fixed, 0.0)
-        rise = ops.maximum(sign * self.derivative(end) - fixed, 0.0)
-        # An infinite derivative (sqrt at 0) gives the bound -inf, and the other end decides.
-        drop_start = ops.where(width > 0, -fall * width, 0.0)
-        drop_end = ops.where(width > 0, rise * width, 0.0)
-        by_start = (
-            sign * self(start) - fixed * start - drop_start
-            >= sign * self(end) - fixed * end - drop_end
-        )
-        touch = ops.stop_gradient(ops.where(by_start, start, end))
-        touch = ops.where(touch <= lower, lower, ops.where(touch >= upper, upper, touch))
-        return (
-            sign * self(touch)
-            - slope * touch
-            - ops.stop_gradient(ops.where(by_start, drop_start, drop_end))
-        )
-
-    def _checked(
-        self, low: _Point, high: _Point, bounds: types.Bounds, finite: types.Tensor
-    ) -> Lines:
+    def _checked(self, low: Pair, high: Pair, bounds: types.Bounds, finite: types.Tensor) -> Lines:
         """Lines from both (slope, intercept); constants from `bounds` where a line is unusable."""
         least, most = ops.stop_gradient(bounds.lower), ops.stop_gradient(bounds.upper)
         least, most = (
@@ -396,37 +227,6 @@ class Curve:
             ops.where(high_ok, high[0], 0.0),
             ops.where(high_ok, high[1], most),
         )
-
-    def _slack(
-        self,
-        intercept: types.Tensor,
-        slope: types.Tensor,
-        lower: types.Tensor,
-        upper: types.Tensor,
-    ) -> types.Tensor:
-        """How far an intercept is moved outwards for rounding."""
-        size = ops.maximum(ops.abs(lower), ops.abs(upper))
-        scale = ops.abs(intercept) + ops.abs(slope) * size + ops.minimum(size, self.noise)
-        # Products with anything below the smallest normal number may be flushed to 0.
-        tiny = float(np.finfo(keras.backend.standardize_dtype(lower.dtype)).tiny)
-        return ops.stop_gradient(SLACK * (epsilon(lower) * scale + tiny * (1.0 + size)))
-
-    def _corners(self, sign: float, lower: types.Tensor, upper: types.Tensor) -> list[_Point]:
-        """Kinks of g, moved into the interval; ends of convex segments need none."""
-        if self.shape is not None:
-            return []
-        ends = {end for segment in self._segments(_convex(sign)) for end in segment}
-        points = [_between(t, lower, upper) for t in self.breaks if t not in ends]
-        return [(x, sign * self(x)) for x in points]
-
-    def _segments(self, kind: str) -> list[tuple[float, float]]:
-        """The pieces of the line with one kind of curvature."""
-        ends = (-_INF, *self.breaks, _INF)
-        return [
-            (ends[i], ends[i + 1])
-            for i, curvature in enumerate(self.curvature)
-            if curvature == kind
-        ]
 
     def _value(self, x: types.Tensor) -> types.Tensor:
         """f, and its limit at an infinite end."""
@@ -488,52 +288,7 @@ def monotone_only(
     return Curve(name, function, ops.zeros_like, curvature=("monotone",), **facts)
 
 
-def _convex(sign: float) -> str:
-    """The curvature of f for which ``sign * f`` is convex."""
-    return "convex" if sign > 0 else "concave"
-
-
-def _chord(start: _Point, end: _Point) -> tuple[types.Tensor, types.Tensor]:
-    """Whether two points, left one first, lie apart, and the slope from one to the other."""
-    run = end[0] - start[0]
-    # The gradient of a quotient squares the divisor, which must not overflow.
-    apart = run > float(np.finfo(keras.backend.standardize_dtype(run.dtype)).tiny) ** 0.5
-    return apart, (end[1] - start[1]) / ops.where(apart, run, 1.0)
-
-
-def _between(t: types.Tensor, lower: types.Tensor, upper: types.Tensor) -> types.Tensor:
-    return ops.minimum(ops.maximum(lower, t), upper)
-
-
-def _bisect(
-    go_right: Callable[[types.Tensor], types.Tensor], left: types.Tensor, right: types.Tensor
-) -> tuple[types.Tensor, types.Tensor]:
-    """Halves brackets ``[left, right]`` towards where `go_right` turns from true to false."""
-
-    def halve(_: Any, bracket: _Point) -> _Point:
-        left, right = bracket
-        middle = 0.5 * left + 0.5 * right
-        move = go_right(middle)
-        return ops.where(move, middle, left), ops.where(move, right, middle)
-
-    return ops.fori_loop(0, _STEPS, halve, (left, right))
-
-
 def capped(low: types.Tensor, high: types.Tensor) -> types.Bounds:
     """Bounds without an infinite lower one, which would prove anything: f has only overflowed."""
     largest = float(np.finfo(keras.backend.standardize_dtype(low.dtype)).max)
     return types.Bounds(ops.minimum(low, largest), ops.maximum(high, -largest))
-
-
-def epsilon(x: types.Tensor) -> float:
-    """The machine epsilon of a tensor's type."""
-    return float(np.finfo(keras.backend.standardize_dtype(x.dtype)).eps)
-
-
-def _neighbours(t: float, like: types.Tensor) -> tuple[float, float]:
-    """The numbers on both sides of a kink `t`; not denormal, as these count as 0."""
-    dtype = np.dtype(keras.backend.standardize_dtype(like.dtype))
-    if t == 0:
-        return -float(np.finfo(dtype).tiny), float(np.finfo(dtype).tiny)
-    low, high = (np.nextafter(dtype.type(t), dtype.type(end)) for end in (-_INF, _INF))
-    return float(low), float(high)

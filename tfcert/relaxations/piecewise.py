@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from keras import ops
 
 from tfcert import types
 from tfcert.relaxations import curve as curve_lib
+from tfcert.relaxations.envelope import SLACK, Envelope, Pair, epsilon
 
 __all__ = ["PiecewiseLinear", "TwoPiece"]
 
@@ -143,7 +145,7 @@ class TwoPiece(curve_lib.Curve):
         low = ops.minimum(_times(left - lower_slope, lower), _times(right - lower_slope, upper))
         high = ops.maximum(_times(left - upper_slope, lower), _times(right - upper_slope, upper))
         low, high = ops.minimum(low, kink), ops.maximum(high, -kink)
-        slack = curve_lib.SLACK * curve_lib.epsilon(lower) + _zero_or_nan(lower, upper)
+        slack = SLACK * epsilon(lower) + _zero_or_nan(lower, upper)
         return curve_lib.Lines(
             lower_slope,
             low * (1.0 - slack * ops.sign(low)),
@@ -176,7 +178,7 @@ class TwoPiece(curve_lib.Curve):
         bounded = crossing & (width < np.inf)
         # t and the product are rounded up, also where they would be flushed to 0: that lifts the
         # chord at both ends (lowers it, where f is concave).
-        up = 1.0 + curve_lib.SLACK * curve_lib.epsilon(lower)
+        up = 1.0 + SLACK * epsilon(lower)
         tiny = float(np.finfo(keras.backend.standardize_dtype(lower.dtype)).tiny)
         share = ops.where(bounded, upper, 0.0) / ops.where(bounded, width, 1.0) * up + tiny
         intercept = (1.0 - alpha) * (share * up * ops.where(bounded, -lower, 0.0) + tiny)
@@ -233,14 +235,14 @@ class PiecewiseLinear(curve_lib.Curve):
     @property
     def continuous(self) -> bool:
         """Whether f has no jumps."""
-        return all(left == right for _, left, right in self._ends())
+        return all(left == right for _, left, right in self.ends())
 
     def interval(self, lower: types.Tensor, upper: types.Tensor) -> types.Bounds:
         """The range of f on ``[lower, upper]``, limits at jumps included."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         values = [self._value(lower), self._value(upper)]
         low, high = ops.minimum(*values), ops.maximum(*values)
-        for t, left, right in self._ends():
+        for t, left, right in self.ends():
             # A limit counts where its piece reaches into the interval.
             for value, inside in (
                 (left, (lower < t) & (t <= upper)),
@@ -256,7 +258,7 @@ class PiecewiseLinear(curve_lib.Curve):
         """Where a break lies inside the interval; at a jump also where it lies on its border."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         result = ops.zeros_like(lower < upper)
-        for t, left, right in self._ends():
+        for t, left, right in self.ends():
             touches = (
                 (lower < t) & (t < upper)
                 if left == right
@@ -265,34 +267,21 @@ class PiecewiseLinear(curve_lib.Curve):
             result = result | touches
         return result
 
-    def _tightest(
-        self, sign: float, lower: types.Tensor, upper: types.Tensor
-    ) -> tuple[types.Tensor, types.Tensor]:
-        slope, intercept = super()._tightest(sign, lower, upper)
-        stable = ops.logical_not(self.unstable(lower, upper)) & (lower < upper)
-        middle = 0.5 * lower + 0.5 * upper
-        exact = sign * self._piece(middle, self.slopes)
-        offset = sign * self._piece(middle, self.intercepts)
-        if any(value != float(np.float32(value)) for value in self.slopes + self.intercepts):
-            offset = offset - self._slack(offset, exact, lower, upper)  # As 1/6 in hard_sigmoid.
-        return ops.where(stable, exact, slope), ops.where(stable, offset, intercept)
+    def envelope(self, sign: float, lower: types.Tensor, upper: types.Tensor) -> Envelope:
+        """As in `Curve`, with both limits of f at a jump."""
+        return _JumpingEnvelope(self, sign, lower, upper)
 
     def _differentiate(self, x: types.Tensor) -> types.Tensor:
-        return self._piece(x, self.slopes)
+        return self.piece(x, self.slopes)
 
-    def _derivatives(
-        self, sign: float, lower: types.Tensor, upper: types.Tensor
-    ) -> tuple[types.Tensor, types.Tensor]:
-        # A chord across a jump may be steeper than every piece.
-        return -np.inf, np.inf
-
-    def _piece(self, x: types.Tensor, values: Sequence[float]) -> types.Tensor:
+    def piece(self, x: types.Tensor, values: Sequence[float]) -> types.Tensor:
+        """The entry of `values`, one for each piece, of the piece that x is on."""
         result = ops.full_like(x, values[0])
         for t, value in zip(self.breaks, values[1:], strict=True):
             result = ops.where(x >= t, value, result)
         return result
 
-    def _ends(self) -> list[tuple[float, float, float]]:
+    def ends(self) -> list[tuple[float, float, float]]:
         """Breaks with the limits of f from the left and from the right."""
         result = []
         for i, t in enumerate(self.breaks):
@@ -301,22 +290,42 @@ class PiecewiseLinear(curve_lib.Curve):
             result.append((t, left, left if math.isclose(left, right, abs_tol=1e-12) else right))
         return result
 
-    def _corners(
-        self, sign: float, lower: types.Tensor, upper: types.Tensor
-    ) -> list[tuple[types.Tensor, types.Tensor]]:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _JumpingEnvelope(Envelope):
+    """The envelope of a piecewise-linear function: exact on a piece, and below it at jumps."""
+
+    curve: PiecewiseLinear
+
+    def tightest(self) -> Pair:
+        curve, lower, upper = self.curve, self.lower, self.upper
+        slope, intercept = super().tightest()
+        stable = ops.logical_not(curve.unstable(lower, upper)) & (lower < upper)
+        exact = self.sign * curve.piece(self._middle(), curve.slopes)
+        offset = self.sign * curve.piece(self._middle(), curve.intercepts)
+        if any(value != float(np.float32(value)) for value in curve.slopes + curve.intercepts):
+            offset = offset - self._slack(offset, exact)  # As 1/6 in hard_sigmoid.
+        return ops.where(stable, exact, slope), ops.where(stable, offset, intercept)
+
+    def _derivatives(self) -> tuple[types.Tensor, types.Tensor]:
+        # A chord across a jump may be steeper than every piece.
+        return -np.inf, np.inf
+
+    def _corners(self) -> list[Pair]:
+        lower, upper = self.lower, self.upper
         corners = []
-        for t, left, right in self._ends():
+        for t, left, right in self.curve.ends():
             ends = [(left, (lower < t) & (t <= upper))]
             if right != left:
                 ends.append((right, (lower <= t) & (t < upper)))
-            for value, inside in ends:
-                # Elsewhere the corner is the lower end itself.
-                corners.append(
-                    (
-                        ops.where(inside, t, lower),
-                        ops.where(inside, sign * value, sign * self(lower)),
-                    )
+            # Elsewhere the corner is the lower end itself.
+            corners += [
+                (
+                    ops.where(inside, t, lower),
+                    ops.where(inside, self.sign * value, self._g(lower)),
                 )
+                for value, inside in ends
+            ]
         return corners
 
 
@@ -327,7 +336,7 @@ def _relu_lines(lower: types.Tensor, upper: types.Tensor, slope: str) -> curve_l
     intervals too: 1 or 0.
     """
     numbers = np.finfo(keras.backend.standardize_dtype(lower.dtype))
-    up = 1.0 + curve_lib.SLACK * float(numbers.eps)
+    up = 1.0 + SLACK * float(numbers.eps)
     # The gradient of a quotient squares the divisor.
     tiny, large = float(numbers.tiny) ** 0.5, float(numbers.max) / 4
     # Cut off, so that a stable interval with an infinite end has finite differences.
