@@ -142,13 +142,13 @@ def test_scale_learns_at_its_own_rate():
 def test_small_images_are_certified():
     model = network("linf_mlp_3x64")
     (x, y), test = tfcert.datasets.load("digits")
-    x, y = x[: 22 * 64], y[: 22 * 64]  # Whole batches.
-    objective = objectives.LInfDistance(REGION, ramp=(4, 18), weight=(1.0, 0.01), train_eps=0.15)
+    x, y = x[: 16 * 64], y[: 16 * 64]  # Whole batches.
+    objective = objectives.LInfDistance(REGION, ramp=(3, 14), weight=(1.0, 0.01), train_eps=0.15)
     trainer = trainer_of(model, objective, rate=0.05, verified_share=0.0)
     history = trainer.fit(
         *(x, y),
         batch_size=64,
-        epochs=22,
+        epochs=16,
         verbose=0,
         validation_data=test,
         validation_batch_size=len(test[0]),
@@ -254,8 +254,6 @@ def test_a_network_without_anything_before_its_distances(units):
     x = np.random.default_rng(0).uniform(size=(4, 5)).astype("float32")
     y = np.argmax(np.asarray(entry(x)), axis=1)
     region = tfcert.LpBall(0.05, clip=(0.0, 1.0))
-    points = np.asarray(tfcert.attacks.PGD(region, steps=3)(entry, x, y))
-    assert region.contains(points, x).all()
     trainer = tfcert.CertifiedTrainer(entry, objectives.AdversarialTraining(region, 2))
     trainer.compile("sgd")
     assert np.isfinite(trainer.fit(x, y, epochs=2, batch_size=2, verbose=0).history["loss"]).all()

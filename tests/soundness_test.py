@@ -48,7 +48,7 @@ def draw(seed, size, dtype, **options):
     return rng, model, x, random_models.random_region(rng, x, 10.0**size)
 
 
-@examples(25)
+@examples(16)
 @hp.given(seed=SEEDS, size=SIZES)
 def test_outputs_lie_within_the_bounds_of_every_method(seed, size):
     _, model, x, region = draw(seed, size, soundness.dtypes()[0], classes=None)
@@ -62,7 +62,7 @@ def test_outputs_lie_within_the_bounds_of_every_method(seed, size):
         soundness.check_contains(bounds[loose], bounds[tight], f"{tight} in {loose}", tolerance)
 
 
-@examples(10)
+@examples(8)
 @hp.given(seed=SEEDS, size=hps.integers(-2, 1))
 def test_margins_and_other_linear_functions_of_the_outputs(seed, size):
     rng, model, x, region = draw(seed, size, soundness.dtypes()[0])
@@ -87,7 +87,7 @@ def test_margins_and_other_linear_functions_of_the_outputs(seed, size):
         assert (soundness.flat(margins)[0] >= apart - slack).all(), name
 
 
-@examples(10)
+@examples(8)
 @hp.given(seed=SEEDS, size=hps.integers(-2, 1))
 def test_float32(seed, size):
     _, model, x, region = draw(seed, size, "float32")

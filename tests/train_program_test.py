@@ -107,9 +107,9 @@ def test_a_run(tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
-    whole = run(tmp_path / "whole", epochs="6", model="mlp_2x40")
+    arguments = {"epochs": "6", "model": "mlp_2x40", "verify": "ibp"}
+    whole = run(tmp_path / "whole", **arguments)
     assert whole.returncode == 0, whole.stderr
-    arguments = {"epochs": "6", "model": "mlp_2x40"}
     process = subprocess.Popen(
         command(tmp_path / "killed", **arguments),
         cwd=support.ROOT,

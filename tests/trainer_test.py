@@ -324,7 +324,6 @@ class Kill(keras.callbacks.Callback):
 
 
 RESUMED = {
-    "ibp": lambda: ibp(),
     "adversarial": lambda: objectives.AdversarialTraining(TARGET, 2, ramp=(0, 2)),
     "tight": lambda: objectives.TightRelaxation(TARGET, specifications="random", ramp=(0, 2)),
     "advibp": lambda: objectives.AdvIBP(TARGET, (0, 2)),
