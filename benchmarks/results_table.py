@@ -56,12 +56,12 @@ _METHODS = {
 }
 
 
-def read_runs() -> dict[tuple[str, str], dict[str, list[dict[str, Any]]]]:
-    """All kept runs, one per seed, by recipe within radius and network.
+def read_runs() -> dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]]:
+    """All kept runs, one per seed, by recipe within radius, network and number of epochs.
 
     A folder is named as its flag file, with anything that tells runs apart behind "@".
     """
-    runs: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    runs: dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]] = {}
     for folder in sorted(_RUNS.glob("mnist_0.*")):
         parts = {
             name.removesuffix(".json"): json.loads((folder / name).read_text()) for name in _FILES
@@ -69,7 +69,8 @@ def read_runs() -> dict[tuple[str, str], dict[str, list[dict[str, Any]]]]:
         _, eps, recipe = folder.name.split("@")[0].split("_", 2)
         if recipe.startswith("linf"):
             continue
-        known = runs.setdefault((eps, parts["run"]["flags"]["model"]), {})
+        settings = parts["run"]["flags"]
+        known = runs.setdefault((eps, settings["model"], settings["epochs"]), {})
         known.setdefault(recipe, []).append({**parts, "name": folder.name})
     return runs
 
@@ -148,10 +149,11 @@ _PAPERS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, tuple]]]] = {
 def paper_table(page: str) -> str:
     """The runs of one paper's method beside its bases, and the published errors."""
     own, bases, published = _PAPERS[page]
-    lines = ["| ε | network | objective | seeds | clean | PGD | verified |", "| --- " * 7 + "|"]
+    titles = "| ε | network | epochs | objective | seeds | clean | PGD | verified |"
+    lines = [titles, "| --- " * 8 + "|"]
     every, seen = read_runs(), set()
-    for eps, model in sorted(every):
-        runs = every[eps, model]
+    for eps, model, epochs in sorted(every):
+        runs = every[eps, model, epochs]
         if not any(recipe.startswith(own) for recipe in runs):
             continue
         seen.add(eps)
@@ -159,14 +161,14 @@ def paper_table(page: str) -> str:
             if not recipe.startswith(own) and recipe not in bases:
                 continue
             known = runs[recipe]
-            cells = [eps, model, _title(recipe, known), str(len(known))]
+            cells = [eps, model, str(epochs), _title(recipe, known), str(len(known))]
             cells += [_share(known, lambda r: r["clean_error"])]
             cells += [_share(known, lambda r: r["attack"]["error"])]
             cells += [_share(known, lambda r: min(m["error"] for m in r["methods"].values()))]
             lines.append("| " + " | ".join(cells) + " |")
     for eps in sorted(seen & set(published)):
         for row, errors in published[eps].items():
-            cells = [eps, "published", row, "-", *map(str, errors)]
+            cells = [eps, "published", "-", row, "-", *map(str, errors)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -219,20 +221,29 @@ def linf_table() -> str:
     return "\n".join([*lines, *published.values()]) + "\n"
 
 
+def _rate(settings: Mapping[str, Any]) -> str:
+    """The schedule of the learning rate in words."""
+    start = f"learning rate {settings['learning_rate']:g}"
+    if settings.get("decay") == "cosine":
+        return f"{start} along half a cosine to 0"
+    drops = " and ".join(settings["drops"])
+    return f"{start}, times {settings['drop_factor']:g} after epochs {drops}"
+
+
 def tables() -> str:
     """The part of the page that is written by this program."""
     runs = read_runs()
     lines = []
-    for eps, model in sorted(runs):
-        known = runs[eps, model]
+    for eps, model, epochs in sorted(runs):
+        known = runs[eps, model, epochs]
         example = next(iter(known.values()))[0]
         settings = example["run"]["flags"]
         lines += [
-            f"## MNIST, ε = {eps}, {model}",
+            f"## MNIST, ε = {eps}, {model}, {epochs} epochs",
             "",
             f"Errors in percent on {example['results']['samples']:,} test images. "
             f"{example['run']['parameters']:,} parameters, trained at {settings['train_eps']}, "
-            f"{settings['epochs']} epochs, batch {settings['batch_size']}.",
+            f"batch {settings['batch_size']}, {_rate(settings)}.",
             "",
             *table(known),
             "",
