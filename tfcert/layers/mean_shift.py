@@ -19,6 +19,8 @@ class MeanShift(keras.layers.Layer):
     Distances are never negative and grow from layer to layer; this brings them back around 0. While
     training the mean is that of the batch, over all axes but the last, and gradients flow through
     it; at inference it is the running mean, a constant, and the layer a translation.
+    Under a strategy of several devices each takes the mean of its own part of the batch, as
+    ``keras.layers.BatchNormalization`` does by default.
 
     Args:
         momentum: Share of the old running mean that a training step keeps, in [0, 1): ``running =
