@@ -56,12 +56,16 @@ _METHODS = {
 }
 
 
-def read_runs() -> dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]]:
-    """All kept runs, one per seed, by recipe within radius, network and number of epochs.
+# Radius, network, number of epochs, learning rate: what runs have to share to be compared.
+Group = tuple[str, str, int, float]
+
+
+def read_runs() -> dict[Group, dict[str, list[dict[str, Any]]]]:
+    """All kept runs, one per seed, by recipe within their group.
 
     A folder is named as its flag file, with anything that tells runs apart behind "@".
     """
-    runs: dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]] = {}
+    runs: dict[Group, dict[str, list[dict[str, Any]]]] = {}
     for folder in sorted(_RUNS.glob("mnist_0.*")):
         parts = {
             name.removesuffix(".json"): json.loads((folder / name).read_text()) for name in _FILES
@@ -70,7 +74,8 @@ def read_runs() -> dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]]:
         if recipe.startswith("linf"):
             continue
         settings = parts["run"]["flags"]
-        known = runs.setdefault((eps, settings["model"], settings["epochs"]), {})
+        group = eps, settings["model"], settings["epochs"], settings["learning_rate"]
+        known = runs.setdefault(group, {})
         known.setdefault(recipe, []).append({**parts, "name": folder.name})
     return runs
 
@@ -149,11 +154,11 @@ _PAPERS: dict[str, tuple[str, tuple[str, ...], dict[str, dict[str, tuple]]]] = {
 def paper_table(page: str) -> str:
     """The runs of one paper's method beside its bases, and the published errors."""
     own, bases, published = _PAPERS[page]
-    titles = "| ε | network | epochs | objective | seeds | clean | PGD | verified |"
+    titles = "| ε | network | epochs, rate | objective | seeds | clean | PGD | verified |"
     lines = [titles, "| --- " * 8 + "|"]
     every, seen = read_runs(), set()
-    for eps, model, epochs in sorted(every):
-        runs = every[eps, model, epochs]
+    for group in sorted(every):
+        runs, (eps, model, epochs, rate) = every[group], group
         if not any(recipe.startswith(own) for recipe in runs):
             continue
         seen.add(eps)
@@ -161,7 +166,7 @@ def paper_table(page: str) -> str:
             if not recipe.startswith(own) and recipe not in bases:
                 continue
             known = runs[recipe]
-            cells = [eps, model, str(epochs), _title(recipe, known), str(len(known))]
+            cells = [eps, model, f"{epochs} at {rate:g}", _title(recipe, known), str(len(known))]
             cells += [_share(known, lambda r: r["clean_error"])]
             cells += [_share(known, lambda r: r["attack"]["error"])]
             cells += [_share(known, lambda r: min(m["error"] for m in r["methods"].values()))]
@@ -223,23 +228,22 @@ def linf_table() -> str:
 
 def _rate(settings: Mapping[str, Any]) -> str:
     """The schedule of the learning rate in words."""
-    start = f"learning rate {settings['learning_rate']:g}"
     if settings.get("decay") == "cosine":
-        return f"{start} along half a cosine to 0"
+        return "learning rate along half a cosine to 0"
     drops = " and ".join(settings["drops"])
-    return f"{start}, times {settings['drop_factor']:g} after epochs {drops}"
+    return f"learning rate times {settings['drop_factor']:g} after epochs {drops}"
 
 
 def tables() -> str:
     """The part of the page that is written by this program."""
     runs = read_runs()
     lines = []
-    for eps, model, epochs in sorted(runs):
-        known = runs[eps, model, epochs]
+    for group in sorted(runs):
+        known, (eps, model, epochs, rate) = runs[group], group
         example = next(iter(known.values()))[0]
         settings = example["run"]["flags"]
         lines += [
-            f"## MNIST, ε = {eps}, {model}, {epochs} epochs",
+            f"## MNIST, ε = {eps}, {model}, {epochs} epochs at {rate:g}",
             "",
             f"Errors in percent on {example['results']['samples']:,} test images. "
             f"{example['run']['parameters']:,} parameters, trained at {settings['train_eps']}, "
