@@ -254,6 +254,8 @@ def test_a_network_without_anything_before_its_distances(units):
     x = np.random.default_rng(0).uniform(size=(4, 5)).astype("float32")
     y = np.argmax(np.asarray(entry(x)), axis=1)
     region = tfcert.LpBall(0.05, clip=(0.0, 1.0))
+    points = np.asarray(tfcert.attacks.PGD(region, steps=3)(entry, x, y))
+    assert region.contains(points, x).all()
     trainer = tfcert.CertifiedTrainer(entry, objectives.AdversarialTraining(region, 2))
     trainer.compile("sgd")
     assert np.isfinite(trainer.fit(x, y, epochs=2, batch_size=2, verbose=0).history["loss"]).all()
