@@ -7,6 +7,7 @@ import hypothesis as hp
 import hypothesis.strategies as hps
 import keras
 import numpy as np
+import pytest
 from absl.testing import parameterized
 from keras import ops
 from scipy import special
@@ -736,3 +737,18 @@ class CompiledTest(parameterized.TestCase):
         )
         for part in lines:
             self.assertEqual(tuple(part.shape), (2, 5, 4))
+
+
+@pytest.mark.parametrize("name", ["tanh", "gelu", "softsign", "softplus"])
+def test_slope_range_spans_the_slopes_of_the_envelope(name):
+    """At an end they are the extreme slopes of all chords that begin there."""
+    curve = relaxations.CURVES[name]
+    lower, upper = np.sort(np.random.default_rng(4).uniform(-4, 4, (2, 60)), axis=0)
+    upper = np.maximum(upper, lower + 0.1)
+    x = lower + (upper - lower) * np.linspace(0.0, 1.0, 4001)[:, None]
+    (f,) = numpy([curve(x)])
+    first = (f[1:] - f[0]) / (x[1:] - x[0])
+    last = (f[-1] - f[:-1]) / (x[-1] - x[:-1])
+    expected = first.min(0), last.max(0), last.min(0), first.max(0)
+    for found, end in zip(numpy(curve.slope_range(lower, upper)), expected, strict=True):
+        np.testing.assert_allclose(found, end, atol=4e-3)
