@@ -26,12 +26,14 @@ if _NAME == "tensorflow":
         kernel_constant,
         loop,
         misplaces_sum,
+        phases_pay,
         pipeline,
         prefers_xla,
         replica,
         replicas,
         value_and_gradients,
         vector_jacobian,
+        with_gradient,
     )
 elif _NAME == "jax":
     from tfcert.backend.jax_backend import (  # type: ignore[assignment]
@@ -49,12 +51,14 @@ elif _NAME == "jax":
         kernel_constant,
         loop,
         misplaces_sum,
+        phases_pay,
         pipeline,
         prefers_xla,
         replica,
         replicas,
         value_and_gradients,
         vector_jacobian,
+        with_gradient,
     )
 else:
     raise ImportError(
@@ -77,6 +81,7 @@ __all__ = [
     "kernel_constant",
     "loop",
     "misplaces_sum",
+    "phases_pay",
     "pipeline",
     "portable",
     "prefers_xla",
@@ -84,4 +89,5 @@ __all__ = [
     "replicas",
     "value_and_gradients",
     "vector_jacobian",
+    "with_gradient",
 ]

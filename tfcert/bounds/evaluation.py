@@ -7,8 +7,10 @@ from typing import Any
 
 from keras import ops
 
+from tfcert import backend
 from tfcert.network import Network
 from tfcert.regions import BoundRegion, Region
+from tfcert.relaxations import Lines
 from tfcert.rules.interval import Interval
 from tfcert.rules.nonlinear import Elementwise, Opaque, passes_zero
 from tfcert.rules.primitives import Constant, Input, Node, Nonlinear
@@ -142,13 +144,27 @@ class Evaluation:
         if node not in self._relaxations:
             primitive = node.primitive
             assert isinstance(primitive, Nonlinear)
-            lines = primitive.relax(
-                self.parameters[node], self.slope, *[self.intervals[s] for s in node.inputs]
-            )
+            p, inputs = self.parameters[node], [self.intervals[s] for s in node.inputs]
+            if self.trains and isinstance(primitive, Elementwise) and passes_zero(p):
+                lines = self._fused_lines(primitive, p, inputs[0])
+            else:
+                lines = primitive.relax(p, self.slope, *inputs)
             self._relaxations[node] = tuple(
                 None if line is None else SampleTable(line) for line in lines
             )
         return self._relaxations[node]
+
+    def _fused_lines(self, primitive: Elementwise, p: Any, interval: Interval) -> Lines:
+        """The lines of a two-piece function, in one kernel: they are dozens of small operations."""
+
+        def slopes_and_intercept(lower: Tensor, upper: Tensor) -> list[Tensor]:
+            lines = primitive.relax(p, self.slope, Interval.from_ends(lower, upper))
+            return [line for line in lines if line is not None]
+
+        through, chord, intercept = backend.fused(
+            slopes_and_intercept, interval.lower, interval.upper
+        )
+        return Lines(through, None, chord, intercept)
 
     def tables(self, node: Node) -> tuple[SampleTable, SampleTable]:
         """Lower and upper ends of a node, as sample tables."""

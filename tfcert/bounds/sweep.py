@@ -6,17 +6,20 @@ is minus the lower bound of the negated row. One sweep carries both.
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 
+from tfcert import backend
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.regions import BoundRegion
 from tfcert.relaxations import Lines
+from tfcert.rules.fused_lines import apply_fused
 from tfcert.rules.linear import Matrix
-from tfcert.rules.nonlinear import Elementwise, apply_lines, dot
+from tfcert.rules.nonlinear import Elementwise, apply_lines, dot, passes_zero
 from tfcert.rules.primitives import Affine, Constant, Input, Node
 from tfcert.rules.rows import Frame, Rows, Window, covers
 from tfcert.rules.windows import Sliding
@@ -66,7 +69,14 @@ def sweep(
     network = evaluation.network
     pending: dict[Node, Rows] = {node: rows}
     total = constant
-    for current in network.ancestors(node):
+    path = network.ancestors(node)
+    readers = collections.Counter(source for reader in path for source in reader.inputs)
+    shifted: set[Node] = set()  # Affine nodes whose bias a later node has taken along.
+
+    def ends(at: Node) -> bool:
+        return evaluation.is_cut(at) or (stop is not None and at is not node and stop(at))
+
+    for current in path:
         if current not in pending:
             continue
         here = pending.pop(current)
@@ -75,9 +85,7 @@ def sweep(
         if record is not None:
             record[current] = here.coefficients
         primitive = current.primitive
-        end = evaluation.is_cut(current) or (
-            stop is not None and current is not node and stop(current)
-        )
+        end = ends(current)
         if current in evaluation.errors and not end:
             total = total - _rounding(evaluation, current, here, frame)
         if isinstance(primitive, Input):
@@ -92,7 +100,13 @@ def sweep(
             total = total + _minimum_on_interval(evaluation, current, here, frame)
             continue
         if isinstance(primitive, Affine):
-            sources, change = _through_affine(evaluation, current, here, frame)
+            biased = current not in shifted
+            sources, change = _through_affine(evaluation, current, here, frame, biased)
+        elif slopes is None and _is_hot(evaluation, current, here, frame):
+            source = current.inputs[0]
+            if isinstance(source.primitive, Affine) and readers[source] == 1 and not ends(source):
+                shifted.add(source)
+            sources, change = _in_one_kernel(evaluation, current, here, frame, source in shifted)
         else:
             sources, change = _through_nonlinear(evaluation, current, here, frame, slopes)
         if change is not None:
@@ -103,13 +117,31 @@ def sweep(
     return total
 
 
+def _is_hot(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> bool:
+    """Whether a training step sweeps whole rows of every sample through a two-piece function."""
+    if not evaluation.trains or rows.window is not None or frame.sample is not None:
+        return False
+    return isinstance(node.primitive, Elementwise) and passes_zero(evaluation.parameters[node])
+
+
+def _in_one_kernel(
+    evaluation: Evaluation, node: Node, rows: Rows, frame: Frame, shifted: bool
+) -> tuple[Any, Tensor]:
+    """Rows through a two-piece function, and through the bias of the affine node before it."""
+    lines = [None if t is None else frame.take(t, rows) for t in evaluation.relaxation(node)]
+    source, shift = node.inputs[0], None
+    if shifted:
+        shift = source.primitive.bias(evaluation.parameters[source])  # type: ignore[attr-defined]
+    return apply_fused(Lines(*lines), rows, shift, turns=evaluation.slope == "same")
+
+
 def _through_affine(
-    evaluation: Evaluation, node: Node, rows: Rows, frame: Frame
+    evaluation: Evaluation, node: Node, rows: Rows, frame: Frame, biased: bool
 ) -> tuple[Any, Tensor | None]:
     primitive, p = node.primitive, evaluation.parameters[node]
     assert isinstance(primitive, Affine)
     shapes = [source.shape for source in node.inputs] + [node.shape]
-    bias, change = primitive.bias(p), None
+    bias, change = primitive.bias(p) if biased else None, None
     if bias is not None:
         bias = ops.broadcast_to(bias, node.shape)
     if rows.window is not None:
@@ -164,7 +196,16 @@ def _rounding(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> T
 
 def _minimum_on_input(evaluation: Evaluation, rows: Rows, frame: Frame) -> Tensor:
     taken = [None if t is None else frame.take(t, rows)[:, 0] for t in evaluation.input_tables]
-    return evaluation.region.minimise_bound(rows.coefficients, BoundRegion(*taken))
+    if not evaluation.trains:
+        return evaluation.region.minimise_bound(rows.coefficients, BoundRegion(*taken))
+    present = [t is not None for t in taken]
+
+    def minimum(coefficients: Tensor, *tensors: Tensor) -> Tensor:
+        given = iter(tensors)
+        bound = BoundRegion(*[next(given) if there else None for there in present])
+        return evaluation.region.minimise_bound(coefficients, bound)
+
+    return backend.fused(minimum, rows.coefficients, *[t for t in taken if t is not None])
 
 
 def _minimum_on_interval(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfcert.rules import building
+from tfcert import backend
+from tfcert.rules import building, phases
 from tfcert.rules.linear import Kernel, Matrix, summed_terms
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_rule
@@ -80,6 +82,22 @@ class _LayerKernel(Kernel):
         return super().rounding(p, unit, *magnitudes)
 
 
+class _PhasedConvolution(_LayerKernel):
+    """A convolution whose transpose is written in phases."""
+
+    windowed: Sliding
+
+    def transpose(
+        self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Tensor]:
+        slide = self.windowed
+        return [
+            phases.transpose(
+                self.linear, coefficients, p["kernel"], slide.stride, slide.before, shapes[0]
+            )
+        ]
+
+
 def _einsum_dense(layer: Any, x: Node) -> Node:
     _plain_kernel(layer)
     left, output = layer.equation.replace(" ", "").split("->")
@@ -133,16 +151,20 @@ def _conv(layer: Any, x: Node) -> Node:
             data_format="channels_last",
         )
 
+    full = int(layer.kernel.shape[-2]) == x.shape[-1]  # Else: several groups of channels.
+    stepping = max(layer.strides) > 1 and dilated == tuple(layer.kernel_size)
+    phased = full and stepping and backend.phases_pay(x.shape[-1])
     sliding = Sliding(
         lambda value, kernel: linear(value, kernel, "valid"),
         dilated,
-        layer.strides,
+        tuple(layer.strides),
         _before(x.shape[:-1], dilated, layer.strides, layer.padding),
-        full=int(layer.kernel.shape[-2]) == x.shape[-1],  # Else: several groups of channels.
+        full=full,
         taps=math.prod(layer.kernel_size),
     )
     fan_in = math.prod(int(s) for s in layer.kernel.shape[:-1])
-    primitive = _LayerKernel(layer, linear, fan_in=fan_in, windowed=sliding)
+    kind = _PhasedConvolution if phased else _LayerKernel
+    primitive = kind(layer, linear, fan_in=fan_in, windowed=sliding)
     return _finish(layer, apply(primitive, x))
 
 

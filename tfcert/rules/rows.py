@@ -128,7 +128,7 @@ class Frame:
         tensor = values.tensor
         if self.sample is not None and tensor.shape[0] != 1:
             tensor = ops.take(tensor, self.sample, axis=0)
-        return tensor[:, None]
+        return ops.expand_dims(tensor, 1)  # Its gradient is free, that of [:, None] a copy.
 
     def take_shared(self, tensor: Tensor, rows: Rows) -> Tensor:
         """Like ``take`` for values without batch axis, which all samples share."""
