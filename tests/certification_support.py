@@ -4,8 +4,13 @@ import functools
 
 import keras
 import numpy as np
+import pytest
+from keras import ops
 
+import tfcert
 from tfcert import datasets
+
+REGION = tfcert.LpBall(0.05, clip=(0.0, 1.0))
 
 
 def digits(count=60, start=0):
@@ -60,3 +65,21 @@ def trained():
     model.compile(keras.optimizers.Adam(0.01), loss)
     model.fit(x, y, epochs=8, batch_size=64, verbose=0)
     return model
+
+
+def classes(model, x):
+    """What a model predicts."""
+    return np.argmax(ops.convert_to_numpy(model(x)), axis=-1)
+
+
+def certify(*args, **changed):
+    """``tfcert.certify`` without its self-check, which many tests have no use for."""
+    return tfcert.certify(*args, **{"self_check": 0.0, **changed})
+
+
+def needs_float64():
+    """Skips a test where the backend has no float64."""
+    try:
+        tfcert.backend.check_float64("this test")
+    except ValueError as reason:
+        pytest.skip(str(reason))

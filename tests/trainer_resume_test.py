@@ -1,0 +1,209 @@
+"""Training that goes on after a stop, from a file, or on several devices."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+from tests import support
+from tests import training_support as ts
+from tests.trainer_support import TARGET, fitted, ibp, same_weights
+from tfcert import CertifiedTrainer, methods, objectives, schedules
+
+
+class Kill(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+RESUMED = {
+    "adversarial": lambda: objectives.AdversarialTraining(TARGET, 2, ramp=(0, 2)),
+    "tight": lambda: objectives.TightRelaxation(TARGET, specifications="random", ramp=(0, 2)),
+    "advibp": lambda: objectives.AdvIBP(TARGET, (0, 2)),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_run_equals_an_unbroken_one(name, tmp_path):
+    whole, history = fitted(RESUMED[name]())
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(RESUMED[name](), callbacks=[backup, Kill(2)])
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    resumed, rest = fitted(RESUMED[name](), callbacks=[backup])
+    assert len(rest["loss"]) == 2
+    same_weights(whole, resumed, rtol=0, atol=0)
+    np.testing.assert_array_equal(rest["loss"], history["loss"][2:])
+
+
+def test_order_and_noise_follow_the_seed():
+    first, _ = fitted(RESUMED["adversarial"]())
+    again, _ = fitted(RESUMED["adversarial"]())
+    same_weights(first, again, rtol=0, atol=0)
+    x, y = ts.data(40)
+    other = CertifiedTrainer(ts.mlp(), RESUMED["adversarial"](), seed=4)
+    other.compile(keras.optimizers.Adam(1e-2))
+    other.fit(x, y, epochs=4, batch_size=16, verbose=0)
+    kernels = [trainer.model.get_weights()[0] for trainer in (first, other)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-5
+
+
+def test_noise_is_fresh_in_every_step():
+    x, y = ts.data(16)
+    trainer = CertifiedTrainer(ts.mlp(), objectives.AdversarialTraining(TARGET, 1, 1e-6))
+    trainer.compile(keras.optimizers.SGD(0.0))
+    losses = [
+        trainer.train_on_batch(x, y, return_dict=True)["adversarial"] * (i + 1) for i in range(3)
+    ]
+    steps = np.diff(losses, prepend=0)  # The logged number is a mean over the steps so far.
+    assert len(set(np.round(steps, 7))) == 3
+
+
+def test_saving_keeps_the_place_in_the_schedule(tmp_path):
+    x, y = ts.data(40)
+    whole, _ = fitted()
+    half, _ = fitted(epochs=2)
+    half.save(tmp_path / "trainer.keras")
+    again = keras.saving.load_model(tmp_path / "trainer.keras")
+    assert isinstance(again, CertifiedTrainer) and int(again.step) == 6
+    assert again.objective.ramp == half.objective.ramp and again.seed == 3
+    history = again.fit(x, y, epochs=4, initial_epoch=2, batch_size=16, verbose=0).history
+    same_weights(whole, again, rtol=1e-5, atol=1e-6)
+    assert history["eps"][-1] == pytest.approx(0.06)
+    again.model.save(tmp_path / "model.keras")
+    plain = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(plain) is keras.Sequential
+    np.testing.assert_array_equal(plain(x), again.model(x))
+
+
+def test_mirrored_strategy_equals_one_device():
+    code = """
+    import numpy as np
+    import tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    import keras
+    from tests import training_support as ts
+    from tfcert import CertifiedTrainer, LpBall, objectives
+    x, y = ts.data(48)
+
+    def fit():
+        objective = objectives.CrownIBP(LpBall(0.03, clip=(0.0, 1.0)), train_eps=0.06, ramp=(1, 3))
+        trainer = CertifiedTrainer(ts.mlp(), objective, verified_share=1.0)
+        trainer.compile(keras.optimizers.Adam(1e-2))
+        history = trainer.fit(x, y, epochs=4, batch_size=16, validation_data=ts.data(16), verbose=0)
+        return trainer.model.get_weights(), history.history
+
+    one, history = fit()
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    with strategy.scope():
+        two, other = fit()
+    for a, b in zip(one, two):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert set(history) == set(other)
+    for name in history:
+        np.testing.assert_allclose(history[name], other[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        alone, _ = fit()
+    for a, b in zip(one, alone):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+    # Linear scores of two classes: the attack ends in a corner, wherever it starts.
+    def joint():
+        objective = objectives.AdvIBP(LpBall(0.03), attack_steps=4, conflict_threshold=1e-4)
+        trainer = CertifiedTrainer(ts.mlp(classes=2, units=(), inputs=6), objective)
+        trainer.compile(keras.optimizers.Adam(1e-2))
+        x, y = ts.data(32, (6,), classes=2)
+        history = trainer.fit(x, y, epochs=2, batch_size=16, verbose=0)
+        return trainer.model.get_weights(), history.history
+
+    one, history = joint()
+    with strategy.scope():
+        two, other = joint()
+    for a, b in zip(one, two):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    # The one is of a part of each device's batch; samples that rest early differ by their start.
+    for name in set(history) - {"verified_accuracy", "quality"}:
+        np.testing.assert_allclose(history[name], other[name], rtol=1e-3, atol=1e-6, err_msg=name)
+    assert 0.7 < sum(other["quality"]) / sum(history["quality"]) < 1.3
+
+    # The last batch of an epoch has one sample: the second device has none.
+    with strategy.scope():
+        for objective in (objectives.IBP(LpBall(0.03)), objectives.AdvIBP(LpBall(0.03))):
+            trainer = CertifiedTrainer(ts.mlp(), objective)
+            trainer.compile(keras.optimizers.Adam(1e-2))
+            data = tf.data.Dataset.from_tensor_slices(ts.data(33)).batch(16)
+            history = trainer.fit(data, epochs=2, verbose=0).history
+            assert np.isfinite(history["loss"]).all(), history
+            assert np.isfinite(trainer.evaluate(*ts.data(33), batch_size=16, verbose=0)).all()
+            try:
+                trainer.fit(*ts.data(33), batch_size=16, verbose=0)
+            except ValueError as error:
+                assert "The last batch of an epoch has a size of 1 for 2 devices" in str(error)
+            else:
+                raise AssertionError("not refused")
+
+        # A void step of one device is void on the other.
+        trainer = CertifiedTrainer(ts.cnn(batch_norm=True), objectives.Standard())
+        trainer.compile(keras.optimizers.SGD(0.1))
+        x, y = ts.data(16, (6, 6, 1))
+        x[0] = np.nan
+        before = trainer.model.get_weights()
+        assert np.isnan(trainer.train_on_batch(x, y, return_dict=True)["loss"])
+        for a, b in zip(trainer.model.get_weights(), before):
+            np.testing.assert_array_equal(a, b)
+    print("equal")
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=support.ROOT,
+        env={**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": str(support.ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout.split()[-1:] == ["equal"], result.stdout + result.stderr[-3000:]
+
+
+def test_a_schedule_that_outlasts_training_warns():
+    with pytest.warns(UserWarning, match="schedule of ramp ends after epoch 9.*after 4"):
+        fitted(ibp(ramp=(1, 9)))
+    with pytest.warns(UserWarning, match="ends after epoch 10"):
+        fitted(ibp(ramp=schedules.Linear(0, 1, 0, 30, unit="steps")))
+
+
+def test_going_on_with_a_shorter_fit_warns_of_what_is_left_alone():
+    x, y = ts.data(16)
+    trainer = CertifiedTrainer(ts.mlp(), ibp(ramp=(0, 3)))
+    trainer.compile("sgd", run_eagerly=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trainer.fit(x, y, 16, 3, verbose=0)  # Batch size and epochs by place, as in Keras.
+        assert int(trainer.step) == 3
+        trainer.fit(x, y, 16, 1, verbose=0)
+    trainer.step.assign(1)
+    with pytest.warns(UserWarning, match="ramp ends after epoch 3.*after 2:"):
+        trainer.fit(x, y, 16, 1, verbose=0)
+
+
+def test_a_method_of_validation_is_saved(tmp_path):
+    """With its options, by the trainer's own file and by that of a checkpoint."""
+    method = methods.CrownIBP("zero", intersect=False)
+    trainer, history = fitted(ibp(validation_method=method), validation_data=ts.data(20, seed=1))
+    trainer.save(tmp_path / "trainer.keras")
+    loaded = keras.saving.load_model(tmp_path / "trainer.keras")
+    assert loaded.objective.validation_method == method
+    found = loaded.evaluate(*ts.data(20, seed=1), verbose=0, return_dict=True)
+    assert found["verified_accuracy"] == history["val_verified_accuracy"][-1]
