@@ -1,10 +1,12 @@
 """MAAR: its consistency, its upper bound and its parts without a gradient."""
 
 import hypothesis as hp
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
+import tfcert
 from tests import training_support as ts
 from tests.objectives_support import SEEDS, SETTINGS, softmax
 from tfcert import backend, bound_margins, objectives, schedules
@@ -123,3 +125,17 @@ def test_boosted_cross_entropy():
     np.testing.assert_allclose(boosted_cross_entropy(y, z), expected, rtol=1e-5)
     sure = np.array([[-200.0, 200.0]], "float32")
     assert np.isfinite(np.asarray(boosted_cross_entropy(np.array([0]), sure))).all()
+
+
+def test_xla_compiles_a_sweep_whose_weight_falls():
+    def weights(jit_compile):
+        objective = objectives.MAAR(
+            tfcert.LpBall(0.05), weight=1.0, backward_weight=(1.0, 0.0), ramp=(0, 2)
+        )
+        trainer = tfcert.CertifiedTrainer(ts.mlp(), objective)
+        trainer.compile(keras.optimizers.SGD(0.1), jit_compile=jit_compile)
+        trainer.fit(*ts.data(32), batch_size=16, epochs=2, verbose=0)
+        return trainer.model.get_weights()
+
+    for one, other in zip(weights(True), weights(False), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

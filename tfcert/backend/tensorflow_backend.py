@@ -21,6 +21,7 @@ __all__ = [
     "compiled",
     "eagerly",
     "fused",
+    "fused_with_gradient",
     "is_symbolic",
     "kernel_constant",
     "loop",
@@ -65,12 +66,14 @@ def with_gradient(
 
     @tf.custom_gradient
     def both(*arguments: Tensor) -> Any:
-        def backward(*cotangents: Tensor) -> tuple:
-            # Inside of a condition the gradient is a graph of its own, into which no compiled
-            # function may carry tensors; an operation may.
-            return gradient(tuple(map(tf.identity, arguments)), cotangents)
+        # Inside of a condition the gradient is a graph of its own, which takes tensors from the
+        # branch that it belongs to alone, and by an operation, not by a compiled function.
+        here = tuple(map(tf.identity, arguments))
 
-        return function(*arguments), backward
+        def backward(*cotangents: Tensor) -> tuple:
+            return gradient(tuple(map(tf.identity, here)), cotangents)
+
+        return function(*here), backward
 
     return both
 
@@ -172,17 +175,25 @@ def compile_for_devices(
 
 
 def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
-    """``function(*arguments)`` as one kernel, and its gradient as another, where a graph is built.
+    """``function(*arguments)`` as one kernel, where a graph is being built.
 
-    For chains of elementwise operations, whose time is that of reading and writing memory. The
-    second kernel computes the function anew, so that nothing but the arguments is kept for it.
-
-    Args:
-        function: Of tensors, with one or a list of them as result. No gradient flows to others
-            that it reads.
-        *arguments: Its arguments.
+    For chains of elementwise operations, whose time is that of reading and writing memory.
     """
     # At once, compiling would cost more than one call saves.
+    if tf.executing_eagerly() or shared.PORTABLE.get():
+        return function(*arguments)
+    return compiled(function)(*arguments)
+
+
+def fused_with_gradient(function: Callable[..., Any], *arguments: Tensor) -> Any:
+    """``fused``, with a gradient that is one kernel, too.
+
+    That kernel computes the function anew, so that nothing but the arguments is kept for it.
+
+    Args:
+        function: Of tensors, with one or a list of them as result. It reads no others.
+        *arguments: Its arguments.
+    """
     if tf.executing_eagerly() or shared.PORTABLE.get():
         return function(*arguments)
 

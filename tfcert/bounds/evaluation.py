@@ -161,7 +161,7 @@ class Evaluation:
             lines = primitive.relax(p, self.slope, Interval.from_ends(lower, upper))
             return [line for line in lines if line is not None]
 
-        through, chord, intercept = backend.fused(
+        through, chord, intercept = backend.fused_with_gradient(
             slopes_and_intercept, interval.lower, interval.upper
         )
         return Lines(through, None, chord, intercept)

@@ -146,6 +146,7 @@ class Margins:
         y, rows = self.y[:, None], sign * self.other_rows
         lower = propagation.lower_rows(self.evaluation, method, node, rows, intersect=False)
         label = ops.arange(classes, dtype="int32")[None]
-        row = ops.minimum(label - ops.cast(label > y, "int32"), classes - 2)
-        lower = ops.take_along_axis(lower, row, axis=1)
+        # No gather: XLA cannot compile the gradient of Keras's inside of a condition.
+        below, above = ops.pad(lower, ((0, 0), (0, 1))), ops.pad(lower, ((0, 0), (1, 0)))
+        lower = ops.where(label < y, below, above)
         return ops.where(self.hot > 0, ops.zeros_like(lower), lower)

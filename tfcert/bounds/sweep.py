@@ -13,7 +13,6 @@ from typing import Any
 
 from keras import ops
 
-from tfcert import backend
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.regions import BoundRegion
 from tfcert.relaxations import Lines
@@ -196,16 +195,7 @@ def _rounding(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> T
 
 def _minimum_on_input(evaluation: Evaluation, rows: Rows, frame: Frame) -> Tensor:
     taken = [None if t is None else frame.take(t, rows)[:, 0] for t in evaluation.input_tables]
-    if not evaluation.trains:
-        return evaluation.region.minimise_bound(rows.coefficients, BoundRegion(*taken))
-    present = [t is not None for t in taken]
-
-    def minimum(coefficients: Tensor, *tensors: Tensor) -> Tensor:
-        given = iter(tensors)
-        bound = BoundRegion(*[next(given) if there else None for there in present])
-        return evaluation.region.minimise_bound(coefficients, bound)
-
-    return backend.fused(minimum, rows.coefficients, *[t for t in taken if t is not None])
+    return evaluation.region.minimise_bound(rows.coefficients, BoundRegion(*taken))
 
 
 def _minimum_on_interval(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tensor:

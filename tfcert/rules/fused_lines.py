@@ -44,7 +44,7 @@ def apply_fused(
         return _through_lines(a, lower if turns else ops.stop_gradient(lower), *others)
 
     coefficients = ops.reshape(rows.coefficients, (-1, shape[1], size))
-    coefficients, constant = backend.fused(through, coefficients, *sides)
+    coefficients, constant = backend.fused_with_gradient(through, coefficients, *sides)
     return [Rows(ops.reshape(coefficients, (-1, *shape[1:])), clean=True)], constant
 
 
