@@ -68,19 +68,6 @@ def training_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
-def fused_table() -> str:
-    """The same without a peer, for the loss that sweeps one row."""
-    report = json.loads((_RESULTS / "training_fused_cpu.json").read_text())
-    lines = ["| objective | batch | ms | samples/s | × plain |", "| --- " * 5 + "|"]
-    plain = {r["batch"]: r["tfcert_ms"] for r in report["rows"] if r["objective"] == "plain"}
-    for row in report["rows"]:
-        cells = [row["objective"], str(row["batch"]), f"{row['tfcert_ms']:.1f}"]
-        cells.append(f"{row['tfcert_samples_per_second']:.0f}")
-        cells.append(f"{row['tfcert_ms'] / plain[row['batch']]:.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
-
-
 def serving_table() -> str:
     """Milliseconds per request, and as multiples of the plain model's."""
     report = json.loads((_RESULTS / "serving_cpu.json").read_text())
@@ -307,7 +294,6 @@ TABLES = {
     "smoothing": smoothing_table,
     "adaptive": adaptive_table,
     "tightness": tightness_table,
-    "training_fused": fused_table,
     "epochs": epochs_table,
     "paired": paired_table,
 }
