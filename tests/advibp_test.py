@@ -127,6 +127,41 @@ def test_phases():
     np.testing.assert_allclose(joint["robust"], certified, rtol=1e-5)
 
 
+def test_phases_with_a_sweep():
+    """AdvCROWN-IBP: the sweep rests with the certified loss, and is CROWN-IBP's beside it."""
+    x, y = ts.data(8)
+    options = {"backward_weight": (1.0, 1.0)}
+    swept = objectives.CrownIBP(ts.REGION, 0.0, (1.0, 1.0))
+    certified = ts.terms_at(swept, ts.mlp(), x, y)["robust"]
+    interval = ts.terms_at(objectives.IBP(ts.REGION, 0.0), ts.mlp(), x, y)["robust"]
+    assert certified < 0.99 * interval
+    attacked = ts.terms_at(_objective(**options), ts.mlp(), x, y, 2.0)
+    assert attacked["adversarial"] > 0.0 and attacked["robust"] == 0.0
+    joint = ts.terms_at(_objective(**options), ts.mlp(), x, y, 5.0)
+    np.testing.assert_allclose(joint["robust"], certified, rtol=1e-5)
+    for epoch, weight in ((2.0, 0.0), (3.0, 1.0), (5.0, 1.0)):
+        objective = _objective(**options)
+        _, batch = ts.batch_at(objective, ts.mlp(), x, y, epoch)
+        assert float(objective.weight("backward_weight", batch.clock)) == weight
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="one program on JAX")
+def test_a_sweep_by_xla_trains_as_without():
+    x, y = ts.data(16, (6, 6, 1))
+    trained = []
+    for by_xla in (False, True):
+        objective = objectives.AdvIBP(ts.REGION, joint_begin=2.0, backward_weight=0.5)
+        trainer = CertifiedTrainer(ts.cnn(), objective)
+        trainer.compile(keras.optimizers.SGD(0.1), jit_compile=by_xla)
+        # XLA draws other random numbers, which the attack of the joint phase starts from.
+        trainer.fit(x, y, epochs=2, batch_size=16, verbose=0)
+        trained.append(trainer.model.get_weights())
+        joint = trainer.fit(x, y, epochs=1, batch_size=16, verbose=0).history
+        assert joint["adversarial"][0] > 0.0 and np.isfinite(joint["robust"][0])
+    for plain, compiled in zip(*trained, strict=True):
+        np.testing.assert_allclose(compiled, plain, rtol=1e-3, atol=1e-5)
+
+
 def test_the_attack_and_its_quality():
     x, y = ts.data(16)
     model = ts.mlp()

@@ -187,6 +187,14 @@ class AdvIBP(CrownIBP):
         certified = ramp > 0.0
         return ops.logical_or(joint, ops.logical_not(certified)), certified
 
+    def weight(self, name: str, clock: Clock) -> Tensor:
+        """A weight at this step; that of the sweep is 0 while the certified loss rests."""
+        value = super().weight(name, clock)
+        if name != "backward_weight":
+            return value
+        _, certified = self.phase(clock)
+        return ops.where(certified, value, ops.zeros_like(value))
+
     # Losses.
 
     @property
@@ -202,7 +210,12 @@ class AdvIBP(CrownIBP):
             lambda: self._adversarial(batch),
             lambda: (nothing, ops.zeros((), dtype=nothing.dtype)),
         )
-        second = ops.cond(certified, lambda: self._certified(batch), lambda: nothing)
+        if self.weights["backward_weight"].is_zero:
+            second = ops.cond(certified, lambda: self._certified(batch), lambda: nothing)
+        else:
+            # The sweep is a branch of its own, which rests too (``weight``): XLA on TensorFlow has
+            # no gradient of a branch inside of a branch. Intervals cost little beside it.
+            second = ops.where(certified, self._certified(batch), nothing)
         batch.notes["quality"] = quality
         return {"adversarial": first, "robust": second}
 
