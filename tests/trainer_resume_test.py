@@ -46,6 +46,18 @@ def test_a_resumed_run_equals_an_unbroken_one(name, tmp_path):
     np.testing.assert_array_equal(rest["loss"], history["loss"][2:])
 
 
+def test_a_backup_of_the_middle_of_an_epoch_is_named(tmp_path):
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup", 2, delete_checkpoint=False)
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(callbacks=[backup(), Kill(1)])
+    # Of three steps in the first epoch two were backed up; all four epochs run whole.
+    with pytest.warns(UserWarning, match="step 2 was restored.*an epoch of 3.*take 2 steps more"):
+        trainer, _ = fitted(callbacks=[backup()])
+    assert int(trainer.step) == 2 + 4 * 3
+
+
 def test_order_and_noise_follow_the_seed():
     first, _ = fitted(RESUMED["adversarial"]())
     again, _ = fitted(RESUMED["adversarial"]())

@@ -46,7 +46,7 @@ class Shuffled(Batches):
     ):
         super().__init__(arrays, batch_size)
         self.trainer, self.shuffle, self.length, self.augment = trainer, shuffle, length, augment
-        self.start = 0
+        self.start = int(ops.convert_to_numpy(trainer.step))
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:

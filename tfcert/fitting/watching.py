@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from keras import ops
 
 from tfcert import backend
 from tfcert.bounds import methods, propagation
+from tfcert.fitting.samples import Shuffled
 from tfcert.network import network_of
 from tfcert.schedules import Clock
 
@@ -67,12 +69,29 @@ class EpochBegin(keras.callbacks.Callback):
     Asked for later, from the pipeline, the step counter may have moved already.
     """
 
-    def __init__(self, batches: keras.utils.PyDataset):
+    def __init__(self, batches: Shuffled):
         super().__init__()
-        self.batches = batches
+        self.batches, self.first = batches, True
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        before = self.batches.start
         self.batches.on_epoch_begin()
+        if self.first:
+            _check_restored(before, self.batches.start, len(self.batches), epoch)
+        self.first = False
+
+
+def _check_restored(before: int, step: int, length: int, epoch: int) -> None:
+    """Warns where a callback brought back the weights of the middle of an epoch."""
+    done = step % length
+    if step != before and done:
+        warnings.warn(
+            f"A backup of step {step} was restored, {done} steps into an epoch of {length}. "
+            f"Samples and schedules go on from there, but Keras runs epoch {epoch} whole: this "
+            f"run will take {done} steps more than an unbroken one. For equal weights back up "
+            "after whole epochs, save_freq='epoch'.",
+            stacklevel=2,
+        )
 
 
 def joined(trainer: Any, own: list[keras.callbacks.Callback], callbacks: Any) -> Any:
