@@ -10,7 +10,7 @@ import pytest
 from keras import layers, ops
 
 import tfcert
-from tests import float_safe_test, rule_cases, soundness
+from tests import float_safe_support, rule_cases, soundness
 from tfcert import lipschitz, methods
 from tfcert.bounds import propagation
 from tfcert.layers import LInfDistance, LInfDistanceConv2D, MeanShift, set_exponent
@@ -332,14 +332,14 @@ def test_executions_stay_inside_of_float_safe_bounds(seed, hybrid):
     chosen = SAFE if hybrid else [*SAFE, methods.Lipschitz(float_safe=True)]
     for eps in (0.0, 1e-6, 0.1):
         region = tfcert.LpBall(eps)
-        float_safe_test.check_executions(model, x, region, count=6, seed=seed, chosen=chosen)
+        float_safe_support.check_executions(model, x, region, count=6, seed=seed, chosen=chosen)
 
 
 def test_rounding_is_covered_and_not_by_chance():
     soundness.needs_float64()
     model = distance_network(2, dtype="float32")
     x = 1000.0 + _inputs(model, 2)
-    share = float_safe_test.check_executions(
+    share = float_safe_support.check_executions(
         model, x, tfcert.LpBall(0.0), count=12, chosen=[methods.Lipschitz(float_safe=True)]
     )
     assert share > 0.1
