@@ -258,15 +258,16 @@ class TrainStep:
 
     A mixin before ``keras.Model``; the trainer gives ``batch_of``, ``losses_of``, ``combine`` and
     ``log``. A step whose loss or gradient is NaN or infinite is void: it changes neither weights
-    nor statistics. Under a strategy of devices the optimizer still takes it, with a gradient of
-    0: past momentum may move weights once more.
+    nor statistics nor the optimizer.
     """
 
     def train_step(self: Any, data: Any) -> dict[str, Any]:
         """One step of training, for Keras\'s fit."""
         count = replicas()
-        statistics = shared.changed_by_layers(self.model)
-        before = [tf.identity(variable.value) for variable in statistics]
+        kept = shared.changed_by_layers(self.model)
+        if tf.distribute.has_strategy():  # The optimizer cannot leave out a step, see below.
+            kept = [*kept, *self.trainable_variables, *self.optimizer.variables]
+        before = [tf.identity(variable.value) for variable in kept]
         # A persistent tape keeps all of a loop, such as an attack, and XLA then refuses the loop.
         with tf.GradientTape(persistent=self.objective.separate) as tape:
             batch = self.batch_of(data, True)
@@ -299,7 +300,7 @@ class TrainStep:
             if not self.optimizer.built:  # No variables are made inside of a condition.
                 self.optimizer.build(variables)
             tf.cond(finite, lambda: self._apply(gradient, variables), lambda: None)
-        for variable, value in zip(statistics, before, strict=True):
+        for variable, value in zip(kept, before, strict=True):
             variable.assign(tf.where(finite, variable.value, value))
         self.count_step(finite)
         return logs
