@@ -50,6 +50,20 @@ class InsideTest(parameterized.TestCase):
             if not isinstance(attack, attacks.FGSM):
                 self.assertTrue((support.margin(model, points, y) >= before - 1e-5).all())
 
+    @parameterized.parameters("inf", 2, 1)
+    def test_points_of_a_broken_model(self, norm):
+        model = support.network()
+        kernel, *rest = model.get_weights()
+        kernel[0, 0] = np.nan
+        model.set_weights([kernel, *rest])
+        x, y = np.random.default_rng(0).uniform(size=(6, 8)).astype("float32"), np.arange(6) % 3
+        self.assertTrue(np.isnan(support.array(model(x))).any())
+        region = regions.LpBall(0.3, norm)
+        for kind in (attacks.FGSM, attacks.PGD, attacks.APGD):
+            points = support.array(kind(region)(model, x, y))
+            self.assertTrue(np.isfinite(points).all(), kind)
+            self.assertTrue(region.contains(points, x).all(), kind)
+
     @parameterized.parameters(1.0, 0.5)
     @settings
     @hp.given(seed=seeds)

@@ -232,7 +232,11 @@ class PGD:
         return better(points, losses.margin(y, scores(points)), best, best_margin)
 
     def _measure(self, scores: Scores, y: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of every sample, its margin, and the gradient of the loss."""
+        """The loss of every sample, its margin, and the gradient of the loss.
+
+        Where the model gives no number there is no direction: 0, since a NaN would be a point
+        outside of the region.
+        """
 
         def total(variables: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             logits = scores(variables[0])
@@ -240,7 +244,7 @@ class PGD:
             return ops.sum(loss), (loss, losses.margin(y, logits))
 
         _, (loss, margin), (gradient,) = backend.value_and_gradients(total, [points])
-        return loss, margin, gradient
+        return loss, margin, ops.where(ops.isnan(gradient), ops.zeros_like(gradient), gradient)
 
     def _move(
         self, x: Tensor, points: Tensor, moves: Tensor, gradient: Tensor, step: Tensor

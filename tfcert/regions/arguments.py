@@ -35,7 +35,9 @@ def as_input(x: Tensor) -> Tensor:
     x = ops.convert_to_tensor(x)
     dtype = keras.backend.standardize_dtype(x.dtype)
     if dtype in ("float16", "bfloat16"):
-        raise ValueError(f"x must be float32 or float64. Received: dtype={dtype}.")
+        raise ValueError(
+            f"x must be float32 or float64. Received: dtype={dtype}. Use x.astype('float32')."
+        )
     if not dtype.startswith("float"):
         x = ops.cast(x, keras.config.floatx())
     if len(x.shape) == 0:
