@@ -1,14 +1,8 @@
-"""The certifying program: its logs, going on after kills, and what it refuses."""
+"""The certifying program: its logs, its flags, and what it refuses."""
 
 import dataclasses
 import json
-import os
 import pathlib
-import random
-import signal
-import subprocess
-import sys
-import time
 
 import keras
 import numpy as np
@@ -17,78 +11,21 @@ from absl import app
 from keras import ops
 
 import tfcert
-from tests import certification_support, support
+from tests import certification_support, certify_program_support
+from tests.certify_program_support import BOUNDS, SMOOTH, run
 from tfcert import logs, smoothing
 from tfcert.certification import UnsoundCertificateError, findings, identity
 from tfcert.cli import certify, certify_run
 
-BOUNDS = {"eps": 0.05, "method": ["ibp", "crown-ibp"], "skip": 6}
-SMOOTH = {"sigma": 0.2, "method": ["smoothing"], "n": 300, "skip": 30}
-
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model.keras"
-    certification_support.trained().save(path)
-    return path
+    return certify_program_support.save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
 def settings(model_path, tmp_path):
-    """The flags that all runs share, as ``certify_run.Config`` takes them."""
-
-    def changed(**flags):
-        values = {"model_path": str(model_path), "dataset": "digits", "progress": False}
-        return certify_run.Config(**{**values, "out": str(tmp_path / "run.tsv"), **flags})
-
-    return changed
-
-
-def run(config):
-    return certify_run.run(certify_run.prepare(config), log=lambda line: None)
-
-
-def command(config):
-    flags = []
-    for name, value in dataclasses.asdict(config).items():
-        value = ",".join(value) if isinstance(value, list) else value
-        if value is not None:
-            flags.append(f"--{'' if value is not False else 'no'}{name}" + (
-                "" if isinstance(value, bool) else f"={value}"
-            ))  # fmt: skip
-    return [sys.executable, str(support.ROOT / "trainers/certify.py"), *flags]
-
-
-def start(config, cwd, **options):
-    return subprocess.Popen(
-        command(config),
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(support.ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def lines_of(path):
-    """How many whole lines a file has."""
-    path = pathlib.Path(path)
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def killed(config, cwd, after):
-    """Starts the program and kills it when its log has grown by some lines; its return code."""
-    before = lines_of(config.out)
-    process = start(config, cwd)
-    begin = time.monotonic()
-    while process.poll() is None and time.monotonic() - begin < 120:
-        if lines_of(config.out) >= max(before, 1) + after:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.001)
-    process.communicate()
-    return process.returncode
+    return certify_program_support.settings(model_path, tmp_path / "run.tsv")
 
 
 def test_bounds_leave_a_log(settings, capsys):
@@ -154,32 +91,6 @@ def test_largest_eps_is_a_column(settings):
     assert "radius" in logs.read(settings().out).columns
 
 
-def test_bounds_go_on_after_kills(settings, tmp_path):
-    rng = random.Random(1)
-    config = settings(**{**BOUNDS, "skip": 2, "method": ["ibp"]}, batch_size=4, self_check=0.0)
-    codes = [killed(config, tmp_path, after=rng.randrange(1, 60)) for _ in range(2)]
-    assert codes == [-signal.SIGKILL] * 2
-    process = start(config, tmp_path)
-    text, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert len(logs.read_facts(config.out)["sessions"]) == 3
-    whole = dataclasses.replace(config, out=str(tmp_path / "whole.tsv"))
-    run(whole)
-    broken, unbroken = (
-        sorted(logs.read(path).entries, key=lambda entry: entry["idx"])
-        for path in (config.out, whole.out)
-    )
-    assert [entry["idx"] for entry in broken] == list(range(0, 360, 2))
-    for one, other in zip(broken, unbroken, strict=True):
-        for name in ("idx", "label", "predict", "verdict", "method"):
-            assert one[name] == other[name]
-        if one["verdict"] == "falsified":
-            assert logs.read_counterexample(config.out, one["idx"]).shape == (8, 8, 1)
-    counts = {v: sum(entry["verdict"] == v for entry in broken) for v in logs.VERDICTS}
-    for name, count in counts.items():
-        assert f"{name:<14}{count:>7}" in text
-
-
 def test_smoothing_leaves_the_lines_of_this_field(settings):
     text = run(settings(**SMOOTH))
     log = logs.read(settings().out)
@@ -199,22 +110,6 @@ def test_smoothing_leaves_the_lines_of_this_field(settings):
     radius = np.mean(found.radius * (found.prediction == y[index]))
     assert f"average certified radius  {radius:8.4f}" in text
     assert log.facts["settings"]["n"] == 300 and log.facts["kind"] == "smoothing"
-
-
-def test_smoothing_goes_on_with_the_same_lines(settings, tmp_path):
-    config = settings(**{**SMOOTH, "n": 10_000, "skip": 12}, adaptive=True, seed=3)
-    assert killed(config, tmp_path, after=3) == -signal.SIGKILL
-    before = pathlib.Path(config.out).read_bytes()
-    run(config)
-    after = pathlib.Path(config.out).read_bytes()
-    assert after.startswith(before[: before.rfind(b"\n") + 1])
-    whole = dataclasses.replace(config, out=str(tmp_path / "whole.tsv"))
-    run(whole)
-    texts = [
-        [line.rpartition("\t")[0] for line in pathlib.Path(path).read_text().splitlines()]
-        for path in (config.out, whole.out)
-    ]
-    assert texts[0] == texts[1] and len(texts[0]) == 31
 
 
 def test_adaptive_precision(settings):
@@ -260,74 +155,6 @@ def test_a_model_that_was_saved_in_bfloat16(settings, tmp_path):
     assert logs.read(settings().out).facts["settings"]["precision"] == "bfloat16"
     with pytest.raises(ValueError, match="compute in bfloat16.*Leave out --precision"):
         run(settings(**flags, precision="float32"))
-
-
-def test_another_backend_does_not_go_on(settings, monkeypatch):
-    """Its noise is another one, so that the lines would not be those of one run."""
-    run(settings(**{**SMOOTH, "skip": 60}))
-    monkeypatch.setattr(keras.backend, "backend", lambda: "another")
-    with pytest.raises(ValueError, match="settings .*backend was .tensorflow., is .another."):
-        run(settings(**{**SMOOTH, "skip": 60}))
-
-
-@pytest.mark.parametrize(
-    ("first", "change", "what"),
-    [
-        (SMOOTH, {"seed": 1}, "settings .*seed was 0, is 1"),
-        (SMOOTH, {"alpha": 0.01}, "settings .*alpha was 0.001, is 0.01"),
-        (SMOOTH, {"skip": 60}, "data"),
-        (SMOOTH, {"noise": "laplace"}, "settings"),
-        (SMOOTH, {"precision": "bfloat16"}, "settings .*precision was .float32., is .bfloat16."),
-        (BOUNDS, {"eps": 0.06}, "region, settings"),
-        (BOUNDS, {"max": 300}, "data"),
-        (BOUNDS, {**SMOOTH, "eps": None}, "kind, columns"),
-    ],
-)
-def test_other_flags_do_not_go_on(first, change, what, settings):
-    first = {**first, "skip": 60}
-    change = {"skip": 60, **change} if change.get("skip") != 60 else {"skip": 90}
-    run(settings(**first))
-    before = pathlib.Path(settings().out).read_bytes()
-    with pytest.raises(ValueError, match=f"is the log of another run: it has another {what}"):
-        run(settings(**{**first, **change}))
-    assert pathlib.Path(settings().out).read_bytes() == before
-    run(settings(**first, progress=True))  # This changes no result.
-
-
-def test_another_model_does_not_go_on(settings, tmp_path):
-    first = {**BOUNDS, "skip": 60}
-    run(settings(**first))
-    certification_support.nearest_mean().save(tmp_path / "other.keras")
-    with pytest.raises(ValueError, match="it has another model"):
-        run(settings(**first, model_path=str(tmp_path / "other.keras")))
-
-
-_FULL = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-from tfcert.cli import certify
-certify.run()
-"""
-
-
-def test_a_full_disk(settings, tmp_path):
-    pytest.importorskip("resource")
-    config = settings(**{**SMOOTH, "n": 100, "skip": 2})
-    full = subprocess.run(
-        [sys.executable, "-c", _FULL, *command(config)[2:]],
-        env={**os.environ, "PYTHONPATH": str(support.ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert full.returncode == 1, full.stderr
-    assert "tfcert-certify: [Errno 27] could not be written (File too large)" in full.stderr
-    assert "Traceback" not in full.stderr
-    log = logs.read(config.out)
-    assert 50 < len(log.entries) < 180 and log.cut == ""
-    run(config)
-    assert logs.read(config.out).column("idx").tolist() == list(range(0, 360, 2))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a model", None])
