@@ -9,7 +9,8 @@ from keras import ops
 
 import tfcert
 from tests import certification_support as support
-from tests.certification_support import REGION, certify, classes, needs_float64
+from tests import soundness
+from tests.certification_support import REGION, certify, classes
 from tfcert import logs, methods
 from tfcert.certification import findings, stages
 
@@ -154,7 +155,7 @@ def test_another_run_is_refused(change, what, digits, tmp_path):
     else:
         given |= change
     if "float_safe" in change:
-        needs_float64()
+        soundness.needs_float64()
     with pytest.raises(ValueError, match=f"is the log of another run: it has another {what}"):
         certify(**given, log=log)
     assert log.read_bytes() == before

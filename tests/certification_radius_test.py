@@ -9,7 +9,8 @@ from keras import ops
 
 import tfcert
 from tests import certification_support as support
-from tests.certification_support import REGION, certify, classes, needs_float64
+from tests import soundness
+from tests.certification_support import REGION, certify, classes
 from tfcert import logs
 from tfcert.certification import UnsoundCertificateError, checking, findings
 
@@ -152,7 +153,7 @@ def test_what_cannot_be_decided_stops_the_run(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("_lies")
 def test_rounding_is_recorded(tmp_path):
-    needs_float64()
+    soundness.needs_float64()
     model, x = cancelling(), np.float32([[0.0], [8.0]])
     assert classes(model, np.float32([[-0.6]]))[0] == 1  # In float64: -0.6 + 0.75 > 0.
     region, log = tfcert.LpBall(0.6), tmp_path / "run.tsv"
@@ -172,7 +173,7 @@ def test_rounding_is_recorded(tmp_path):
 
 
 def test_rounding_beyond_the_region_takes_back_the_radius(monkeypatch):
-    needs_float64()
+    soundness.needs_float64()
 
     def holds(model, x, y, region, method):
         return np.where(np.arange(2) == np.asarray(y)[:, None], 0.0, 1.0)
@@ -208,7 +209,7 @@ def test_a_share_is_checked_whatever_the_batch():
 
 
 def test_float64_twin(digits):
-    needs_float64()
+    soundness.needs_float64()
     model, x, _ = digits
     twin = checking.in_float64(model)
     found = ops.convert_to_numpy(twin(x[:5].astype("float64")))

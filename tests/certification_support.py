@@ -4,7 +4,6 @@ import functools
 
 import keras
 import numpy as np
-import pytest
 from keras import ops
 
 import tfcert
@@ -75,11 +74,3 @@ def classes(model, x):
 def certify(*args, **changed):
     """``tfcert.certify`` without its self-check, which many tests have no use for."""
     return tfcert.certify(*args, **{"self_check": 0.0, **changed})
-
-
-def needs_float64():
-    """Skips a test where the backend has no float64."""
-    try:
-        tfcert.backend.check_float64("this test")
-    except ValueError as reason:
-        pytest.skip(str(reason))

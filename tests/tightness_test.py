@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as hps
 
+from tests import soundness
 from tests import training_support as ts
 from tests.objectives_support import SEEDS, SETTINGS, cross_entropy
-from tfcert import LpBall, backend, bound_margins, methods, objectives
+from tfcert import LpBall, bound_margins, methods, objectives
 from tfcert.bounds.margins import Margins
 from tfcert.objectives.tightness import relaxation_tightness
 
@@ -37,10 +38,7 @@ def test_the_gap_is_the_sum_of_weighted_distances(slope, seed, eps):
     ids=["same", "adaptive", "fast-lin"],
 )
 def test_the_gap_is_that_sum_beyond_float32(method):
-    try:
-        backend.check_float64("this test")
-    except ValueError as error:
-        pytest.skip(str(error))
+    soundness.needs_float64()
     model, (x, y) = ts.mlp(dtype="float64"), ts.data(6)
     known, found = _tightness(model, x.astype("float64"), y, LpBall(0.2, clip=(0, 1)), method)
     assert np.asarray(found.gap).dtype == "float64" and np.asarray(found.gap).max() > 0.05
