@@ -1,5 +1,6 @@
 """Set-up that every test shares: the backend, exact matrix products, the shared files."""
 
+import gc
 import os
 import pathlib
 
@@ -25,6 +26,12 @@ elif keras.backend.backend() == "jax":
     import jax
 
     jax.config.update("jax_default_matmul_precision", "highest")
+
+# The libraries' own objects, half a million, stay: collections need not walk through them. Tracing
+# makes many more, few of them garbage.
+gc.collect()
+gc.freeze()
+gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture

@@ -157,8 +157,14 @@ def test_validation_split_and_several_steps_per_execution():
     same_weights(one, several, rtol=1e-5)
 
 
+def _full_batches():
+    """XLA compiles a step anew for every size of a batch: these have one."""
+    x, y = ts.data(32)
+    return {"x": x, "y": y}
+
+
 def test_xla_and_eager_give_the_same():
-    plain, _ = fitted()
+    plain, _ = fitted()  # The last batch is smaller than the others.
     same_weights(plain, fitted(compile_options={"jit_compile": True})[0], rtol=1e-3, atol=1e-5)
     same_weights(plain, fitted(compile_options={"run_eagerly": True})[0], rtol=1e-4, atol=1e-6)
 
@@ -169,23 +175,23 @@ def test_xla_compiles_attacks():
         made.attack.random_start = random_start  # XLA draws other numbers.
         return made
 
-    plain, _ = fitted(objective(False))
-    by_xla, _ = fitted(objective(False), compile_options={"jit_compile": True})
+    plain, _ = fitted(objective(False), **_full_batches())
+    by_xla, _ = fitted(objective(False), compile_options={"jit_compile": True}, **_full_batches())
     same_weights(plain, by_xla, rtol=1e-3, atol=1e-5)
-    _, history = fitted(objective(True), compile_options={"jit_compile": True})
+    _, history = fitted(objective(True), compile_options={"jit_compile": True}, **_full_batches())
     assert history["loss"][-1] < history["loss"][0]
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA is always used elsewhere")
 def test_xla_takes_gradients_of_sweeps_of_hidden_layers():
-    # Loops; the last batch is smaller than the others.
+    # Loops, which are slow to trace and to compile: once.
     def tight():
         return objectives.TightRelaxation(TARGET, base="fast-lin")
 
-    options = {"epochs": 2, "batch_size": 16}
-    plain, _ = fitted(tight(), compile_options={"jit_compile": False}, **options)
+    options = {"epochs": 2, **_full_batches()}
+    eager, _ = fitted(tight(), compile_options={"run_eagerly": True}, **options)
     by_xla, _ = fitted(tight(), compile_options={"jit_compile": True}, **options)
-    same_weights(plain, by_xla, rtol=1e-3, atol=1e-5)
+    same_weights(eager, by_xla, rtol=1e-3, atol=1e-5)
 
 
 def test_a_weight_that_the_loss_does_not_read():
