@@ -107,7 +107,7 @@ def test_a_run(tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
-    arguments = {"epochs": "6", "model": "mlp_2x40", "verify": "ibp"}
+    arguments = {"objective": "ibp", "epochs": "6", "model": "mlp_1x40", "verify": "ibp"}
     whole = run(tmp_path / "whole", **arguments)
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen(

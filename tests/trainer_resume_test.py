@@ -63,7 +63,7 @@ def test_order_and_noise_follow_the_seed():
     again, _ = fitted(RESUMED["adversarial"]())
     same_weights(first, again, rtol=0, atol=0)
     x, y = ts.data(40)
-    other = CertifiedTrainer(ts.mlp(), RESUMED["adversarial"](), seed=4)
+    other = CertifiedTrainer(ts.mlp(units=(6,)), RESUMED["adversarial"](), seed=4)
     other.compile(keras.optimizers.Adam(1e-2))
     other.fit(x, y, epochs=4, batch_size=16, verbose=0)
     kernels = [trainer.model.get_weights()[0] for trainer in (first, other)]

@@ -189,8 +189,8 @@ def test_xla_takes_gradients_of_sweeps_of_hidden_layers():
         return objectives.TightRelaxation(TARGET, base="fast-lin")
 
     options = {"epochs": 2, **_full_batches()}
-    eager, _ = fitted(tight(), compile_options={"run_eagerly": True}, **options)
-    by_xla, _ = fitted(tight(), compile_options={"jit_compile": True}, **options)
+    eager, _ = fitted(tight(), ts.mlp(), {"run_eagerly": True}, **options)
+    by_xla, _ = fitted(tight(), ts.mlp(), {"jit_compile": True}, **options)
     same_weights(eager, by_xla, rtol=1e-3, atol=1e-5)
 
 
