@@ -27,9 +27,6 @@ def exported(tmp_path_factory):
     return export_support.exported(tmp_path_factory.mktemp("export"))
 
 
-# Inputs from clients that may be anything.
-
-
 def test_what_is_no_input_is_never_certified(exported):
     _, _, signatures = exported
     x = inputs(8)

@@ -29,9 +29,6 @@ def exported(tmp_path_factory):
     return export_support.exported(tmp_path_factory.mktemp("export"))
 
 
-# The file.
-
-
 def test_facts(exported):
     model, path, signatures = exported
     facts = json.loads((path / "assets" / saved_model.FACTS).read_text())
