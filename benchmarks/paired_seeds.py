@@ -67,6 +67,19 @@ METHODS = {
         {"gap_weight": (0.0, 0.01), "feasibility_weight": (0.0, 0.01)},
         _TIGHT,
     ),
+    "tight all margins": Method("TightRelaxation", {"specifications": "all"}, _TIGHT),
+    "tight random margin": Method("TightRelaxation", {"specifications": "random"}, _TIGHT),
+    "tight infeasibility 1": Method(
+        "TightRelaxation", {"gap_weight": 0.0, "feasibility_weight": (0.0, 1.0)}, _TIGHT
+    ),
+    "tight infeasibility face": Method(
+        "TightRelaxation", {"gap_weight": 0.0, "distance": "face"}, _TIGHT
+    ),
+    "tight infeasibility sum 0.01": Method(
+        "TightRelaxation",
+        {"gap_weight": 0.0, "feasibility_weight": (0.0, 0.01), "reduction": "sum"},
+        _TIGHT,
+    ),
     "Wong-Kolter": Method(
         "TightRelaxation", {"base": "fast-lin", "gap_weight": 0.0, "feasibility_weight": 0.0}
     ),
