@@ -206,7 +206,7 @@ class JaxTest(unittest.TestCase):
         files = "tests/agreement_test.py tests/rules_test.py tests/float_safe_test.py"
         chosen = (
             "(mnist_fc_3layer and (linf_moderate_clip or CROWN)) or padded_borders"
-            " or wrong_in_float32 or computed_separately or (within_the_bounds and 0.0-mlp)"
+            " or wrong_in_float32 or computed_separately or (within_the_bounds and mlp)"
         )
         self.run_suite(files, chosen, JAX_ENABLE_X64="1")
 
