@@ -33,6 +33,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.filterwarnings("error:A backup of step")
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_resumed_run_equals_an_unbroken_one(name, tmp_path):
     whole, history = fitted(RESUMED[name]())
@@ -56,6 +57,10 @@ def test_a_backup_of_the_middle_of_an_epoch_is_named(tmp_path):
     with pytest.warns(UserWarning, match="step 2 was restored.*an epoch of 3.*take 2 steps more"):
         trainer, _ = fitted(callbacks=[backup()])
     assert int(trainer.step) == 2 + 4 * 3
+    # Nothing is restored where a trainer goes on with epochs of another length.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="A backup of step")
+        trainer.fit(*ts.data(40), batch_size=10, verbose=0)
 
 
 def test_order_and_noise_follow_the_seed():
