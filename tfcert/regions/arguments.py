@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -15,8 +16,10 @@ __all__ = [
     "agree",
     "align",
     "as_array",
+    "as_clip",
     "as_factor",
     "as_input",
+    "as_norm",
     "check_broadcast",
     "check_inside",
     "check_per_sample",
@@ -195,3 +198,38 @@ def plain(value: Any) -> Any:
             f"Received: {show(value)}. Serialise the region that it was made from."
         )
     return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def as_norm(norm: Any) -> float:
+    """p of an l_p norm: a number from 1 on, or "inf"."""
+    try:
+        value = float(norm)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not value >= 1:
+        raise ValueError(f'`norm` must be "inf" or a number from 1 on. Received: norm={norm!r}.')
+    return value
+
+
+def as_clip(clip: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """The limits (low, high) of valid inputs as arrays, or None."""
+    if clip is None:
+        return None
+    try:
+        low, high = clip
+    except (TypeError, ValueError):
+        raise ValueError(f"`clip` must be a pair (low, high). Received: clip={clip!r}.") from None
+    low, high = as_array("clip", low), as_array("clip", high)
+    try:
+        crossed = (low > high).any()
+    except ValueError:
+        raise ValueError(
+            "The limits in `clip` must have shapes that broadcast against each other. "
+            f"Received: low of shape {low.shape}, high of shape {high.shape}."
+        ) from None
+    if crossed:
+        raise ValueError(
+            "`clip` must be (low, high) with low <= high. "
+            f"Received: clip=({show(low)}, {show(high)})."
+        )
+    return low, high

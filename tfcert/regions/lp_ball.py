@@ -60,8 +60,8 @@ class LpBall(region.Region):
             raise ValueError(
                 f"`eps` must be finite and at least 0. Received: eps={arguments.show(self._eps)}."
             )
-        self.norm = _parse_norm(norm)
-        self.clip = _parse_clip(clip)
+        self.norm = arguments.as_norm(norm)
+        self.clip = arguments.as_clip(clip)
         # The region's eps is the exact product of `_eps` and this: 1.0, one number per sample, or
         # a tensor that a schedule computes.
         self._factor: Any = 1.0
@@ -352,7 +352,7 @@ class LpBall(region.Region):
         factor = np.asarray(ops.convert_to_numpy(self._factor), np.longdouble)
         factor = factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
         size = np.broadcast_to(self._eps * factor, x.shape)
-        moves, slack = _difference(points, x)
+        moves, slack = rounding.difference(points, x)
         inside = np.ones(points.shape, bool)
         if self.clip is not None:
             inside &= (points >= np.minimum(self.clip[0], x)) & (
@@ -388,43 +388,3 @@ class LpBall(region.Region):
         norm = "inf" if self.norm == math.inf else self.norm
         fields = {"eps": eps, "norm": norm, "clip": clip}
         return fields if isinstance(self._factor, float) else {**fields, "factor": self._factor}
-
-
-def _parse_norm(norm: Any) -> float:
-    try:
-        value = float(norm)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not value >= 1:
-        raise ValueError(f'`norm` must be "inf" or a number from 1 on. Received: norm={norm!r}.')
-    return value
-
-
-def _parse_clip(clip: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    if clip is None:
-        return None
-    try:
-        low, high = clip
-    except (TypeError, ValueError):
-        raise ValueError(f"`clip` must be a pair (low, high). Received: clip={clip!r}.") from None
-    low, high = arguments.as_array("clip", low), arguments.as_array("clip", high)
-    try:
-        crossed = (low > high).any()
-    except ValueError:
-        raise ValueError(
-            "The limits in `clip` must have shapes that broadcast against each other. "
-            f"Received: low of shape {low.shape}, high of shape {high.shape}."
-        ) from None
-    if crossed:
-        raise ValueError(
-            "`clip` must be (low, high) with low <= high. "
-            f"Received: clip=({arguments.show(low)}, {arguments.show(high)})."
-        )
-    return low, high
-
-
-def _difference(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rounded difference, and what rounding took away from it."""
-    total = first - second
-    rounded = total - first
-    return total, (first - (total - rounded)) - (second + rounded)

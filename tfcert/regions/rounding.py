@@ -15,7 +15,15 @@ from keras import ops
 
 from tfcert.types import Tensor
 
-__all__ = ["add_down", "add_up", "cast_down", "cast_up", "multiply_down", "multiply_up"]
+__all__ = [
+    "add_down",
+    "add_up",
+    "cast_down",
+    "cast_up",
+    "difference",
+    "multiply_down",
+    "multiply_up",
+]
 
 
 def _step(value: Tensor) -> Tensor:
@@ -88,3 +96,10 @@ def round_up(value: np.ndarray, dtype: str) -> np.ndarray:
     tiny = np.finfo(dtype).tiny
     rounded = np.where((rounded > 0) & (rounded < tiny), tiny, rounded)
     return np.where((rounded < 0) & (rounded > -tiny), 0, rounded).astype(dtype)
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rounded difference, and what rounding took away from it."""
+    total = first - second
+    rounded = total - first
+    return total, (first - (total - rounded)) - (second + rounded)

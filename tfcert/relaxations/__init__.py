@@ -7,21 +7,16 @@ derived from that. `CURVES` lists the known ones by name; factories make those t
 from tfcert.relaxations.curve import SLOPES, Curve, Lines, monotone_only
 from tfcert.relaxations.envelope import SLACK
 from tfcert.relaxations.piecewise import PiecewiseLinear, TwoPiece
-from tfcert.relaxations.table import (
-    CURVES,
-    celu,
+from tfcert.relaxations.rectifiers import (
     clip,
-    elu,
-    gelu,
     hard_shrink,
     leaky_relu,
-    power,
     prelu,
     relu,
     soft_shrink,
-    squareplus,
     threshold,
 )
+from tfcert.relaxations.table import CURVES, celu, elu, gelu, power, squareplus
 
 __all__ = [
     "CURVES",

@@ -14,22 +14,15 @@ from keras import activations, ops
 
 from tfcert import types
 from tfcert.relaxations import curve as curve_lib
-from tfcert.relaxations import piecewise
+from tfcert.relaxations import piecewise, rectifiers
 
 __all__ = [
     "CURVES",
     "celu",
-    "clip",
     "elu",
     "gelu",
-    "hard_shrink",
-    "leaky_relu",
     "power",
-    "prelu",
-    "relu",
-    "soft_shrink",
     "squareplus",
-    "threshold",
 ]
 
 _INF = math.inf
@@ -38,103 +31,6 @@ _S_SHAPE: dict[str, Any] = {"breaks": (0.0,), "curvature": ("convex", "concave")
 # keras.activations.selu: scale * elu(x, alpha).
 _SELU_ALPHA = 1.6732632423543772
 _SELU_SCALE = 1.0507009873554805
-
-
-def relu(
-    negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
-) -> curve_lib.Curve:
-    """``keras.layers.ReLU``.
-
-    x above `threshold`, ``negative_slope * (x - threshold)`` below, at most `max_value`. It jumps
-    at a positive threshold.
-    """
-    if max_value is None and threshold == 0:
-        return piecewise.TwoPiece(negative_slope, name="relu")
-    top = _INF if max_value is None else float(max_value)
-    slope, threshold = float(negative_slope), float(threshold)
-    pieces = [(-_INF, slope, -slope * threshold if slope else 0.0)]
-    if threshold < top:
-        pieces.append((threshold, 1.0, 0.0))
-    if top < _INF:
-        pieces.append((max(threshold, top), 0.0, top))
-    starts, slopes, intercepts = zip(*pieces, strict=True)
-    return piecewise.PiecewiseLinear(
-        "relu",
-        lambda x: activations.relu(
-            x, negative_slope=slope, max_value=max_value, threshold=threshold
-        ),
-        starts[1:],
-        slopes,
-        intercepts,
-        limits=(-_INF if slope > 0 else 0.0, top),
-    )
-
-
-def leaky_relu(negative_slope: float = 0.2) -> curve_lib.Curve:
-    """``keras.layers.LeakyReLU``."""
-    return piecewise.TwoPiece(float(negative_slope), name="leaky_relu")
-
-
-def prelu(alpha: types.Tensor) -> curve_lib.Curve:
-    """``keras.layers.PReLU``: `alpha` is a tensor that broadcasts against the inputs."""
-    return piecewise.TwoPiece(alpha, name="prelu")
-
-
-def clip(low: float, high: float) -> curve_lib.Curve:
-    """``min(max(x, low), high)``."""
-    low, high = float(low), float(high)
-    if low > high:
-        raise NotImplementedError(f"clip has no rule for limits that are crossed: {low}, {high}.")
-    if low == high:
-        return piecewise.PiecewiseLinear("clip", lambda x: ops.clip(x, low, high), (), (0,), (low,))
-    return piecewise.PiecewiseLinear(
-        "clip", lambda x: ops.clip(x, low, high), (low, high), (0, 1, 0), (low, 0, high)
-    )
-
-
-def threshold(threshold: float, default_value: float) -> curve_lib.Curve:
-    """``keras.activations.threshold``: x above `threshold`, `default_value` elsewhere."""
-    return piecewise.PiecewiseLinear(
-        "threshold",
-        lambda x: ops.where(x > threshold, x, ops.full_like(x, default_value)),
-        (float(threshold),),
-        (0.0, 1.0),
-        (float(default_value), 0.0),
-    )
-
-
-def soft_shrink(threshold: float = 0.5) -> curve_lib.Curve:
-    """``keras.activations.soft_shrink``: x moved towards 0 by `threshold`."""
-    t = _shrinking("soft_shrink", threshold)
-    if t == 0:
-        return piecewise.PiecewiseLinear("soft_shrink", lambda x: x, (), (1.0,), (0.0,))
-    return piecewise.PiecewiseLinear(
-        "soft_shrink",
-        lambda x: ops.soft_shrink(x, threshold=t),
-        (-t, t),
-        (1.0, 0.0, 1.0),
-        (t, 0.0, -t),
-    )
-
-
-def hard_shrink(threshold: float = 0.5) -> curve_lib.Curve:
-    """``keras.activations.hard_shrink``: 0 on ``[-threshold, threshold]``, x elsewhere."""
-    t = _shrinking("hard_shrink", threshold)
-    if t == 0:
-        return piecewise.PiecewiseLinear("hard_shrink", lambda x: x, (), (1.0,), (0.0,))
-    return piecewise.PiecewiseLinear(
-        "hard_shrink",
-        lambda x: ops.hard_shrink(x, threshold=t),
-        (-t, t),
-        (1.0, 0.0, 1.0),
-        (0.0, 0.0, 0.0),
-    )
-
-
-def _shrinking(name: str, threshold: float) -> float:
-    if not threshold >= 0:
-        raise NotImplementedError(f"{name} has no rule for a threshold below 0: {threshold}.")
-    return float(threshold)
 
 
 def elu(alpha: float = 1.0) -> curve_lib.Curve:
@@ -324,19 +220,19 @@ def _sigmoid_like(
 
 # Known by name, with Keras's default arguments.
 CURVES: dict[str, curve_lib.Curve] = {
-    "relu": relu(),
-    "leaky_relu": leaky_relu(),
+    "relu": rectifiers.relu(),
+    "leaky_relu": rectifiers.leaky_relu(),
     "abs": piecewise.TwoPiece(-1.0, name="abs"),
-    "relu6": relu(max_value=6.0),
-    "hard_tanh": clip(-1.0, 1.0),
+    "relu6": rectifiers.relu(max_value=6.0),
+    "hard_tanh": rectifiers.clip(-1.0, 1.0),
     "hard_sigmoid": piecewise.PiecewiseLinear(
         "hard_sigmoid", ops.hard_sigmoid, (-3.0, 3.0), (0.0, 1.0 / 6.0, 0.0), (0.0, 0.5, 1.0)
     ),
     "sparse_sigmoid": piecewise.PiecewiseLinear(
         "sparse_sigmoid", ops.sparse_sigmoid, (-1.0, 1.0), (0.0, 0.5, 0.0), (0.0, 0.5, 1.0)
     ),
-    "soft_shrink": soft_shrink(),
-    "hard_shrink": hard_shrink(),
+    "soft_shrink": rectifiers.soft_shrink(),
+    "hard_shrink": rectifiers.hard_shrink(),
     "elu": elu(),
     "celu": celu(),
     "selu": _exponential_unit("selu", _SELU_SCALE * _SELU_ALPHA, 1.0, _SELU_SCALE),

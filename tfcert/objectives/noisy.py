@@ -1,0 +1,124 @@
+"""What the objectives of randomized smoothing share: noisy copies of each input."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcert.objectives.losses import cross_entropy
+from tfcert.objectives.objective import Batch, Objective
+from tfcert.schedules import Constant, Schedule, get
+from tfcert.smoothing import drawing
+from tfcert.smoothing.noise import Gaussian, resolve
+from tfcert.types import Tensor
+
+__all__ = ["NoisyObjective", "as_count", "as_positive"]
+
+
+class NoisyObjective(Objective):
+    """What these objectives share: several noisy copies of each input pass the model at once.
+
+    Noise is added to the inputs as they come, so that normalisation belongs into the model, and is
+    not clipped. It is fresh in every step, and follows from the trainer's seed and the step. The
+    logged accuracy is that of single noisy copies.
+
+    Args:
+        sigma: Standard deviation of the noise, in the units of the input.
+        copies: m: noisy copies of each input. The papers cut a batch of 256 into m chunks of
+            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
+        noise: Instead of sigma (then None): another noise that ``SmoothedClassifier`` certifies.
+    """
+
+    accuracy_name = "noisy_accuracy"
+
+    def __init__(self, sigma: float | None, copies: int = 1, noise: Any = None):
+        super().__init__()
+        self.noise = resolve(sigma, noise)
+        self.copies = as_count("copies", copies)
+        self.weights: dict[str, Schedule] = {}
+
+    def add_weights(self, **values: Any) -> None:
+        """Takes arguments that are weights of terms: numbers or schedules."""
+        for name, value in values.items():
+            schedule = get(value)
+            if schedule.last < 0:
+                raise ValueError(f"`{name}` must be at least 0. Received: {name}={value!r}.")
+            self.weights[name] = schedule
+
+    def weight(self, name: str, batch: Batch) -> Tensor:
+        """A weight at this step."""
+        return ops.cast(self.weights[name](batch.clock), batch.logits.dtype)
+
+    def first_pass(self, batch: Batch) -> Tensor:
+        """Scores of all copies, ``(batch, copies, classes)``."""
+        return self._scores(batch, self.inputs(batch), batch.training)
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """What noise is added to."""
+        return batch.x
+
+    def _noise(self, batch: Batch) -> Tensor:
+        """``(batch, copies, *input_shape)``."""
+        shape = (self.copies, *batch.x.shape[1:])
+        size = batch.x.shape[0] or ops.shape(batch.x)[0]
+        dtype = keras.backend.standardize_dtype(batch.x.dtype)
+        return drawing.draw(self.noise, batch.seed[None], (size, *shape), dtype)[0]
+
+    def _scores(
+        self, batch: Batch, x: Tensor, training: bool, noise: Tensor | None = None
+    ) -> Tensor:
+        noise = self._noise(batch) if noise is None else noise
+        noisy = ops.reshape(x[:, None] + noise, (-1, *batch.x.shape[1:]))
+        scores = batch.model(noisy, training=training)
+        return ops.reshape(scores, (-1, self.copies, scores.shape[-1]))
+
+    def predictions(self, batch: Batch) -> Tensor:
+        """The mean softmax of the copies, ``(batch, classes)``."""
+        return ops.mean(ops.softmax(batch.logits), axis=1)
+
+    def correct(self, batch: Batch) -> Tensor:
+        """The share of copies that are classified correctly, ``(batch,)``."""
+        classes = ops.cast(ops.argmax(batch.logits, axis=-1), "int32")
+        return ops.mean(ops.cast(classes == batch.y[:, None], "float32"), axis=1)
+
+    def noisy_loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of every copy, averaged over them."""
+        shape = ops.shape(batch.logits)
+        labels = ops.broadcast_to(batch.y[:, None], shape[:2])
+        return ops.mean(cross_entropy(labels, batch.logits), axis=1)
+
+    def schedules(self) -> dict[str, Schedule]:
+        return {k: v for k, v in self.weights.items() if not isinstance(v, Constant)}
+
+    def get_config(self) -> dict[str, Any]:
+        gaussian = isinstance(self.noise, Gaussian)
+        serialize = keras.saving.serialize_keras_object
+        noise = {} if gaussian else {"noise": serialize(self.noise)}
+        return {
+            "sigma": self.noise.scale if gaussian else None,
+            "copies": self.copies,
+            **noise,
+            **{name: serialize(weight) for name, weight in self.weights.items()},
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(noise={self.noise!r}, copies={self.copies})"
+
+
+def as_count(name: str, value: Any) -> int:
+    """A positive integer."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
+    return int(value)
+
+
+def as_positive(name: str, value: Any) -> float:
+    """A positive finite number."""
+    number = float(value)
+    if not 0.0 < number < math.inf:
+        raise ValueError(f"`{name}` must be > 0 and finite. Received: {name}={value!r}.")
+    return number
