@@ -129,9 +129,31 @@ class JaxTest(unittest.TestCase):
                 kept += [v for v in trainer.variables if "gradient" in v.name]
                 before = [np.array(v) for v in kept]
                 assert np.isnan(trainer.train_on_batch(np.where(x < 0.5, x, np.nan), y)[0])
-                assert int(trainer.step) == 2 and int(trainer.void_step) == 1
+                assert np.isnan(trainer.train_on_batch(x, y + 2)[0])  # The label 4 of 0 to 3.
+                assert int(trainer.step) == 3 and int(trainer.void_step) == 1
                 for variable, value in zip(kept, before, strict=True):
                     np.testing.assert_array_equal(np.array(variable), value)
+
+            # The noise of layers follows from the step, and a scaled loss is scaled back.
+            def losses(optimizer, *stops):
+                keras.utils.set_random_seed(0)
+                layers = [keras.layers.Flatten(), keras.layers.Dropout(0.5), keras.layers.Dense(10)]
+                plain = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+                found = []
+                for first, last in zip((0, *stops), (*stops, 4), strict=True):
+                    objective = objectives.GaussianSmoothing(0.1)
+                    trainer = tfcert.CertifiedTrainer(plain, objective)
+                    trainer.compile(optimizer)
+                    trainer.step.assign(first)
+                    fit = {"batch_size": 64, "initial_epoch": first, "epochs": last, "verbose": 0}
+                    found += trainer.fit(digits[:64], labels[:64], **fit).history["loss"]
+                return found
+
+            expected = losses(keras.optimizers.SGD(0.1))
+            same(losses(keras.optimizers.SGD(0.1), 2), expected)
+            same(losses(keras.optimizers.SGD(0.1, loss_scale_factor=8.0)), expected)
+            inner = keras.optimizers.SGD(0.1)
+            same(losses(keras.optimizers.LossScaleOptimizer(inner)), expected)
             """,
             **COMPILED_FAST,
         )

@@ -72,6 +72,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         if isinstance(seed, bool) or int(seed) != seed or not 0 <= seed < 2**31:
             raise ValueError(f"`seed` must be an integer in [0, 2**31). Received: seed={seed!r}.")
         fitting.check_model(model, bounded=objective.region is not None)
+        fitting.check_region(objective.region, model.input_shape[1:])
         self.model, self.objective = model, objective
         self.seed, self.verified_share = int(seed), float(verified_share)
         self.step = self._counter("step")
@@ -93,14 +94,15 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         )
 
     def _make_trackers(self) -> dict[str, keras.Metric]:
-        names = [*self.objective.term_names, *self.objective.logged_notes]
+        """In the order in which ``metrics_names`` lists them: last what validation leaves out."""
+        names = [*self.objective.term_names]
         if self.model.losses:
             names.append("regularization")
-        trackers = {
-            name: keras.metrics.Mean(name) for name in (*names, self.objective.accuracy_name)
-        }
+        names.append(self.objective.accuracy_name)
         if self.objective.region is not None:
-            trackers["verified_accuracy"] = keras.metrics.Mean("verified_accuracy")
+            names.append("verified_accuracy")
+        names.extend(self.objective.logged_notes)
+        trackers = {name: keras.metrics.Mean(name) for name in names}
         return trackers | {name: fitting.Latest(name) for name in self._schedule_names()}
 
     @property
@@ -128,6 +130,15 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
                 "CertifiedTrainer takes its loss from the objective. "
                 f"Received: loss={kwargs['loss']!r}. Use keras.Model for another loss."
             )
+        if self.objective.region is not None:
+            kwargs["auto_scale_loss"] = False
+            scaled = getattr(optimizer, "loss_scale_factor", None) is not None
+            if scaled or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                raise ValueError(
+                    "Certified training is in float32, which needs no loss scale. Received: "
+                    f"optimizer={type(optimizer).__name__} with a scale. Pass one without: not "
+                    "LossScaleOptimizer but the optimizer inside of it, no loss_scale_factor."
+                )
         if jit_compile == "auto":
             jit_compile = backend.prefers_xla()
         super().compile(optimizer, jit_compile=jit_compile, **kwargs)
@@ -154,6 +165,11 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         y: Any = None,
         batch_size: int | None = None,
         epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
         **kwargs: Any,
     ) -> Any:
         """As ``keras.Model.fit``, with checks before the first step, and ``augment``.
@@ -166,7 +182,16 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         """
         self._assert_compile_called("fit")
         naming.mark(self.model, self.objective.bound)
-        arguments = {"batch_size": batch_size, "epochs": epochs, **kwargs}
+        arguments = {
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "verbose": verbose,
+            "callbacks": callbacks,
+            "validation_split": validation_split,
+            "validation_data": validation_data,
+            "shuffle": shuffle,
+            **kwargs,
+        }
         data, kwargs = fitting.prepare(self, x, y, arguments)
         if not self.optimizer.built:  # Inside of the first step it would cost another trace.
             self.optimizer.build(self.trainable_variables)
@@ -176,19 +201,23 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         """What the objective sees of one batch; runs its first pass if logits are not given."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = ops.cast(x, self.model.inputs[0].dtype)  # Data sets bring types of their own.
+        y, known = fitting.labels(y, self.classes)
         step = self.step + 0  # The value: a variable would be read when it is used.
         clock = Clock(step, self.steps_per_epoch + 0, final=not train)
         batch = Batch(
             model=self.model,
             x=x,
-            y=fitting.labels(y),
+            y=y,
             logits=logits,
             clock=clock,
             training=train,
             seed=self._noise_seed(step, train),
             sample_weight=sample_weight,
+            known=known,
         )
         if logits is None:
+            if train:
+                self._reseed_layers(step)
             batch.logits = self.objective.first_pass(batch)
         return batch
 
@@ -197,9 +226,21 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         if not train:  # The samples seen so far: set back to 0 before each validation.
             seen = self.trackers[self.objective.accuracy_name].count
             step = -1 - ops.cast(seen + 0, "int32")
+        return ops.stack([self._own_seed(), step])
+
+    def _own_seed(self) -> Tensor:
         # Replicas of a tf.distribute strategy have samples of their own, hence noise of their own.
-        seed = ops.convert_to_tensor(self.seed, dtype="int32") + 1_000_003 * backend.replica()
-        return ops.stack([seed, step])
+        return ops.convert_to_tensor(self.seed, dtype="int32") + 1_000_003 * backend.replica()
+
+    def _reseed_layers(self, step: Tensor) -> None:
+        """The layers' own noise, such as Dropout's, follows from the seed and the step, too.
+
+        Keras saves neither the seed that it chose for a layer nor how often that was used.
+        """
+        for index, generator in enumerate(fitting.seed_generators(self.model)):
+            # Each use in a step counts on by 1. The other numbers keep off the step's own noise.
+            key = ops.stack([self._own_seed() + 7_368_787 * (index + 1), 1024 * step])
+            generator.state.assign(ops.cast(key, generator.state.dtype))
 
     def losses_of(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
         """What gradients are taken of, and the terms.
@@ -213,10 +254,10 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
                 f"{type(self.objective).__name__}.terms must give the terms that its term_names "
                 f"lists, {self.objective.term_names}. Received: {tuple(terms)}."
             )
-        if self.objective.region is not None:
-            # Nothing is known about inputs that the region cannot be put around: the step is void.
-            known = ops.all(self._admitted(batch.x))
-            terms = {name: ops.where(known, term, math.nan) for name, term in terms.items()}
+        # Nothing is known about labels that do not exist, nor about inputs that the region cannot
+        # be put around: the step is void.
+        known = ops.all(self._admitted(batch))
+        terms = {name: ops.where(known, term, math.nan) for name, term in terms.items()}
         separate = list(terms.values())
         weights = self.model.losses  # Weight decay and the like.
         if weights:
@@ -247,6 +288,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         for name, term in terms.items():
             self.trackers[name].update_state(term, sample_weight=size)
         right = self.objective.correct(batch)
+        right = right * ops.cast(batch.known, right.dtype)
         self.trackers[self.objective.accuracy_name].update_state(right)
         self._log_verified(batch, right)
         if batch.training:
@@ -266,23 +308,24 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     def _log_verified(self, batch: Batch, right: Tensor) -> None:
         if "verified_accuracy" not in self.trackers:
             return
-        x, y = batch.x, batch.y
+        x, y, admitted = batch.x, batch.y, self._admitted(batch)
         if batch.training:
             if self.verified_share == 0:
                 return
             count = self._verified_count(x)
-            x, y, right = x[:count], y[:count], right[:count]
+            x, y, right, admitted = (part[:count] for part in (x, y, right, admitted))
         margins = self.objective.margins(self.model, x, y)
         hot = ops.one_hot(y, self.classes, dtype="bool")
         least = ops.min(ops.where(hot, ops.full_like(margins, float("inf")), margins), axis=-1)
-        verified = ops.logical_and(least > 0, self._admitted(x))
+        verified = ops.logical_and(least > 0, admitted)
         self.trackers["verified_accuracy"].update_state(right * ops.cast(verified, right.dtype))
 
-    def _admitted(self, x: Tensor) -> Tensor:
-        """Which inputs the target region can be put around, ``(batch,)``."""
+    def _admitted(self, batch: Batch) -> Tensor:
+        """Which samples have a label and an input that the target region can be put around."""
         region = self.objective.region
-        assert region is not None
-        return region.admits(ops.cast(x, "float32"))
+        if region is None:
+            return batch.known
+        return ops.logical_and(batch.known, region.admits(ops.cast(batch.x, "float32")))
 
     def _verified_count(self, x: Tensor) -> Any:
         size = x.shape[0]
@@ -302,6 +345,13 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         self.step.assign(self.step + 1)
 
     # Saving.
+
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As ``keras.Model.export``, of the model inside: its scores, without certificates.
+
+        ``tfcert.export_certified`` serves those with the prediction.
+        """
+        self.model.export(filepath, *args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a trainer that was loaded, with its optimizer's state to come."""

@@ -191,9 +191,12 @@ class TrainStep:
 
         losses, pullback, found = jax.vjp(forward, trainable, has_aux=True)
         terms, logits, notes, fixed = found
-        gradients = []
+        gradients, one = [], jax.numpy.ones(())
+        pairs = zip(self.optimizer.variables, optimizer_state, strict=True)
+        with keras.StatelessScope(state_mapping=pairs):
+            scale = self.optimizer.scale_loss(one)
         for place in range(len(losses)):
-            hot = [jax.numpy.full_like(x, i == place) for i, x in enumerate(losses)]
+            hot = [scale * jax.numpy.full_like(x, i == place) for i, x in enumerate(losses)]
             gradients.append(pullback(hot)[0])
         with self._scope(trainable, fixed, metrics) as scope:
             batch = self.batch_of(data, True, logits)
@@ -201,6 +204,8 @@ class TrainStep:
             terms, gradient = self.combine(terms, gradients, batch)
             loss = sum(terms.values())
             finite = shared.is_finite(loss, gradient)
+            if shared.scales_loss(self.optimizer):  # It lowers its scale where gradients overflow.
+                finite = jax.numpy.isfinite(loss)
             loss, gradient = shared.only_finite(finite, loss, gradient)
             logs = self.log(loss, terms, batch, data)
             self.count_step(finite)

@@ -20,6 +20,7 @@ __all__ = [
     "only_finite",
     "portable",
     "reduced",
+    "scales_loss",
 ]
 
 # Whether the graph that is being built will run where there may be no compiler.
@@ -64,6 +65,11 @@ def is_finite(loss: Tensor, gradient: list[Tensor]) -> Tensor:
     for part in gradient:
         finite = ops.logical_and(finite, ops.isfinite(ops.sum(part)))
     return finite
+
+
+def scales_loss(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer looks for overflows itself and leaves such steps out."""
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def only_finite(

@@ -289,12 +289,16 @@ class TrainStep:
             gradient = [part / count for part in gradient]
         loss = sum(terms.values())
         finite = shared.is_finite(loss, gradient)
+        if shared.scales_loss(self.optimizer):  # It lowers its scale where gradients overflow.
+            finite = tf.math.is_finite(loss)
         if count > 1:  # Of all of them: none goes on alone.
             context = tf.distribute.get_replica_context()
             finite = context.all_reduce("SUM", tf.cast(finite, "float32")) > count - 0.5
         loss, gradient = shared.only_finite(finite, loss, gradient)
         logs = self.log(loss, terms, batch, data)
-        if tf.distribute.has_strategy():  # None applies gradients inside of a condition.
+        if not variables:  # A frozen model is evaluated.
+            pass
+        elif tf.distribute.has_strategy():  # None applies gradients inside of a condition.
             self.optimizer.apply_gradients(zip(gradient, variables, strict=True))
         else:
             if not self.optimizer.built:  # No variables are made inside of a condition.

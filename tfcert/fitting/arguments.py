@@ -17,6 +17,10 @@ from tfcert.types import Tensor
 
 __all__ = ["checked", "labels", "prepare"]
 
+_NO_LABELS = (
+    "`y` must hold integer labels: pass x and y, or a data set of pairs (x, y). Received: y=None."
+)
+
 
 def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Checks the data and brings arrays into batches.
@@ -55,9 +59,7 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
         length = math.ceil(len(arrays[0]) / batch_size)
         if augment is not None:
             augment(arrays[0][:1], np.random.default_rng(0))  # Raises before training.
-        if arguments.get("steps_per_epoch") is not None:
-            length = min(length, int(arguments.pop("steps_per_epoch")))
-        arguments.pop("steps_per_epoch", None)
+        length = _shortened(length, arguments.pop("steps_per_epoch", None))
         if length * batch_size > len(arrays[0]):  # The last, smaller batch is used.
             _check_leftover(len(arrays[0]) % batch_size, backend.devices_of(trainer.model))
         batches = Shuffled(trainer, arrays, batch_size, bool(shuffle), length, augment)
@@ -83,9 +85,46 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
         arguments["validation_data"] = backend.pipeline(Batches(validation, int(size)))
     arguments["callbacks"] = joined(trainer, own, arguments.get("callbacks"))
     arguments["shuffle"] = False
+    _complete_weights(arguments, trainer.classes)
+    _check_clock(trainer, length)
     trainer.steps_per_epoch.assign(length)
     _check_length(trainer, arguments["epochs"], arguments.get("initial_epoch", 0), length)
     return data, arguments
+
+
+def _shortened(length: int, steps_per_epoch: int | None) -> int:
+    """The steps of an epoch over arrays that hold `length` batches."""
+    if steps_per_epoch is None:
+        return length
+    if steps_per_epoch > length:
+        warnings.warn(
+            f"`steps_per_epoch` is {steps_per_epoch}, but `x` has {length} batches: an epoch has "
+            f"{length} steps.",
+            stacklevel=4,
+        )
+    return min(length, int(steps_per_epoch))
+
+
+def _complete_weights(arguments: dict[str, Any], classes: int) -> None:
+    """Classes that ``class_weight`` leaves out have weight 1: data sets want to be told all."""
+    weights = arguments.get("class_weight")
+    if isinstance(weights, dict):
+        arguments["class_weight"] = {k: weights.get(k, 1.0) for k in range(classes)}
+
+
+def _check_clock(trainer: Any, length: int) -> None:
+    """Warns where the steps so far are no whole epochs of the new length."""
+    step = int(ops.convert_to_numpy(trainer.step))
+    before = int(ops.convert_to_numpy(trainer.steps_per_epoch))
+    if step == 0 or (before == length and step % length == 0):
+        return
+    changed = f", before {before}," if before != length else ""
+    warnings.warn(
+        f"The trainer has taken {step} steps, and an epoch has {length}{changed} from now on: "
+        f"schedules in epochs and the order of the samples go on from epoch {step / length:.4g}. "
+        f"To go on elsewhere, call trainer.step.assign(epochs * {length}) before fit.",
+        stacklevel=4,
+    )
 
 
 def _check_leftover(left: int, devices: int) -> None:
@@ -127,7 +166,7 @@ def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tup
     if len(x) == 0:
         raise ValueError(f"`x` is empty. Received: x of shape {x.shape}.")
     if y is None:
-        raise ValueError("`y` must hold integer labels. Received: y=None.")
+        raise ValueError(_NO_LABELS)
     y = np.asarray(ops.convert_to_numpy(y))
     classes = trainer.classes
     if y.ndim == 2 and y.shape[1] == 1:
@@ -175,7 +214,12 @@ def checked(trainer: Any, x: Any, y: Any, sample_weight: Any, batch_size: int | 
 
 def _checked_validation(trainer: Any, data: Any) -> Any:
     if isinstance(data, (tuple, list)):
-        return check_arrays(trainer, *data)
+        return check_arrays(trainer, *_parts(data))
+    if _is_array(data):
+        raise ValueError(
+            "`validation_data` must be a pair (x, y), three with weights, or a data set. "
+            f"Received: {type(data).__name__}."
+        )
     if data is not None:
         _first(trainer, data)
     return data
@@ -213,7 +257,19 @@ def _first(trainer: Any, data: Any) -> tuple | None:
         return None
     if batch is None:
         raise ValueError("The data set is empty.")
-    return check_arrays(trainer, *batch)[:2]
+    return check_arrays(trainer, *_parts(batch))[:2]
+
+
+def _parts(batch: Any) -> tuple:
+    """``(x, y)`` or ``(x, y, sample_weight)``."""
+    parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    if len(parts) < 2:
+        raise ValueError(_NO_LABELS)
+    if len(parts) > 3:
+        raise ValueError(
+            f"A batch is (x, y) or (x, y, sample_weight). Received: {len(parts)} parts."
+        )
+    return parts
 
 
 def _check_length(trainer: Any, epochs: int, first: int, steps_per_epoch: int) -> None:
@@ -230,8 +286,13 @@ def _check_length(trainer: Any, epochs: int, first: int, steps_per_epoch: int) -
             )
 
 
-def labels(y: Tensor) -> Tensor:
-    """Integer labels, ``(batch,)``, also from a column of them."""
+def labels(y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Integer labels, ``(batch,)``, also from a column of them, and which of them exist.
+
+    Others become 0.
+    """
+    if y is None:
+        raise ValueError(_NO_LABELS)
     y = ops.convert_to_tensor(y)
     if len(y.shape) == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -240,4 +301,6 @@ def labels(y: Tensor) -> Tensor:
             "Labels must be integers of shape (batch,). "
             f"Received: shape {tuple(y.shape)}. One-hot labels: map them with argmax(-1)."
         )
-    return ops.cast(y, "int32")
+    y = ops.cast(y, "int32")
+    known = ops.logical_and(y >= 0, y < classes)
+    return ops.where(known, y, ops.zeros_like(y)), known

@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import ops
 
 from tfcert.network import network_of
+from tfcert.regions import Region
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "check_region", "seed_generators"]
+
+# Layers and operations that leave the largest score the largest, and softmax a softmax.
+_PASSES = ("Dropout", "Flatten", "Identity", "Reshape")
 
 
 def check_model(model: keras.Model, bounded: bool) -> None:
@@ -39,7 +44,7 @@ def check_model(model: keras.Model, bounded: bool) -> None:
             "the last layer by keras.layers.Dense(2) without activation, and use labels 0 and 1."
         )
     for layer in model._flatten_layers(include_self=False):
-        if type(layer).__module__.startswith("keras.") and _augments(layer):
+        if type(layer).__module__.startswith("keras.") and _augments(layer, bounded):
             raise ValueError(
                 f"Layer {layer.name!r} ({type(layer).__name__}) changes inputs at random while "
                 "training. The clean pass and the bounds would see different inputs: augment in "
@@ -56,10 +61,12 @@ def check_model(model: keras.Model, bounded: bool) -> None:
             )
     last = _last_operation(model)
     activation = getattr(last, "activation", None)
-    name = getattr(activation, "__name__", "")
-    softmax = isinstance(last, keras.layers.Softmax) or name in ("softmax", "log_softmax")
-    if softmax or name == "sigmoid":
-        kind = "softmax" if softmax else name
+    kind = getattr(activation, "__name__", "")
+    if not kind or kind == "linear":  # An operation such as keras.ops.softmax, or a layer.
+        kind = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}.get(
+            type(last).__name__, ""
+        )
+    if kind in ("softmax", "log_softmax", "sigmoid"):
         raise ValueError(
             f"Model {model.name!r} ends in {kind} (layer {last.name!r}). Objectives train logits: "
             "leave that activation out (the class with the largest score stays the same), and add "
@@ -80,8 +87,10 @@ def _check_graph(model: Any) -> None:
         )
 
 
-def _augments(layer: keras.layers.Layer) -> bool:
+def _augments(layer: keras.layers.Layer, bounded: bool) -> bool:
     name = type(layer).__name__
+    if bounded and name == "GaussianNoise":
+        return True
     return name.startswith("Random") or name in (
         "AugMix",
         "AutoContrast",
@@ -92,7 +101,38 @@ def _augments(layer: keras.layers.Layer) -> bool:
 
 
 def _last_operation(model: keras.Model) -> Any:
-    operation = model.outputs[0]._keras_history.operation
-    while isinstance(operation, keras.Model):  # Nested.
-        operation = operation.outputs[0]._keras_history.operation
-    return operation
+    """What makes the scores, behind what only passes them on."""
+    tensor = model.outputs[0]
+    while True:
+        operation, index, _ = tensor._keras_history
+        inputs = operation._inbound_nodes[index].input_tensors
+        if isinstance(operation, keras.Model):  # Nested.
+            tensor = operation.outputs[0]
+        elif _passes(operation) and len(inputs) == 1:
+            tensor = inputs[0]
+        else:
+            return operation
+
+
+def _passes(operation: Any) -> bool:
+    name = type(operation).__name__
+    linear = getattr(getattr(operation, "activation", None), "__name__", "") == "linear"
+    return name in _PASSES or (name == "Activation" and linear)
+
+
+def check_region(region: Region | None, input_shape: tuple) -> None:
+    """Raises where a region was made for the samples of one batch."""
+    if region is None:
+        return
+    one = ops.zeros((1, *(size or 1 for size in input_shape)))
+    if region.per_sample(one):
+        raise ValueError(
+            "Training puts one region around every sample. Received a region that has a size or "
+            f"limits for each sample of a batch: {region!r}. Leave the batch axis out."
+        )
+
+
+def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
+    """Where the model's layers take their random numbers from, such as Dropout."""
+    known = [g for layer in model._flatten_layers() for g in layer._seed_generators]
+    return list({id(generator): generator for generator in known}.values())

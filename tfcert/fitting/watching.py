@@ -103,7 +103,21 @@ def joined(trainer: Any, own: list[keras.callbacks.Callback], callbacks: Any) ->
         callbacks.callbacks[:] = [*own, *kept]
         return callbacks
     several = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-    return [*own, *[known for known in several if known is not None]]
+    given = [known for known in several if known is not None]
+    for callback in given:
+        _tell_direction(trainer, callback)
+    return [*own, *given]
+
+
+def _tell_direction(trainer: Any, callback: keras.callbacks.Callback) -> None:
+    """Keras guesses whether more is better, mode="auto", for metrics of ``compile`` alone."""
+    if getattr(callback, "mode", None) != "auto":
+        return
+    name = str(getattr(callback, "monitor", None)).removeprefix("val_")
+    if name in ("verified_accuracy", trainer.objective.accuracy_name):
+        callback.mode = "max"
+    elif name in (*trainer.objective.term_names, "regularization"):
+        callback.mode = "min"
 
 
 _OWN = (StopOnNaN, EpochBegin)
@@ -117,7 +131,10 @@ def _cause(trainer: Any, clock: Clock) -> str:
             if not np.isfinite(ops.convert_to_numpy(weight)).all():
                 return f"Weight {weight.name!r} of layer {layer.name!r} is NaN or infinite."
     if trainer.objective.region is None or trainer.example is None:
-        return "All weights are finite: some of the inputs may not be."
+        return (
+            "All weights are finite: some of the inputs may not be, or a label lies outside of "
+            f"[0, {trainer.classes}); of a data set, fit checks the first batch alone."
+        )
     region = trainer.objective.region_at(clock)
     network = network_of(trainer.model)
     x = ops.cast(trainer.example[0], network.dtype)
@@ -132,6 +149,7 @@ def _cause(trainer: Any, clock: Clock) -> str:
     width, name = max(widths)
     return (
         f"All weights are finite; the widest bounds are those of layer {name!r}, {width:.3g}. "
-        "A batch with inputs that the region does not admit, such as those outside of its clip "
-        "limits, has a loss of NaN too: of a data set, fit checks the first batch alone."
+        f"A batch with labels outside of [0, {trainer.classes}), or with inputs that the region "
+        "does not admit, such as those outside of its clip limits, has a loss of NaN too: of a "
+        "data set, fit checks the first batch alone."
     )

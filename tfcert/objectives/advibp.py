@@ -10,6 +10,7 @@ from keras import ops
 
 from tfcert import backend
 from tfcert.network import network_of
+from tfcert.objectives.arguments import as_count, as_switch
 from tfcert.objectives.crown_ibp import CrownIBP
 from tfcert.objectives.latent import check_frozen, latent_node, scores_from
 from tfcert.objectives.losses import cross_entropy, worst_case_logits
@@ -97,13 +98,11 @@ class AdvIBP(CrownIBP):
         self.joint_begin = None if joint_begin is None else float(joint_begin)
         self._check_order()
         self.conflict_threshold = get(conflict_threshold)
-        self.attack_steps, self.stage = int(attack_steps), int(stage)
-        self.gradients, self.rescale, self.clean_warmup = gradients, rescale, clean_warmup
-        if self.attack_steps < 1 or self.stage < 1:
-            raise ValueError(
-                "`attack_steps` and `stage` must be positive integers. "
-                f"Received: attack_steps={attack_steps}, stage={stage}."
-            )
+        self.attack_steps = as_count("attack_steps", attack_steps)
+        self.stage = as_count("stage", stage)
+        self.gradients = gradients
+        self.rescale = as_switch("rescale", rescale)
+        self.clean_warmup = as_switch("clean_warmup", clean_warmup)
         if gradients not in ("first", "all"):
             raise ValueError(f'`gradients` must be "first" or "all". Received: {gradients!r}.')
         self.moments: GradientMoments | None = None
@@ -120,6 +119,7 @@ class AdvIBP(CrownIBP):
         variables = trainer.model.trainable_variables
         if not variables:
             raise ValueError(f"Model {trainer.model.name!r} has no trainable weights.")
+        self._variables = list(variables)
         if self.gradients == "first":
             # The first weight tensor with an input and an output axis: a kernel, no bias.
             kernels = [i for i, v in enumerate(variables) if len(v.shape) >= 2] or [0]
@@ -172,9 +172,10 @@ class AdvIBP(CrownIBP):
     def current(self, clock: Clock) -> dict[str, Tensor]:
         values = super().current(clock)
         values.pop("natural_weight")
+        eps, ramp = self._largest_eps(), self.attack_ramp(clock)
         return {
             **values,
-            "attack_eps": self.attack_ramp(clock) * self._largest_eps(),
+            **({"attack_ramp": ramp} if eps is None else {"attack_eps": ramp * eps}),
             "conflict_threshold": self.conflict_threshold(clock),
         }
 
@@ -295,6 +296,12 @@ class AdvIBP(CrownIBP):
         self, terms: dict[str, Tensor], gradients: list[list[Tensor]], batch: Batch
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         assert self.moments is not None
+        if [*map(id, batch.model.trainable_variables)] != [*map(id, self._variables)]:
+            raise ValueError(
+                "Layers were frozen or made trainable after the trainer was made, and AdvIBP keeps "
+                "averages of the gradients of the weights as they were. Make a new trainer and "
+                "objective: AdvIBP.from_config(objective.get_config())."
+            )
         adversarial, certified = self.phase(batch.clock)
         joint = ops.logical_and(adversarial, certified)
         g1, g2 = gradients

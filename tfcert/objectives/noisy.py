@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from typing import Any
 
 import keras
 from keras import ops
 
+from tfcert.objectives.arguments import as_count
 from tfcert.objectives.losses import cross_entropy
 from tfcert.objectives.objective import Batch, Objective
 from tfcert.schedules import Constant, Schedule, get
@@ -16,7 +15,7 @@ from tfcert.smoothing import drawing
 from tfcert.smoothing.noise import Gaussian, resolve
 from tfcert.types import Tensor
 
-__all__ = ["NoisyObjective", "as_count", "as_positive"]
+__all__ = ["NoisyObjective"]
 
 
 class NoisyObjective(Objective):
@@ -107,18 +106,3 @@ class NoisyObjective(Objective):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(noise={self.noise!r}, copies={self.copies})"
-
-
-def as_count(name: str, value: Any) -> int:
-    """A positive integer."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
-    return int(value)
-
-
-def as_positive(name: str, value: Any) -> float:
-    """A positive finite number."""
-    number = float(value)
-    if not 0.0 < number < math.inf:
-        raise ValueError(f"`{name}` must be > 0 and finite. Received: {name}={value!r}.")
-    return number

@@ -47,6 +47,7 @@ class Batch:
         training: Whether this step trains.
         seed: Integer tensor of shape ``(2,)``, made of the trainer's seed and the step.
         sample_weight: Weights, ``(batch,)``, or None.
+        known: Which labels exist, ``(batch,)``; ``y`` is 0 for the others.
         notes: What ``terms`` leaves for ``combine``, and either for the History.
     """
 
@@ -58,6 +59,7 @@ class Batch:
     training: bool
     seed: Tensor
     sample_weight: Tensor | None = None
+    known: Tensor | bool = True
     notes: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def mean(self, values: Tensor) -> Tensor:

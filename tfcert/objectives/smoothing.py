@@ -9,8 +9,9 @@ import keras
 from keras import ops
 
 from tfcert import backend
+from tfcert.objectives.arguments import as_count, as_positive
 from tfcert.objectives.losses import cross_entropy
-from tfcert.objectives.noisy import NoisyObjective, as_count, as_positive
+from tfcert.objectives.noisy import NoisyObjective
 from tfcert.objectives.objective import Batch
 from tfcert.regions import LpBall
 from tfcert.schedules import Clock, Linear, Schedule
