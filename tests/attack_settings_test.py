@@ -45,6 +45,15 @@ class SettingTest(parameterized.TestCase):
         step = schedules.Piecewise([1, 3], [0.125, 0.0625, 0.0], unit)
         self.assertAlmostEqual(self.end(steps=9, step_size=step, early_stop=False), 2.5)
 
+    def test_step_schedules_that_move_nothing_or_back(self):
+        for step in (
+            schedules.Linear(0.0, 0.0, 0, 3),
+            schedules.Linear(-0.1, 0.1, 0, 3),
+            schedules.Piecewise([1], [0.1, -0.1]),
+        ):
+            with self.assertRaisesRegex(ValueError, "nowhere below 0 and somewhere above"):
+                attacks.PGD(regions.LpBall(0.1), step_size=step)
+
     def test_early_stop(self):
         # The point at 4.375 ends it; the step behind it is taken along.
         self.assertAlmostEqual(self.end(steps=20, step_size=0.0625), 5.0)

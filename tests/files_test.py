@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+import tfcert
 from tests import support, train_program_test
 from tfcert import files
 
@@ -94,6 +95,15 @@ def test_files_of_a_run_that_are_no_json(tmp_path):
 
 
 class TestModels:
+    def test_a_trainer_is_read_as_its_model(self, tmp_path):
+        trainer = tfcert.CertifiedTrainer(small(), tfcert.objectives.Standard())
+        trainer.compile("sgd")
+        trainer.save(tmp_path / "trainer.keras")
+        found = files.load_model(tmp_path / "trainer.keras")
+        assert type(found) is keras.Sequential
+        for a, b in zip(found.get_weights(), trainer.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
     def test_cut_and_changed_files(self, tmp_path):
         small().save(tmp_path / "model.keras")
         whole = (tmp_path / "model.keras").read_bytes()

@@ -129,3 +129,20 @@ def test_networks_of_distances():
     assert (np.diag(kernel) == -10.0).all() and np.abs(kernel - np.diag(np.diag(kernel))).max() < 6
     with pytest.raises(ValueError, match="at least 2 layers"):
         models.get("linf_mlp_1x8", (4, 4, 1), 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"std": 0.0}, "`std` must be > 0"),
+        ({"std": (0.1, -1.0, 0.1)}, "`std` must be > 0"),
+        ({"mean": float("nan")}, "`mean` must be a finite number"),
+        ({"mean": (0.1, 0.2)}, "one for each of 3 channels"),
+        ({"name": None}, "`name` must be a string"),
+        ({"input_shape": 8}, "`input_shape` must be a tuple"),
+        ({"input_shape": (3, 3, 3)}, "'dm_small' does not fit inputs of shape .3, 3, 3."),
+    ],
+)
+def test_arguments_that_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.get(**{"name": "dm_small", "input_shape": (8, 8, 3), "classes": 2, **arguments})

@@ -71,6 +71,8 @@ def test_an_end_is_reached_exactly():
         (lambda: schedules.Linear(0, 1, -1, 2), "begin=-1"),
         (lambda: schedules.Linear(0, 1, 0, 2, unit="days"), "`unit` must be one of"),
         (lambda: schedules.Linear(0, float("nan"), 0, 2), "`last` must be finite"),
+        (lambda: schedules.Linear("a", 1, 0, 2), "`first` must be a number. Received: first='a'"),
+        (lambda: schedules.Constant([1, 2]), "`value` must be a number"),
         (lambda: schedules.Exponential(0, 1, 0, 2), "must be > 0"),
         (lambda: schedules.Piecewise([2, 1], [0, 1, 2]), "`boundaries` must increase"),
         (lambda: schedules.Piecewise([1], [0]), "one entry more"),

@@ -106,6 +106,14 @@ def test_a_run(tmp_path):
     assert other.returncode != 0 and "--eps=0.03" in other.stderr
 
 
+def test_a_loss_that_is_no_number_is_a_message(tmp_path):
+    result = run(
+        tmp_path / "run", objective="standard", learning_rate="1e30", train_eps=None, ramp=None
+    )
+    assert result.returncode == 1 and "The loss became" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     arguments = {"objective": "ibp", "epochs": "6", "model": "mlp_1x40", "verify": "ibp"}
     whole = run(tmp_path / "whole", **arguments)
@@ -143,7 +151,30 @@ BAD = {
     "model": ({"model": "vgg"}, "`name` must be one of dm_small"),
     "image": ({"ramp": "3"}, "--ramp is begin,end"),
     "data": ({"dataset": "mnist", "data_dir": "/nowhere"}, "no such file"),
-    "schedule": ({"option": ["natural_weight=linear(1,0,5)"]}, "with the schedule linear"),
+    "schedule": ({"option": ["natural_weight=linear(1,0,5)"]}, "=linear.1,0,5.: linear"),
+    "arguments": ({"option": ["natural_weight=linear(1,2)"]}, r"\): linear missing 2 required"),
+    "text": ({"option": ["tolerance=abc"]}, "--option=tolerance=abc: could not convert"),
+    "switch": ({"objective": "advibp", "option": ["rescale=no"]}, "`rescale` must be True or Fal"),
+    "count": ({"objective": "advibp", "option": ["attack_steps=1.5"]}, "`attack_steps` must be a"),
+    "twice": ({"option": ["train_eps=0.3"]}, "train_eps is a flag: --train_eps. Received"),
+    "noise_option": (
+        {"objective": "macer", "train_eps": None, "ramp": None, "option": ["sigma=0.5"]},
+        "sigma is a flag",
+    ),
+    "lipschitz": ({"verify": "lipschitz"}, "--verify=lipschitz: Layer 'dense"),
+    "lipschitz_norm": ({"verify": "lipschitz", "norm": "2"}, "is for --norm=inf"),
+    "noise_norm": (
+        {"objective": "gaussian", "eps": None, "sigma": "0.5", "norm": "2"},
+        "--norm is that of --eps",
+    ),
+    "rate": ({"learning_rate": "0"}, "--learning_rate must be > 0"),
+    "rate_nan": ({"learning_rate": "nan"}, "--learning_rate must be > 0"),
+    "clipnorm": ({"clipnorm": "0"}, "--clipnorm must be > 0"),
+    "beta": ({"beta_2": "1"}, r"--beta_2 must lie in \[0, 1\)"),
+    "early_drop": ({"drops": "0,3"}, "--drops are epochs > 0"),
+    "std": ({"std": "0"}, "`std` must be > 0"),
+    "channels": ({"mean": "0.1,0.2"}, "`mean` must be a finite number, or one for each of 1 ch"),
+    "small": ({"model": "lenet"}, "Model 'lenet' does not fit inputs of shape .8, 8, 1."),
     "mean": ({"mean": "a"}, "--mean are numbers"),
     "norm": ({"objective": "advibp", "norm": "2"}, "norm inf"),
     "resume": ({"resume": "true"}, "there is no run.json"),
@@ -152,13 +183,16 @@ BAD = {
     "noise": ({"noise": "laplace"}, "--noise is for the objectives of smoothing, with --sigma"),
     "momentum": ({"momentum": "0.9"}, "--momentum is for sgd"),
     "verify": ({"verify": "ibp,bogus"}, "--verify=ibp,bogus: .*must be one of"),
-    "attack": ({"attack_step_size": "0"}, "`step_size` must be"),
+    "attack": ({"attack_step_size": "0"}, "--attack_step_size must be > 0"),
     "shape": ({"ramp": None, "ramp_shape": "smoothed"}, "--ramp_shape goes with --ramp"),
     "pixels": ({"crop_pixels": "2"}, "go with --augment"),
     "fill": ({"crop_fill": "edge"}, "go with --augment"),
     "drops": ({"drops": "40,20"}, "--drops are epochs that grow. Received: 40,20"),
     "pair": ({"option": ["regularizer=(1,2)"]}, r"crown-ibp --option=regularizer=\(1,2\): float"),
-    "none": ({"objective": "advibp", "option": ["stage=None"]}, "--option=stage=None: int"),
+    "none": (
+        {"objective": "advibp", "option": ["stage=None"]},
+        "--option=stage=None: `stage` must",
+    ),
     "stage": ({"objective": "advibp", "option": ["stage=2"]}, "goes on from the model of stage 1"),
     "init": ({"init": "ibp", "init_model": "model.keras"}, "so no --init"),
     "precision": ({"precision": "bfloat16"}, "--precision=bfloat16 is for the objectives of smoo"),
@@ -181,6 +215,18 @@ def test_training_radius_below_the_tested_one_warns():
     config = config_of(["--objective=ibp", "--eps=0.1", "--train_eps=0.05", "--out=unused"])
     with pytest.warns(UserWarning, match="--train_eps=0.05 is less than --eps=0.1"):
         train_config.check(config)
+
+
+def test_drops_after_the_end_warn():
+    config = config_of(["--objective=ibp", "--eps=0.1", "--out=unused", "--drops=2,30"])
+    with pytest.warns(UserWarning, match="--drops=2,30: training ends after epoch 30"):
+        train_config.check(config)
+
+
+def test_switches_as_texts():
+    flags = ["--objective=advibp", "--eps=0.1", "--out=unused", "--option=rescale=false"]
+    objective = train_run._objective(config_of([*flags, "--option=clean_warmup=True"]))
+    assert (objective.rescale, objective.clean_warmup) == (False, True)
 
 
 def test_what_is_measured_after_training_may_change_on_resuming():

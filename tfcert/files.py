@@ -92,7 +92,7 @@ def read_arrays(path: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, 
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
-    """Loads a model, and no code with it.
+    """Loads a model, and no code with it; of a saved trainer the model inside.
 
     Raises:
         ValueError: The file is no model, half of one, or brings code along.
@@ -103,7 +103,10 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         pass
     try:
         # safe_mode: code that a model file brings along, as in Lambda layers, is not loaded.
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        inner = getattr(model, "model", None)
+        trainer = hasattr(model, "objective") and isinstance(inner, keras.Model)
+        return inner if trainer else model
     except (
         *(ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, EOFError),
         *(OSError, ImportError, NotImplementedError, UnicodeDecodeError),

@@ -26,6 +26,7 @@ __all__ = [
     "Piecewise",
     "Schedule",
     "Smoothed",
+    "extremes",
     "get",
 ]
 
@@ -293,10 +294,21 @@ def get(value: Any) -> Schedule:
 
 
 def _number(name: str, value: Any) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be a number. Received: {name}={value!r}.") from None
     if not math.isfinite(number):
         raise ValueError(f"`{name}` must be finite. Received: {name}={value!r}.")
     return number
+
+
+def extremes(schedule: Schedule) -> list[float]:
+    """Values of a schedule between which all others lie."""
+    if isinstance(schedule, Piecewise):
+        return schedule.values
+    start = schedule.value_at(ops.zeros((), dtype="float32"))
+    return [float(ops.convert_to_numpy(start)), schedule.last]
 
 
 def _unit(unit: str) -> str:

@@ -16,7 +16,7 @@ from tfcert.attacks.directions import steepest
 from tfcert.attacks.inputs import Scores
 from tfcert.network import cache_of
 from tfcert.regions import Region
-from tfcert.schedules import Clock, Constant, Schedule, get
+from tfcert.schedules import Clock, Schedule, extremes, get
 from tfcert.types import Tensor
 
 __all__ = ["FGSM", "PGD"]
@@ -87,8 +87,12 @@ class PGD:
             raise ValueError(f"`sparsity` must lie in (0, 1]. Received: sparsity={sparsity}.")
         self.region, self.steps, self.restarts = region, steps, restarts
         self.step_size = get(min(1.0, 2.5 / steps) if step_size is None else step_size)
-        if isinstance(self.step_size, Constant) and not self.step_size.value > 0:
-            raise ValueError(f"`step_size` must be > 0. Received: step_size={step_size}.")
+        reached = extremes(self.step_size)
+        if min(reached) < 0 or not max(reached) > 0:
+            raise ValueError(
+                "`step_size` must be > 0, a schedule nowhere below 0 and somewhere above. "
+                f"Received: step_size={step_size!r}."
+            )
         self.loss, self.momentum, self.random_start = loss, momentum, random_start
         self.early_stop, self.sparsity = early_stop, sparsity
 
@@ -101,7 +105,7 @@ class PGD:
             model: A model with one output, ``(batch, classes)``; runs in inference mode.
             x: Inputs, ``(batch, *input_shape)``.
             y: Integer labels, ``(batch,)``.
-            seed: Decides the random starts.
+            seed: Decides the random starts, together with `batch_size`.
             batch_size: Inputs that are attacked together.
 
         Returns:

@@ -117,6 +117,8 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(str(error)) from error
     try:
         results = train_run.run(training, log=print)
+    except FloatingPointError as error:
+        sys.exit(str(error))
     except OSError as error:
         sys.exit(f"{error}\nWhat was trained before is kept; --resume goes on from there.")
     print(f"\nModel, history and results are in {pathlib.Path(config.out)}.")

@@ -90,7 +90,26 @@ def check(config: Config) -> None:
             "--crop_pixels and --crop_fill go with --augment. Received: "
             f"--crop_pixels={config.crop_pixels}, --crop_fill={config.crop_fill} without it."
         )
+    for name in ("learning_rate", "epsilon", "clipnorm", "attack_step_size"):
+        value = getattr(config, name)
+        if value is not None and not 0.0 < value < np.inf:
+            raise ValueError(f"--{name} must be > 0 and finite. Received: --{name}={value}.")
+    if config.beta_2 is not None and not config.beta_2 < 1.0:
+        raise ValueError(f"--beta_2 must lie in [0, 1). Received: --beta_2={config.beta_2}.")
+    if config.sigma is not None and config.norm != "inf":
+        raise ValueError(
+            "--norm is that of --eps; the radii of smoothing have the norm that goes with --noise. "
+            f"Received: --sigma={config.sigma} --norm={config.norm}."
+        )
     drops = numbers("drops", config.drops) or []
+    if drops and drops[0] <= 0:
+        raise ValueError(f"--drops are epochs > 0. Received: {','.join(config.drops)}.")
+    if drops and drops[-1] >= config.epochs:
+        warnings.warn(
+            f"--drops={','.join(config.drops)}: training ends after epoch {config.epochs}, before "
+            "the last of them.",
+            stacklevel=2,
+        )
     if any(a >= b for a, b in zip(drops, drops[1:], strict=False)):
         raise ValueError(f"--drops are epochs that grow. Received: {','.join(config.drops)}.")
     if config.init_model is not None and config.init != "keras":

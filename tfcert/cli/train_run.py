@@ -26,6 +26,7 @@ from tfcert import (
     schedules,
     smoothing,
 )
+from tfcert.bounds import lipschitz
 from tfcert.cli.backup import Backup
 from tfcert.cli.train_config import SETTINGS, Config, check, check_same, numbers
 from tfcert.objectives import latent
@@ -89,6 +90,8 @@ def prepare(config: Config) -> Training:
     if config.init_model is not None:
         _take_weights(model, config.init_model)
     objective = _objective(config)
+    if objective.region is not None and "lipschitz" in config.verify:
+        _check_lipschitz(model, config.norm)
     _freeze(config, model, objective)
     attack = None
     if objective.region is not None:
@@ -109,6 +112,16 @@ def prepare(config: Config) -> Training:
     )
     out.mkdir(parents=True, exist_ok=True)
     return Training(config, trainer, train, test, out, attack)
+
+
+def _check_lipschitz(model: keras.Model, norm: str) -> None:
+    """Raises unless every layer declares a factor, as those of networks of distances do."""
+    if norm != "inf":
+        raise ValueError(f"--verify=lipschitz is for --norm=inf. Received: --norm={norm}.")
+    try:
+        lipschitz.factor(model)
+    except NotImplementedError as error:
+        raise ValueError(f"--verify=lipschitz: {error}") from error
 
 
 def _take_weights(model: keras.Model, path: str) -> None:
@@ -150,9 +163,12 @@ def _objective(config: Config) -> objectives.Objective:
         begin, end = ramp
         shape = {"linear": schedules.Linear, "smoothed": schedules.Smoothed}[config.ramp_shape]
         arguments["ramp"] = shape(0.0, 1.0, begin, end)
+    flags = {"sigma", "noise", *arguments}
     for option in config.option:
         name, _, text = option.partition("=")
-        arguments[name] = _value(text)
+        if name in flags:
+            raise ValueError(f"{name} is a flag: --{name}. Received: --option={option}.")
+        arguments[name] = _value(name, text)
     for name in arguments:
         if name not in choices:
             raise ValueError(
@@ -178,7 +194,7 @@ def _objective(config: Config) -> objectives.Objective:
         arguments["region"] = LpBall(_only(config, "eps", "sigma"), norm=norm, clip=(0.0, 1.0))
     try:
         return kind(**arguments)
-    except TypeError as error:  # A value of another kind, such as a pair for a number.
+    except (TypeError, ValueError) as error:  # A value of another kind, or out of its range.
         options = " ".join(f"--option={option}" for option in config.option)
         raise ValueError(f"--objective={config.objective} {options}: {error}") from error
 
@@ -197,8 +213,10 @@ def _only(config: Config, wanted: str, other: str) -> float:
 _SCHEDULE = re.compile(r"(constant|linear|smoothed|exponential|cosine|piecewise)\((.*)\)")
 
 
-def _value(text: str) -> Any:
+def _value(name: str, text: str) -> Any:
     """What the text of an option stands for: a schedule, a Python literal, or itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     schedule = _SCHEDULE.fullmatch(text)
     try:
         if schedule:
@@ -207,7 +225,8 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         if schedule:
-            raise ValueError(f"--option with the schedule {text}: {error}") from error
+            reason = re.sub(r"\S*__init__\(\)", schedule[1], str(error))
+            raise ValueError(f"--option={name}={text}: {reason}") from error
         return text
 
 
@@ -269,12 +288,19 @@ class EpochLog(keras.callbacks.Callback):
 def run(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
     """Trains, evaluates and writes; returns the results."""
     config, out, trainer = training.config, training.out, training.trainer
+    earlier = []
+    if config.resume:
+        before = files.read_json(out / "run.json")
+        part = {name: before.get(name) for name in ("versions", "commit", "seconds")}
+        earlier = [*before.get("earlier", []), part]
     facts = {
         "flags": dataclasses.asdict(config),
         "seed": config.seed,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
         "parameters": trainer.model.count_params(),
+        # What this run went on from; "seconds" are those of the last part, without these.
+        **({"earlier": earlier} if earlier else {}),
     }
     files.write_json(out / "run.json", facts)
     callbacks: list[keras.callbacks.Callback] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -135,6 +136,12 @@ def get(
     References: Gowal et al., 2018, https://arxiv.org/abs/1810.12715, table 1; Shi et al., 2021,
     https://arxiv.org/abs/2103.17268.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"`name` must be a string, one of {', '.join(NAMES)}. Received: {name!r}.")
+    if not isinstance(input_shape, Sequence):
+        raise ValueError(
+            f"`input_shape` must be a tuple, such as (28, 28, 1). Received: {input_shape!r}."
+        )
     mlp, linf = _MLP.fullmatch(name), distance_networks.layers_of(name, classes)
     if not mlp and not linf and name not in NAMES:
         raise ValueError(
@@ -151,7 +158,17 @@ def get(
     if mean is not None or std is not None:
         mean, std = 0.0 if mean is None else mean, 1.0 if std is None else std
         first.append(_normalization(mean, std, input_shape[-1]))
-    inputs = keras.Input(tuple(input_shape))
+    try:
+        return _built(name, tuple(input_shape), first, classes)
+    except ValueError as error:
+        raise ValueError(
+            f"Model {name!r} does not fit inputs of shape {tuple(input_shape)}: {error}"
+        ) from error
+
+
+def _built(name: str, input_shape: tuple, first: list, classes: int) -> keras.Model:
+    mlp, linf = _MLP.fullmatch(name), distance_networks.layers_of(name, classes)
+    inputs = keras.Input(input_shape)
     if name in _GRAPHS:
         x = first[0](inputs) if first else inputs
         return keras.Model(inputs, _GRAPHS[name](x, classes), name=name)
@@ -162,9 +179,17 @@ def get(
 
 
 def _normalization(mean: Any, std: Any, channels: int) -> keras.layers.Layer:
-    def vector(value: Any) -> list[float]:
+    def vector(name: str, value: Any) -> list[float]:
         values = [float(v) for v in value] if hasattr(value, "__len__") else [float(value)]
+        if len(values) not in (1, channels) or not all(map(math.isfinite, values)):
+            raise ValueError(
+                f"`{name}` must be a finite number, or one for each of {channels} channels. "
+                f"Received: {name}={value!r}."
+            )
         return values * channels if len(values) == 1 else values
 
-    variance = [v**2 for v in vector(std)]
-    return keras.layers.Normalization(mean=vector(mean), variance=variance)
+    deviations = vector("std", std)
+    if not all(v > 0 for v in deviations):
+        raise ValueError(f"`std` must be > 0. Received: std={std!r}.")
+    variance = [v**2 for v in deviations]
+    return keras.layers.Normalization(mean=vector("mean", mean), variance=variance)
