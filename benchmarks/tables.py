@@ -283,7 +283,22 @@ def epochs_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+def attacks_table() -> str:
+    """Accuracy under attack, a row for each region."""
+    report = json.loads((_RESULTS / "attacks.json").read_text())
+    rows = {(str(r["norm"]), r["eps"], r["attack"]): r["accuracy"] for r in report["rows"]}
+    names = list(dict.fromkeys(r["attack"] for r in report["rows"]))
+    lines = ["| region | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
+    for norm, eps in dict.fromkeys(key[:2] for key in rows):
+        found = [rows.get((norm, eps, name)) for name in names]
+        cells = ["-" if share is None else f"{100 * share:.1f}" for share in found]
+        lines.append(f"| norm {norm}, ε = {eps} | " + " | ".join(cells) + " |")
+    clean = 100 * report["rows"][0]["clean"]
+    return "\n".join([_facts(report), f"Clean: {clean:.1f}.", "", *lines])
+
+
 TABLES = {
+    "attacks": attacks_table,
     "bounds": bounds_table,
     "training": training_table,
     "serving": serving_table,
@@ -298,7 +313,8 @@ TABLES = {
     "paired": paired_table,
 }
 PAGES = tuple(
-    _DOCS / f"{name}.md" for name in ("benchmarks", "scale", "paper_tightness", "results")
+    _DOCS / f"{name}.md"
+    for name in ("attacks", "benchmarks", "scale", "paper_tightness", "results")
 )
 
 
