@@ -224,8 +224,11 @@ def _part(*names):
     ("method", "name"),
     [("CROWN-IBP", name) for name in _part("tanh_mlp_s1", "bn_pool_res_s2")]
     + [("CROWN", name) for name in _part(*FILES)]
-    + [("CROWN-Optimized-fixed", name) for name in _part("kw_mnist", "mnist_fc_3layer")]
-    + [("CROWN-Optimized", name) for name in _part("mnist_fc_3layer", "kw_mnist", "tanh_mlp_s1")],
+    + [
+        ("CROWN-Optimized-fixed", name)
+        for name in _part("kw_mnist", "mnist_fc_3layer", "tanh_mlp_s1")
+    ]
+    + [("CROWN-Optimized", name) for name in _part("mnist_fc_3layer", "kw_mnist")],
 )
 def test_backward_methods_are_as_tight(method, name):
     margins = []

@@ -239,7 +239,11 @@ class ErrorTest(parameterized.TestCase):
     @parameterized.parameters(
         (attacks.PGD, {"momentum": 1.0}, r"`momentum` must lie in \[0, 1\). .*momentum=1.0"),
         (attacks.APGD, {"momentum": 0.0}, r"`momentum` must lie in \(0, 1\]. .*momentum=0.0"),
-        (attacks.PGD, {"step_size": 0.0}, "`step_size` must be > 0. Received: step_size=0.0"),
+        (
+            attacks.PGD,
+            {"step_size": 0.0},
+            "`step_size` must be > 0, a schedule .*. Received: step_size=0.0",
+        ),
         (attacks.PGD, {"step_size": "a"}, "A number or a schedule"),
         (
             attacks.PGD,

@@ -61,7 +61,17 @@ _MAY_KNOW = {
     },
     "trainers": {"cli"},
     "benchmarks": {
-        *("tfcert", "types", "backend", "regions", "graph", "rules", "bounds", "datasets"),
+        *(
+            "tfcert",
+            "attacks",
+            "types",
+            "backend",
+            "regions",
+            "graph",
+            "rules",
+            "bounds",
+            "datasets",
+        ),
         *("smoothing", "layers", "models", "objectives", "files", "interchange", "reporting"),
     },
 }

@@ -233,7 +233,7 @@ class JaxTest(unittest.TestCase):
         self.run_suite(files, chosen, JAX_ENABLE_X64="1")
 
     def test_pages(self):
-        self.run_suite("tests/docs_test.py", "code_runs and (README or bounds)", **COMPILED_FAST)
+        self.run_suite("tests/docs_test.py", "code_runs and bounds", **COMPILED_FAST)
 
     def run_suite(self, files, chosen, **environment):
         if keras.backend.backend() == "jax":

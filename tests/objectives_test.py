@@ -173,7 +173,7 @@ def test_a_ramp_that_does_not_reach_the_radius_warns():
         (lambda: objectives.MAAR(ts.REGION, detach=("all",)), "`detach` may hold"),
         (lambda: objectives.TightRelaxation(ts.REGION, base="lp"), "`base` must be one of"),
         (lambda: objectives.AdvIBP(LpBall(0.1, norm=2)), "norm inf"),
-        (lambda: objectives.AdvIBP(ts.REGION, stage=0), "positive integers"),
+        (lambda: objectives.AdvIBP(ts.REGION, stage=0), "positive integer"),
         (lambda: objectives.AdvIBP(ts.REGION, gradients="last"), "`gradients` must be"),
         (lambda: objectives.AdversarialTraining(ts.REGION, 0), "`steps` must be a positive"),
     ],

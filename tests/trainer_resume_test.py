@@ -115,7 +115,7 @@ def test_mirrored_strategy_equals_one_device():
     x, y = ts.data(48)
 
     def fit():
-        objective = objectives.CrownIBP(LpBall(0.03, clip=(0.0, 1.0)), train_eps=0.06, ramp=(1, 3))
+        objective = objectives.IBP(LpBall(0.03, clip=(0.0, 1.0)), train_eps=0.06, ramp=(1, 3))
         trainer = CertifiedTrainer(ts.mlp(units=(6,)), objective, verified_share=1.0)
         trainer.compile(keras.optimizers.SGD(0.1))  # Adam would not see a wrong scale.
         history = trainer.fit(x, y, epochs=4, batch_size=16, validation_data=ts.data(16), verbose=0)

@@ -98,6 +98,8 @@ def test_classes_without_a_weight_weigh_1():
     whole.fit(X, Y, class_weight={0: 1.0, 1: 1.0, 2: 3.0}, verbose=0)
     part.fit(X, Y, class_weight={2: 3.0}, verbose=0)
     same_weights(whole.model, part.model, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"for classes of .0, 3.*\{3: 2.0\}"):
+        part.fit(X, Y, class_weight={3: 2.0}, verbose=0)
 
 
 def test_names_of_metrics_are_in_the_order_of_their_values():
@@ -171,10 +173,12 @@ def test_advibp_trains_in_a_box():
     assert history["ramp"] == [0.0, pytest.approx(0.5), 1.0] and history["attack_ramp"][-1] == 1.0
 
 
-def test_regions_of_one_batch_are_refused():
-    for region in (Box(0.0 * X, 0.0 * X + 1.0), TARGET.with_eps(np.full(32, 0.1))):
-        with pytest.raises(ValueError, match="one region around every sample"):
-            trainer_of(objectives.IBP(region))
+def test_a_region_for_the_samples_of_the_only_batch():
+    for region in (Box(0.9 * X, 0.9 * X + 0.1), TARGET.with_eps(np.full(32, 0.03))):
+        trainer = trainer_of(objectives.IBP(region))
+        history = trainer.fit(X, Y, batch_size=32, shuffle=False, verbose=0).history
+        whole = trainer.evaluate(X, Y, batch_size=32, verbose=0, return_dict=True)
+        assert 0.0 < whole["verified_accuracy"] < 1.0 and history["verified_accuracy"][0] > 0.0
 
 
 def test_loss_scales():

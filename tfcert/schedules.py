@@ -26,7 +26,6 @@ __all__ = [
     "Piecewise",
     "Schedule",
     "Smoothed",
-    "extremes",
     "get",
 ]
 
@@ -79,6 +78,12 @@ class Schedule:
     def last(self) -> float:
         """The value after the end."""
         raise NotImplementedError
+
+    @property
+    def reached(self) -> list[float]:
+        """Values between which all others lie: here those of the beginning and the end."""
+        start = self.value_at(ops.zeros((), dtype="float32"))
+        return [float(ops.convert_to_numpy(start)), self.last]
 
     def get_config(self) -> dict[str, Any]:
         raise NotImplementedError
@@ -273,6 +278,10 @@ class Piecewise(Schedule):
     def last(self) -> float:
         return self.values[-1]
 
+    @property
+    def reached(self) -> list[float]:
+        return list(self.values)
+
     def get_config(self) -> dict[str, Any]:
         return {"boundaries": self.boundaries, "values": self.values, "unit": self.unit}
 
@@ -301,14 +310,6 @@ def _number(name: str, value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"`{name}` must be finite. Received: {name}={value!r}.")
     return number
-
-
-def extremes(schedule: Schedule) -> list[float]:
-    """Values of a schedule between which all others lie."""
-    if isinstance(schedule, Piecewise):
-        return schedule.values
-    start = schedule.value_at(ops.zeros((), dtype="float32"))
-    return [float(ops.convert_to_numpy(start)), schedule.last]
 
 
 def _unit(unit: str) -> str:

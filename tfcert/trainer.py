@@ -72,7 +72,6 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         if isinstance(seed, bool) or int(seed) != seed or not 0 <= seed < 2**31:
             raise ValueError(f"`seed` must be an integer in [0, 2**31). Received: seed={seed!r}.")
         fitting.check_model(model, bounded=objective.region is not None)
-        fitting.check_region(objective.region, model.input_shape[1:])
         self.model, self.objective = model, objective
         self.seed, self.verified_share = int(seed), float(verified_share)
         self.step = self._counter("step")
@@ -312,8 +311,10 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         if batch.training:
             if self.verified_share == 0:
                 return
-            count = self._verified_count(x)
-            x, y, right, admitted = (part[:count] for part in (x, y, right, admitted))
+            assert self.objective.region is not None
+            if not self.objective.region.per_sample(x):  # Else it is made for the whole batch.
+                count = self._verified_count(x)
+                x, y, right, admitted = (part[:count] for part in (x, y, right, admitted))
         margins = self.objective.margins(self.model, x, y)
         hot = ops.one_hot(y, self.classes, dtype="bool")
         least = ops.min(ops.where(hot, ops.full_like(margins, float("inf")), margins), axis=-1)

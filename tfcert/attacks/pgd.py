@@ -16,7 +16,7 @@ from tfcert.attacks.directions import steepest
 from tfcert.attacks.inputs import Scores
 from tfcert.network import cache_of
 from tfcert.regions import Region
-from tfcert.schedules import Clock, Schedule, extremes, get
+from tfcert.schedules import Clock, Schedule, get
 from tfcert.types import Tensor
 
 __all__ = ["FGSM", "PGD"]
@@ -87,7 +87,7 @@ class PGD:
             raise ValueError(f"`sparsity` must lie in (0, 1]. Received: sparsity={sparsity}.")
         self.region, self.steps, self.restarts = region, steps, restarts
         self.step_size = get(min(1.0, 2.5 / steps) if step_size is None else step_size)
-        reached = extremes(self.step_size)
+        reached = self.step_size.reached
         if min(reached) < 0 or not max(reached) > 0:
             raise ValueError(
                 "`step_size` must be > 0, a schedule nowhere below 0 and somewhere above. "

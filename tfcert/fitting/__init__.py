@@ -1,7 +1,7 @@
 """What ``CertifiedTrainer.fit`` adds to Keras's: checks, the order of samples, callbacks."""
 
 from tfcert.fitting.arguments import checked, labels, prepare
-from tfcert.fitting.models import check_model, check_region, seed_generators
+from tfcert.fitting.models import check_model, seed_generators
 from tfcert.fitting.samples import Augmentation, Batches, Shuffled
 from tfcert.fitting.watching import Latest, StopOnNaN
 
@@ -12,7 +12,6 @@ __all__ = [
     "Shuffled",
     "StopOnNaN",
     "check_model",
-    "check_region",
     "checked",
     "labels",
     "prepare",

@@ -109,6 +109,11 @@ def _complete_weights(arguments: dict[str, Any], classes: int) -> None:
     """Classes that ``class_weight`` leaves out have weight 1: data sets want to be told all."""
     weights = arguments.get("class_weight")
     if isinstance(weights, dict):
+        if not set(weights) <= set(range(classes)):
+            raise ValueError(
+                f"`class_weight` has a weight for classes of [0, {classes}). "
+                f"Received: class_weight={weights}."
+            )
         arguments["class_weight"] = {k: weights.get(k, 1.0) for k in range(classes)}
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras import ops
 
 from tfcert.network import network_of
-from tfcert.regions import Region
 
-__all__ = ["check_model", "check_region", "seed_generators"]
+__all__ = ["check_model", "seed_generators"]
 
 # Layers and operations that leave the largest score the largest, and softmax a softmax.
 _PASSES = ("Dropout", "Flatten", "Identity", "Reshape")
@@ -118,18 +116,6 @@ def _passes(operation: Any) -> bool:
     name = type(operation).__name__
     linear = getattr(getattr(operation, "activation", None), "__name__", "") == "linear"
     return name in _PASSES or (name == "Activation" and linear)
-
-
-def check_region(region: Region | None, input_shape: tuple) -> None:
-    """Raises where a region was made for the samples of one batch."""
-    if region is None:
-        return
-    one = ops.zeros((1, *(size or 1 for size in input_shape)))
-    if region.per_sample(one):
-        raise ValueError(
-            "Training puts one region around every sample. Received a region that has a size or "
-            f"limits for each sample of a batch: {region!r}. Leave the batch axis out."
-        )
 
 
 def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:

@@ -159,7 +159,7 @@ def get(
         mean, std = 0.0 if mean is None else mean, 1.0 if std is None else std
         first.append(_normalization(mean, std, input_shape[-1]))
     try:
-        return _built(name, tuple(input_shape), first, classes)
+        return _built(name, tuple(input_shape), [*first, *(linf or [])], classes)
     except ValueError as error:
         raise ValueError(
             f"Model {name!r} does not fit inputs of shape {tuple(input_shape)}: {error}"
@@ -167,13 +167,13 @@ def get(
 
 
 def _built(name: str, input_shape: tuple, first: list, classes: int) -> keras.Model:
-    mlp, linf = _MLP.fullmatch(name), distance_networks.layers_of(name, classes)
-    inputs = keras.Input(input_shape)
+    """The model; of networks of distances `first` holds all layers."""
+    mlp, inputs = _MLP.fullmatch(name), keras.Input(input_shape)
     if name in _GRAPHS:
         x = first[0](inputs) if first else inputs
         return keras.Model(inputs, _GRAPHS[name](x, classes), name=name)
-    if linf:
-        return keras.Sequential([inputs, *first, *linf], name=name)
+    if name.startswith("linf_"):
+        return keras.Sequential([inputs, *first], name=name)
     stack = _convolutions([], [int(mlp[2])] * int(mlp[1])) if mlp else _ARCHITECTURES[name]()
     return keras.Sequential([inputs, *first, *stack, keras.layers.Dense(classes)], name=name)
 

@@ -19,7 +19,7 @@ from tfcert.network import network_of
 from tfcert.regions import LpBall, Region
 from tfcert.regions.seeds import Seeds
 from tfcert.rules.primitives import Node
-from tfcert.schedules import Clock, Constant, Linear, Schedule, extremes, get
+from tfcert.schedules import Clock, Constant, Linear, Schedule, get
 from tfcert.types import Tensor
 
 __all__ = [
@@ -221,7 +221,7 @@ class Weight:
         else:
             self.schedule = get(value)
             self.first = self.last = self.schedule.last
-        reached = [self.first, self.last] if self.schedule is None else extremes(self.schedule)
+        reached = [self.first, self.last] if self.schedule is None else self.schedule.reached
         if not all(0.0 <= number <= most for number in reached):
             wanted = "be at least 0" if most == math.inf else f"lie in [0, {most:g}]"
             raise ValueError(f"`{name}` must {wanted} all the time. Received: {name}={value!r}.")
@@ -361,7 +361,7 @@ def checked_method(method: Any) -> Any:
 def ramp_of(name: str, value: Any) -> Schedule:
     """A fraction of a radius that grows to 1: a schedule, a number, or a pair of epochs."""
     ramp = get(Linear(0.0, 1.0, *value) if isinstance(value, (tuple, list)) else value)
-    if not all(0.0 <= number <= 1.0 for number in extremes(ramp)) or ramp.last == 0.0:
+    if not all(0.0 <= number <= 1.0 for number in ramp.reached) or ramp.last == 0.0:
         raise ValueError(
             f"`{name}` is a fraction of the training radius: it must lie in [0, 1] and end above "
             f"0. Received: {name}={value!r}."
