@@ -171,6 +171,8 @@ BAD = {
     "rate_nan": ({"learning_rate": "nan"}, "--learning_rate must be > 0"),
     "clipnorm": ({"clipnorm": "0"}, "--clipnorm must be > 0"),
     "beta": ({"beta_2": "1"}, r"--beta_2 must lie in \[0, 1\)"),
+    "factor": ({"drop_factor": "0.5"}, "--drop_factor goes with --drops"),
+    "distances": ({"model": "linf_mlp_2x8", "init": "ibp"}, "has no dense or convolutional layers"),
     "early_drop": ({"drops": "0,3"}, "--drops are epochs > 0"),
     "std": ({"std": "0"}, "`std` must be > 0"),
     "channels": ({"mean": "0.1,0.2"}, "`mean` must be a finite number, or one for each of 1 ch"),

@@ -16,6 +16,10 @@ __all__ = ["SETTINGS", "Config", "check", "check_same", "numbers"]
 _FREE = ("resume", "verbose", "data_dir", "out", "verify", "attack_steps", "attack_step_size")
 
 
+# The flag's default.
+_DROP_FACTOR = 0.1
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The flags of ``tfcert-train``, under their names."""
@@ -102,6 +106,10 @@ def check(config: Config) -> None:
             f"Received: --sigma={config.sigma} --norm={config.norm}."
         )
     drops = numbers("drops", config.drops) or []
+    if not drops and config.drop_factor != _DROP_FACTOR:
+        raise ValueError(
+            f"--drop_factor goes with --drops. Received: --drop_factor={config.drop_factor} alone."
+        )
     if drops and drops[0] <= 0:
         raise ValueError(f"--drops are epochs > 0. Received: {','.join(config.drops)}.")
     if drops and drops[-1] >= config.epochs:

@@ -30,7 +30,7 @@ def ibp_initialization(model: keras.Model, seed: int = 0) -> keras.Model:
 
     Reference: Shi et al., 2021, https://arxiv.org/abs/2103.17268, section 3.2.
     """
-    generator = np.random.default_rng(seed)
+    generator, drawn = np.random.default_rng(seed), 0
     kernels = {
         node.name for node in network_of(model).nodes if isinstance(node.primitive, Kernel | Matrix)
     }
@@ -43,6 +43,12 @@ def ibp_initialization(model: keras.Model, seed: int = 0) -> keras.Model:
             fan_in = _fan_in(layer, variable.shape)
             values = generator.normal(scale=math.sqrt(2 * math.pi) / fan_in, size=variable.shape)
             variable.assign(values)
+            drawn += 1
+    if not drawn:
+        raise ValueError(
+            f"Model {model.name!r} has no dense or convolutional layers, whose kernels this "
+            "initialisation draws."
+        )
     return model
 
 
