@@ -133,6 +133,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     process.wait()
     resumed = run(tmp_path / "killed", resume="true", **arguments)
     assert resumed.returncode == 0, resumed.stderr
+    facts = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("whole", "killed")]
+    assert "earlier" not in facts[0]
+    (part,) = facts[1]["earlier"]
+    assert part == {"versions": facts[0]["versions"], "commit": facts[0]["commit"], "seconds": None}
     first, second = (
         json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "killed")
     )

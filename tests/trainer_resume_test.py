@@ -154,6 +154,23 @@ def test_mirrored_strategy_equals_one_device():
         np.testing.assert_allclose(history[name], other[name], rtol=1e-3, atol=1e-6, err_msg=name)
     assert 0.7 < sum(other["quality"]) / sum(history["quality"]) < 1.3
 
+    # The noise of layers: of each device its own.
+    with strategy.scope():
+        layers = [keras.layers.Dropout(0.5), keras.layers.Dense(3)]
+        model = keras.Sequential([keras.Input((64,)), *layers])
+        trainer = CertifiedTrainer(model, objectives.Standard())
+        trainer.compile("sgd")
+    ones = np.ones((4, 64), "float32"), np.zeros(4, "int32")
+    assert np.isfinite(trainer.fit(*ones, batch_size=4, verbose=0).history["loss"]).all()
+
+    def states(data):
+        trainer.batch_of(data, True)
+        return layers[0].seed_generator.state.value[0] + 0
+
+    found = strategy.run(tf.function(states), args=(tuple(map(tf.constant, ones)),))
+    first, second = strategy.experimental_local_results(found)
+    assert int(first) != int(second)
+
     # The last batch of an epoch has one sample: the second device has none.
     with strategy.scope():
         for objective in (objectives.IBP(LpBall(0.03)), objectives.AdvIBP(LpBall(0.03))):

@@ -191,10 +191,10 @@ class TrainStep:
 
         losses, pullback, found = jax.vjp(forward, trainable, has_aux=True)
         terms, logits, notes, fixed = found
-        gradients, one = [], jax.numpy.ones(())
+        gradients = []
         pairs = zip(self.optimizer.variables, optimizer_state, strict=True)
         with keras.StatelessScope(state_mapping=pairs):
-            scale = self.optimizer.scale_loss(one)
+            scale = self.optimizer.scale_loss(jax.numpy.ones(()))
         for place in range(len(losses)):
             hot = [scale * jax.numpy.full_like(x, i == place) for i, x in enumerate(losses)]
             gradients.append(pullback(hot)[0])
@@ -203,9 +203,7 @@ class TrainStep:
             batch.notes.update(notes)
             terms, gradient = self.combine(terms, gradients, batch)
             loss = sum(terms.values())
-            finite = shared.is_finite(loss, gradient)
-            if shared.scales_loss(self.optimizer):  # It lowers its scale where gradients overflow.
-                finite = jax.numpy.isfinite(loss)
+            finite = shared.is_finite(loss, gradient, self.optimizer)
             loss, gradient = shared.only_finite(finite, loss, gradient)
             logs = self.log(loss, terms, batch, data)
             self.count_step(finite)

@@ -20,7 +20,6 @@ __all__ = [
     "only_finite",
     "portable",
     "reduced",
-    "scales_loss",
 ]
 
 # Whether the graph that is being built will run where there may be no compiler.
@@ -56,20 +55,20 @@ def check_environment() -> None:
             raise reduced(f"{name}={os.environ[name]}", f"Unset {name}.")
 
 
-def is_finite(loss: Tensor, gradient: list[Tensor]) -> Tensor:
+def is_finite(
+    loss: Tensor, gradient: list[Tensor], optimizer: keras.optimizers.Optimizer
+) -> Tensor:
     """Whether a loss and all of its gradient are finite.
 
-    A loss may be finite where its gradient is not: a ReLU may turn NaN into 0.
+    A loss may be finite where its gradient is not: a ReLU may turn NaN into 0. An optimizer that
+    scales losses looks for overflows itself, leaves such steps out and lowers its scale.
     """
     finite = ops.isfinite(loss)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return finite
     for part in gradient:
         finite = ops.logical_and(finite, ops.isfinite(ops.sum(part)))
     return finite
-
-
-def scales_loss(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether an optimizer looks for overflows itself and leaves such steps out."""
-    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def only_finite(

@@ -288,26 +288,27 @@ class TrainStep:
         if spread:  # All replicas have the whole gradient.
             gradient = [part / count for part in gradient]
         loss = sum(terms.values())
-        finite = shared.is_finite(loss, gradient)
-        if shared.scales_loss(self.optimizer):  # It lowers its scale where gradients overflow.
-            finite = tf.math.is_finite(loss)
+        finite = shared.is_finite(loss, gradient, self.optimizer)
         if count > 1:  # Of all of them: none goes on alone.
             context = tf.distribute.get_replica_context()
             finite = context.all_reduce("SUM", tf.cast(finite, "float32")) > count - 0.5
         loss, gradient = shared.only_finite(finite, loss, gradient)
         logs = self.log(loss, terms, batch, data)
-        if not variables:  # A frozen model is evaluated.
-            pass
-        elif tf.distribute.has_strategy():  # None applies gradients inside of a condition.
-            self.optimizer.apply_gradients(zip(gradient, variables, strict=True))
-        else:
-            if not self.optimizer.built:  # No variables are made inside of a condition.
-                self.optimizer.build(variables)
-            tf.cond(finite, lambda: self._apply(gradient, variables), lambda: None)
+        if variables:  # A frozen model has none.
+            self._update(finite, gradient, variables)
         for variable, value in zip(kept, before, strict=True):
             variable.assign(tf.where(finite, variable.value, value))
         self.count_step(finite)
         return logs
+
+    def _update(self: Any, finite: Tensor, gradient: list[Tensor], variables: list[Any]) -> None:
+        """Applies gradients, unless the step is void."""
+        if tf.distribute.has_strategy():  # None applies gradients inside of a condition.
+            self._apply(gradient, variables)
+            return
+        if not self.optimizer.built:  # No variables are made inside of a condition.
+            self.optimizer.build(variables)
+        tf.cond(finite, lambda: self._apply(gradient, variables), lambda: None)
 
     def _apply(self: Any, gradient: list[Tensor], variables: list[Any]) -> None:
         self.optimizer.apply_gradients(zip(gradient, variables, strict=True))
