@@ -171,6 +171,10 @@ BAD = {
         {"objective": "gaussian", "eps": None, "sigma": "0.5", "norm": "2"},
         "--norm is that of --eps",
     ),
+    "noise_verify": (
+        {"objective": "gaussian", "eps": None, "train_eps": None, "ramp": None, "sigma": "0.5"},
+        "--verify is for runs with --eps.*--objective=gaussian --verify=ibp,crown",
+    ),
     "rate": ({"learning_rate": "0"}, "--learning_rate must be > 0"),
     "rate_nan": ({"learning_rate": "nan"}, "--learning_rate must be > 0"),
     "clipnorm": ({"clipnorm": "0"}, "--clipnorm must be > 0"),
@@ -223,6 +227,11 @@ def test_training_radius_below_the_tested_one_warns():
         train_config.check(config)
 
 
+def test_flags_refused_beside_noise_are_compared_with_their_defaults():
+    config = dataclasses.asdict(config_of(["--objective=ibp", "--out=unused"]))
+    assert {name: config[name] for name in train_config.EVALUATION} == train_config.EVALUATION
+
+
 def test_drops_after_the_end_warn():
     config = config_of(["--objective=ibp", "--eps=0.1", "--out=unused", "--drops=2,30"])
     with pytest.warns(UserWarning, match="--drops=2,30: training ends after epoch 30"):
@@ -266,7 +275,14 @@ def test_a_later_stage_starts_from_a_model_with_its_first_layers_frozen(tmp_path
 
 def test_a_run_for_smoothing(tmp_path):
     changes = {"objective": "consistency", "model": "mlp_1x40", "eps": None, "train_eps": None}
-    changes |= {"ramp": None, "verify": None, "sigma": "0.25", "limit": "900", "epochs": "12"}
+    changes |= {
+        "ramp": None,
+        "verify": None,
+        "attack_steps": None,
+        "sigma": "0.25",
+        "limit": "900",
+        "epochs": "12",
+    }
     changes |= {"optimizer": "sgd", "momentum": "0.9", "weight_decay": "1e-3", "drops": "6"}
     result = run(tmp_path / "run", **changes, learning_rate="0.1", option=["weight=1.0"])
     assert result.returncode == 0, result.stderr

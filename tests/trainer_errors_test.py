@@ -180,6 +180,8 @@ def test_arguments_of_trainers_that_are_refused():
             CertifiedTrainer(ts.mlp(), ibp(), seed=seed)
     with pytest.raises(ValueError, match="`validation_method` is for training"):
         ibp(validation_method=methods.Crown(float_safe=True))
+    with pytest.raises(NotImplementedError, match="Layer 'dense.*': declares no l-inf Lipschitz"):
+        CertifiedTrainer(ts.mlp(), ibp(validation_method="lipschitz"))
 
 
 def test_activity_regularizers_are_refused():

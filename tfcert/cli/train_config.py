@@ -10,14 +10,27 @@ import numpy as np
 
 from tfcert.bounds import methods
 
-__all__ = ["SETTINGS", "Config", "check", "check_same", "numbers"]
+__all__ = [
+    "EVALUATION",
+    "SETTINGS",
+    "Config",
+    "check",
+    "check_free_of_bounds",
+    "check_same",
+    "numbers",
+]
 
 # What is done with a run but does not decide what is trained.
 _FREE = ("resume", "verbose", "data_dir", "out", "verify", "attack_steps", "attack_step_size")
 
 
-# The flag's default.
+# Defaults of flags that are refused beside others: of a given one, its value is all that is known.
 _DROP_FACTOR = 0.1
+EVALUATION = {
+    "verify": ["ibp", "crown-ibp", "crown"],
+    "attack_steps": 100,
+    "attack_step_size": None,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +144,19 @@ def check(config: Config) -> None:
             "at a radius that it was never trained at.",
             stacklevel=2,
         )
+
+
+def check_free_of_bounds(config: Config) -> None:
+    """Raises where flags say how to verify or attack what has no radius to be tested at."""
+    for name, default in EVALUATION.items():
+        value = getattr(config, name)
+        if value != default:
+            given = ",".join(value) if isinstance(value, list) else value
+            raise ValueError(
+                f"--{name} is for runs with --eps. Without it nothing is bounded or attacked after "
+                "training; `tfcert-certify --method=smoothing` certifies networks for smoothing. "
+                f"Received: --objective={config.objective} --{name}={given}."
+            )
 
 
 def numbers(name: str, values: list[str] | None) -> list[float] | None:

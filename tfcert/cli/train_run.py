@@ -28,7 +28,14 @@ from tfcert import (
 )
 from tfcert.bounds import lipschitz
 from tfcert.cli.backup import Backup
-from tfcert.cli.train_config import SETTINGS, Config, check, check_same, numbers
+from tfcert.cli.train_config import (
+    SETTINGS,
+    Config,
+    check,
+    check_free_of_bounds,
+    check_same,
+    numbers,
+)
 from tfcert.objectives import latent
 from tfcert.regions import LpBall
 from tfcert.smoothing.noise import NOISES
@@ -90,7 +97,9 @@ def prepare(config: Config) -> Training:
     if config.init_model is not None:
         _take_weights(model, config.init_model)
     objective = _objective(config)
-    if objective.region is not None and "lipschitz" in config.verify:
+    if objective.region is None:
+        check_free_of_bounds(config)
+    elif "lipschitz" in config.verify:
         _check_lipschitz(model, config.norm)
     _freeze(config, model, objective)
     attack = None

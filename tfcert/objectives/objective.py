@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert.bounds import methods
+from tfcert.bounds import lipschitz, methods
 from tfcert.bounds.margins import Margins
 from tfcert.bounds.statistics import clean_moments, node_values
 from tfcert.network import network_of
@@ -284,6 +284,12 @@ class RobustObjective(Objective):
         self.train_region = region if train_eps is None else region.with_eps(train_eps)
         # By the names of the arguments that they come from, which the History shows too.
         self.weights: dict[str, Weight] = {}
+
+    def build(self, trainer: Any) -> None:
+        super().build(trainer)
+        method = methods.get(self.validation_method or self.default_method)
+        if self.region is not None and isinstance(method, methods.Lipschitz):
+            lipschitz.factor(trainer.model)  # Raises where a layer declares none.
 
     @property
     def bound(self) -> str | None:
