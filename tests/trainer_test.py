@@ -232,6 +232,17 @@ def test_one_trace_for_all_steps():
     assert len(traces) == 1
 
 
+def test_branches_are_traced_for_one_gradient():
+    """For gradients of gradients TensorFlow wraps each, and traces it four times as often."""
+    trainer = CertifiedTrainer(ts.mlp(units=(6,)), objectives.AdvIBP(TARGET, (0, 2)))
+    trainer.compile("adam")
+    trainer.optimizer.build(trainer.trainable_variables)
+    step = tf.function(trainer.train_step, autograph=False).get_concrete_function(ts.data(16))
+    names = [function.signature.name for function in step.graph.as_graph_def().library.function]
+    assert any("cond_true" in name for name in names)
+    assert not any("cflow_gradient_wrapper" in name for name in names)
+
+
 def test_augmentation_keeps_pixels():
     from tfcert.fitting import Augmentation
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -268,8 +269,10 @@ class TrainStep:
         if tf.distribute.has_strategy():  # The optimizer cannot leave out a step, see below.
             kept = [*kept, *self.trainable_variables, *self.optimizer.variables]
         before = [tf.identity(variable.value) for variable in kept]
-        # A persistent tape keeps all of a loop, such as an attack, and XLA then refuses the loop.
-        with tf.GradientTape(persistent=self.objective.separate) as tape:
+        tape: Any = contextlib.nullcontext()
+        if tf.executing_eagerly():  # ``run_eagerly``, for debugging.
+            tape = tf.GradientTape(persistent=self.objective.separate)
+        with tape:
             batch = self.batch_of(data, True)
             losses, terms = self.losses_of(batch)
             # The optimizer adds up the gradients of all replicas.
@@ -277,7 +280,10 @@ class TrainStep:
         variables = self.trainable_variables
         # TensorFlow's own variables: zeros for an unconnected one are made of its type.
         values = [variable.value for variable in variables]
-        gradients = [tape.gradient(loss, values, unconnected_gradients="zero") for loss in scaled]
+        # A tape traces conditions anew for gradients of gradients, and a persistent one keeps all
+        # of a loop, such as an attack, which XLA then refuses.
+        derive = tape.gradient if tf.executing_eagerly() else tf.gradients
+        gradients = [derive(loss, values, unconnected_gradients="zero") for loss in scaled]
         del tape
         spread = count > 1 and self.objective.separate
         if spread:  # How they are joined depends on the whole batch.
