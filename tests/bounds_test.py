@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import weakref
 
 import keras
@@ -181,3 +182,17 @@ class CacheTest(parameterized.TestCase):
 def test_symbolic_values_are_told_from_numbers() -> None:
     assert backend.is_symbolic(keras.KerasTensor((1, 2)))
     assert not backend.is_symbolic(ops.zeros((1, 2)))
+
+
+def test_many_programs_bring_no_warning_of_tracing(caplog: pytest.LogCaptureFixture) -> None:
+    """TensorFlow counts those of the same lines, which here are not made anew for every call."""
+    model = keras.Sequential([keras.Input((2,)), _LAYERS.Dense(3)])
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(caplog.handler)
+    try:
+        for size in range(1, 8):
+            tfcert.bound(model, np.zeros((size, 2), "float32"), tfcert.LpBall(0.1), "ibp")
+            tfcert.bound(model, np.zeros((size, 2), "float32"), tfcert.LpBall(0.1, norm=2), "ibp")
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "triggered tf.function retracing" not in caplog.text

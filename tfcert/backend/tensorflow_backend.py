@@ -126,7 +126,17 @@ def compile_function(
     del model  # A tf.function reads the current values of the variables by itself.
     # XLA on a CPU turns transposed convolutions into plain loops (measured 3x slower than the
     # kernels TensorFlow calls); it is used where it is asked for.
-    return tf.function(function, jit_compile=bool(jit_compile), autograph=False)
+    return _traced(function, jit_compile=bool(jit_compile))
+
+
+def _traced(function: Callable[..., Any], **options: Any) -> Any:
+    """A ``tf.function`` that is one of several made of the same lines of this package.
+
+    TensorFlow would warn at the fifth of them, as of a function that is made anew in a loop.
+    """
+    made = tf.function(function, autograph=False, **options)
+    made._omit_frequent_tracing_warning = True
+    return made
 
 
 def devices_of(model: keras.Model) -> int:
@@ -166,13 +176,12 @@ def compile_for_devices(
 
         return compiled(*map(share, arguments))
 
-    @tf.function(autograph=False)
     def everywhere(*arguments: Tensor) -> Tensor:
         strategy = model.distribute_strategy
         results = strategy.run(on_device, args=arguments)
         return tf.concat(strategy.experimental_local_results(results), axis=0)
 
-    return everywhere
+    return _traced(everywhere)
 
 
 def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
@@ -221,7 +230,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     XLA compiles for every shape, but it is traced for the first two or three only.
     """
-    return tf.function(function, jit_compile=True, autograph=False, reduce_retracing=True)
+    return _traced(function, jit_compile=True, reduce_retracing=True)
 
 
 def eagerly() -> Any:
