@@ -31,6 +31,7 @@ __all__ = [
     "prefers_xla",
     "replica",
     "replicas",
+    "traced_once",
     "value_and_gradients",
     "vector_jacobian",
     "with_gradient",
@@ -151,6 +152,11 @@ def bits_as(values: Tensor, dtype: str) -> Tensor:
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of tensors that XLA compiles, also where it is called eagerly."""
+    return jax.jit(function)
+
+
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors for many calls inside of one that is compiled: one graph for all."""
     return jax.jit(function)
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "prefers_xla",
     "replica",
     "replicas",
+    "traced_once",
     "value_and_gradients",
     "vector_jacobian",
     "with_gradient",
@@ -231,6 +232,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     XLA compiles for every shape, but it is traced for the first two or three only.
     """
     return _traced(function, jit_compile=True, reduce_retracing=True)
+
+
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors for many calls inside of one that is compiled: one graph for all."""
+    return _traced(function)
 
 
 def eagerly() -> Any:

@@ -223,6 +223,7 @@ def accumulate(
 
     The last block is filled up: ``fills`` are values that leave the total as it is.
     """
+    step = backend.traced_once(step)  # Not for every row of a block.
     turns = (ops.shape(rows[0])[0] + BLOCK - 1) // BLOCK
     filled = []
     for matrix, value in zip(rows, fills, strict=True):
@@ -232,8 +233,9 @@ def accumulate(
     def block(turn: Tensor, total: Tensor) -> tuple:
         start = turn * BLOCK
         parts = [ops.slice(m, (start, 0), (BLOCK, ops.shape(m)[1])) for m in filled]
-        for place in range(BLOCK):
-            total = step(total, start + place, *(part[place] for part in parts))
+        lines = zip(*(ops.unstack(part, BLOCK) for part in parts), strict=True)
+        for place, line in enumerate(lines):
+            total = step(total, start + place, *line)
         return turn + 1, total
 
     return backend.loop(lambda turn, total: turn < turns, block, (ops.zeros((), "int32"), total))[1]
