@@ -12,7 +12,7 @@ from keras import layers, ops
 import tfcert
 from tests import float_safe_support, rule_cases, soundness
 from tfcert import lipschitz, methods
-from tfcert.bounds import propagation
+from tfcert.bounds import method as bound_method
 from tfcert.layers import LInfDistance, LInfDistanceConv2D, MeanShift, set_exponent
 from tfcert.network import network_of
 
@@ -234,8 +234,8 @@ def test_nothing_is_swept_where_intervals_are_exact(monkeypatch):
         swept.append(node.name)
         return original(evaluation, node, *rest)
 
-    original = propagation.refine
-    monkeypatch.setattr(propagation, "refine", refine)
+    original = bound_method.refine
+    monkeypatch.setattr(bound_method, "refine", refine)
     for region in (tfcert.LpBall(0.1), tfcert.LpBall(0.1, norm=2)):
         tfcert.bound(model, _inputs(model, 4), region, "crown")
     distances = [layer.name for layer in model.layers if isinstance(layer, LInfDistance)]

@@ -71,7 +71,7 @@ METHODS = {
 def test_methods(name, tmp_path, monkeypatch):
     model, method = make_small(), METHODS[name]
     if name == "pieces":  # Five samples at a time.
-        monkeypatch.setattr(export.api, "samples_at_once", lambda *_: 5)
+        monkeypatch.setattr(methods.Method, "samples_at_once", lambda *_: 5)
     tfcert.export_certified(model, tmp_path / "1", REGION, method)
     x = inputs(12, (5,))
     found = load(tmp_path / "1")["serving_default"](x=tf.constant(x))

@@ -12,7 +12,7 @@ from keras import ops
 
 import tfcert
 from tests import rule_cases, rule_checks, soundness
-from tfcert.bounds import alpha, propagation, refine, sweep
+from tfcert.bounds import alpha, answers, refine, sweep
 from tfcert.layers import interval_kernels
 from tfcert.layers import kernels as kernels_of_points
 from tfcert.regions import LpBall, geometry
@@ -133,9 +133,9 @@ def _floor_from_the_wrong_ends(original):
 
 
 def _slopes_beyond_their_range(original):
-    def free_slopes(evaluation, record):
-        variables, limits, keys = original(evaluation, record)
-        return variables, [(low, 2.0 * width + 0.5) for low, width in limits], keys
+    def free_slopes(record):
+        found = original(record)
+        return [(place, side, low, 2.0 * width + 0.5) for place, side, low, width in found]
 
     return free_slopes
 
@@ -351,7 +351,7 @@ MUTANTS = {
     ),
     # Methods and regions.
     "radius added where only intervals are known": Mutant(
-        propagation,
+        answers,
         "dot",
         lambda original: lambda a, b: ops.abs(original(a, b)),
         margins("activation_tanh", ALONE, "ibp"),

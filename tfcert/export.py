@@ -12,12 +12,11 @@ import keras
 from keras import ops
 
 from tfcert import backend, saved_model
-from tfcert.bounds import api, lipschitz, methods, propagation
+from tfcert.bounds import api, methods
 from tfcert.certification import identity
 from tfcert.certification.subject import Subject
 from tfcert.network import Network
 from tfcert.regions import LpBall, Region
-from tfcert.rules.primitives import Nonlinear
 from tfcert.types import Tensor
 
 __all__ = ["ROUNDING_TOLERANCE", "export_certified"]
@@ -104,7 +103,7 @@ class _Served:
     def __init__(self, subject: Subject, region: Region, method: methods.Method):
         self.subject, self.region, self.method = subject, region, method
         self.network, self.classes = subject.network, subject.classes
-        self.piece = api.samples_at_once(self.network, method, self.classes)
+        self.piece = method.samples_at_once(self.network, self.classes)
 
     def signatures(self) -> dict[str, Callable[..., Any]]:
         """The functions to save, by name."""
@@ -138,14 +137,18 @@ class _Served:
         scores, label = self._classified(x)
         region = self.region
         # What the bounds see: in another type with float_safe.
-        seen = ops.cast(x, "float64" if self.method.float_safe else self.network.dtype)
+        seen = ops.cast(x, self.method.dtype(self.network))
         valid = ops.logical_and(region.admits(seen), ops.all(ops.isfinite(scores), axis=-1))
         if eps is not None:
             fits = ops.logical_and(ops.isfinite(eps), eps >= 0)
             valid = ops.logical_and(valid, fits)
             region = region.with_eps(ops.where(fits, eps, 0.0))
         with backend.portable():
-            found = self._found(seen, scores, label, region)
+            same = self.subject.scores is self.subject.model
+            found = self.method.served(
+                *(self.subject.scores, self.network, region, seen, label),
+                scores if same else None,
+            )
         margin = ops.where(valid, found.pop("margin"), math.nan)
         found = {name: ops.where(valid, value, 0.0) for name, value in found.items()}
         return {
@@ -156,21 +159,6 @@ class _Served:
             **found,
         }
 
-    def _found(
-        self, x: Tensor, outputs: Tensor, label: Tensor, region: Region
-    ) -> dict[str, Tensor]:
-        """The margin, and the radius where the method knows one."""
-        if not isinstance(self.method, methods.Lipschitz) or self.method.float_safe:
-            return {"margin": self._by_bounds(x, label, region)}
-        same = self.subject.scores is self.subject.model
-        scores = outputs if same else self.subject.scores(x, training=False)
-        factor = lipschitz.factor(self.subject.scores)
-        radius = lipschitz.radius_of(scores, factor)
-        if isinstance(self.network.outputs.primitive, Nonlinear):
-            # What the bounds would come to, from the scores that are there already.
-            return {"margin": self._by_distance(x, scores, factor, region), "radius": radius}
-        return {"margin": self._by_bounds(x, label, region), "radius": radius}
-
     def _classified(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The model's outputs and its classes."""
         outputs = self.subject.model(x, training=False)
@@ -178,28 +166,6 @@ class _Served:
         if threshold is not None:
             return outputs, ops.cast(outputs[:, 0] > threshold, "int64")
         return outputs, ops.cast(ops.argmax(outputs, axis=-1), "int64")
-
-    def _by_distance(self, x: Tensor, scores: Tensor, factor: Tensor, region: Region) -> Tensor:
-        """The margin rule: two scores come closer by twice the factor times the way from x."""
-        best = ops.top_k(scores, 2)[0]
-        bound = region.bind(x)
-        away = ops.maximum(bound.upper - x, x - bound.lower)
-        reach = ops.max(ops.reshape(away, (ops.shape(x)[0], -1)), axis=-1)
-        return best[:, 0] - best[:, 1] - 2.0 * ops.cast(factor, scores.dtype) * reach
-
-    def _by_bounds(self, x: Tensor, label: Tensor, region: Region) -> Tensor:
-        """The smallest margin bound of each input; NaN where one of them is."""
-        evaluation = propagation.evaluate(
-            self.network, region, region.bind(x), self.method, point=x
-        )
-        own = ops.cast(label, "int32")[:, None]
-        # The k-th rival is class k before the label, and class k + 1 from it on.
-        rival = ops.arange(self.classes - 1, dtype="int32")[None]
-        rival = rival + ops.cast(rival >= own, "int32")
-        hot = [ops.one_hot(index, self.classes, dtype=x.dtype) for index in (own, rival)]
-        return propagation.least_rows(
-            evaluation, self.method, self.network.outputs, hot[0] - hot[1]
-        )
 
 
 def _in_pieces(function: Any, arguments: tuple[Tensor, ...], piece: int) -> dict[str, Tensor]:

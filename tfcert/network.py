@@ -167,6 +167,17 @@ class Network:
         """Nodes that a nonlinear node reads: those whose bounds shape its relaxation."""
         return [node for node in self.nodes if self.reads[node]]
 
+    def behind(self, starts: set[Node]) -> list[Node]:
+        """The nodes that the outputs depend on where the network starts at some, in order."""
+        if not starts:
+            return self.nodes
+        wanted = set(keras.tree.flatten(self.outputs))
+        for node in reversed(self.nodes):
+            if node in wanted and node not in starts:
+                wanted.update(node.inputs)
+                wanted.update(node.enclosure[1] if node.enclosure else ())
+        return [node for node in self.nodes if node in wanted]
+
     def ancestors(self, node: Node) -> list[Node]:
         """All nodes that a node depends on, itself included, in reverse order."""
         wanted, found = {node}, []

@@ -31,6 +31,8 @@ __all__ = [
     "prefers_xla",
     "replica",
     "replicas",
+    "reshape",
+    "runs_at_once",
     "traced_once",
     "value_and_gradients",
     "vector_jacobian",
@@ -163,6 +165,19 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
 def eagerly() -> Any:
     """A context that computes at once, also where a graph is being built around it."""
     return jax.ensure_compile_time_eval()
+
+
+def reshape(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The values in another shape of numbers, one of which may be -1."""
+    return ops.reshape(values, shape)
+
+
+def runs_at_once() -> bool:
+    """Whether operations are carried out one by one, with numbers that Python can look at.
+
+    They never are: JAX compiles every operation for itself, so single operations are slow.
+    """
+    return False
 
 
 def is_symbolic(value: Any) -> bool:

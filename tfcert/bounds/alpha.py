@@ -1,107 +1,205 @@
-"""alpha-CROWN: gradient ascent on the slopes of relaxations, each row for itself."""
+"""alpha-CROWN and beta-CROWN: gradient ascent on slopes and multipliers, each row for itself."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from keras import ops
 
 from tfcert import backend
 from tfcert.bounds.evaluation import Evaluation
-from tfcert.bounds.methods import AlphaCrown
 from tfcert.bounds.sweep import Slopes, sweep
 from tfcert.rules.primitives import Node
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Tensor
 
-__all__ = ["optimised_lower"]
+__all__ = ["Optimised", "optimised"]
 
 # Adam's constants.
 _FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
 
 
-def optimised_lower(
+class Ascent(Protocol):
+    """How slopes are optimised: ``tfcert.methods.AlphaCrown`` has these options."""
+
+    @property
+    def iterations(self) -> int: ...
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def decay(self) -> float: ...
+
+
+class Optimised(NamedTuple):
+    """What an optimisation ends with.
+
+    Attributes:
+        lower: The best lower bounds of the rows met on the way, ``(groups, rows)``.
+        slopes: ``{place: [lower_slope, upper_slope]}`` at the end; see ``Slopes``.
+        multipliers: ``{place: beta}`` at the end.
+    """
+
+    lower: Tensor
+    slopes: dict[int, Any]
+    multipliers: dict[int, Tensor]
+
+
+def optimised(
     evaluation: Evaluation,
-    method: AlphaCrown,
+    method: Ascent,
     node: Node,
     rows: Rows,
     frame: Frame,
     constant: Any = 0.0,
-) -> Tensor:
+    *,
+    slopes: Mapping[int, Any] | None = None,
+    multipliers: Mapping[int, Tensor] | None = None,
+) -> Optimised:
     """Lower bounds of rows with optimised slopes; at least those of the default slopes.
 
     Rows do not influence one another: the gradient of their sum moves each row's own slopes.
+
+    Args:
+        evaluation: Holds the intervals of all nodes, and the signs of split units.
+        method: How far to go.
+        node: The node that the rows are functions of.
+        rows: Their coefficients.
+        frame: Which sample the rows belong to.
+        constant: Added to the bounds.
+        slopes: Where to start, from an earlier ``Optimised`` with rows of the same shape; default:
+            the slopes of CROWN.
+        multipliers: Where to start; default: 0.
     """
     record = Slopes()
     first = sweep(evaluation, node, rows, frame, constant, slopes=record)
-    variables, limits, keys = _free_slopes(evaluation, record)
-    if not variables:
-        return first
+    variables = _Variables(record, slopes or {}, multipliers or {})
+    if not variables.count:
+        return Optimised(first, record.values, record.multipliers)
 
     def objective(values: list[Tensor]) -> tuple[Tensor, Tensor]:
-        slopes = {place: list(pair) for place, pair in record.values.items()}
-        for (place, side), value, (low, width) in zip(keys, values, limits, strict=True):
-            slopes[place][side] = low + value * width
-        lower = sweep(evaluation, node, rows, frame, constant, slopes=Slopes(slopes))
+        lower = sweep(evaluation, node, rows, frame, constant, slopes=variables.slopes(values[0]))
         # An infinite bound has no gradient; it must not spoil the others.
-        finite = ops.isfinite(lower)
-        return ops.sum(ops.where(finite, lower, ops.zeros_like(lower))), lower
+        finite = ops.where(ops.isfinite(lower), lower, ops.zeros_like(lower))
+        return ops.sum(finite), lower
 
-    count = len(variables)
-    rate = ops.cast(method.learning_rate, evaluation.dtype)
-    decay, one = ops.cast(method.decay, evaluation.dtype), ops.cast(1.0, evaluation.dtype)
+    def body(
+        step: Tensor,
+        best: Tensor,
+        rate: Tensor,
+        powers: Tensor,
+        value: Tensor,
+        m: Tensor,
+        v: Tensor,
+    ) -> tuple:
+        _, lower, (gradient,) = backend.value_and_gradients(objective, [value])
+        powers = powers * decays
+        m = _FIRST * m + (1 - _FIRST) * gradient
+        v = _SECOND * v + (1 - _SECOND) * ops.square(gradient)
+        corrected = 1.0 - powers
+        change = (m / corrected[0]) / (ops.sqrt(v / corrected[1]) + _TINY)
+        value = variables.projected(value + rate * change)
+        return step + 1, ops.maximum(best, lower), rate * method.decay, powers, value, m, v
 
-    def body(step: Tensor, best: Tensor, rate: Tensor, powers: Tensor, *state: Tensor) -> tuple:
-        values, first_moments, second_moments = (
-            list(state[i * count : (i + 1) * count]) for i in range(3)
-        )
-        _, lower, gradients = backend.value_and_gradients(objective, values)
-        best = ops.maximum(best, lower)
-        powers = powers * ops.convert_to_tensor([_FIRST, _SECOND], dtype=evaluation.dtype)
-        for i, gradient in enumerate(gradients):
-            m = _FIRST * first_moments[i] + (1 - _FIRST) * gradient
-            v = _SECOND * second_moments[i] + (1 - _SECOND) * ops.square(gradient)
-            change = (m / (one - powers[0])) / (ops.sqrt(v / (one - powers[1])) + _TINY)
-            values[i] = ops.clip(values[i] + rate * change, 0.0, 1.0)
-            first_moments[i], second_moments[i] = m, v
-        return step + 1, best, rate * decay, powers, *values, *first_moments, *second_moments
-
-    zeros = [ops.zeros_like(value) for value in variables]
+    decays = ops.convert_to_tensor([_FIRST, _SECOND], dtype=evaluation.dtype)
+    zeros = ops.zeros_like(variables.first)
+    state = (
+        ops.convert_to_tensor(0, dtype="int32"),
+        first,
+        ops.cast(method.learning_rate, evaluation.dtype),
+        ops.ones((2,), dtype=evaluation.dtype),
+        variables.first,
+        zeros,
+        zeros,
+    )
     state = backend.loop(
         lambda step, *_: step < method.iterations,
         body,
-        (
-            ops.convert_to_tensor(0, dtype="int32"),
-            first,
-            rate,
-            ops.ones((2,), dtype=evaluation.dtype),
-            *variables,
-            *zeros,
-            *zeros,
-        ),
+        state,
         maximum_iterations=method.iterations,
     )
-    _, last = objective(list(state[4 : 4 + count]))
-    return ops.maximum(state[1], last)
+    _, last = objective([state[4]])
+    found = variables.slopes(state[4])
+    return Optimised(ops.maximum(state[1], last), found.values, found.multipliers)
 
 
-def _free_slopes(evaluation: Evaluation, record: Slopes) -> tuple[list, list, list]:
-    """The slopes that can move, as fractions of their range, the ranges, and whose they are.
+class _Variables:
+    """All that moves in one tensor, ``(groups, rows, count)``, so that a step is few operations.
 
-    Fractions give slopes of all functions one scale: ReLU's range is [0, 1], that of a tanh on a
-    short interval is tiny.
+    Slopes are fractions of their range. Fractions give slopes of all functions one scale: ReLU's
+    range is [0, 1], that of a tanh on a short interval is tiny. Multipliers are as they are.
     """
-    variables, limits, keys = [], [], []
+
+    def __init__(self, record: Slopes, slopes: Mapping[int, Any], multipliers: Mapping[int, Any]):
+        self._record = record
+        self._places, self._multipliers = _free_slopes(record), sorted(record.multipliers)
+        like = [record.values[place][side] for place, side, _, _ in self._places]
+        like += [record.multipliers[place] for place in self._multipliers]
+        # Groups may be as many as the batch, whose size need not be known.
+        self._shapes = [(-1, *tensor.shape[1:]) for tensor in like]
+        self._sizes = [math.prod(shape[2:]) for shape in self._shapes]
+        self.count = sum(self._sizes)
+        if not self.count:
+            return
+        fractions = [
+            _fraction(slopes.get(place, record.values[place])[side], low, width)
+            for place, side, low, width in self._places
+        ]
+        betas = [multipliers.get(p, record.multipliers[p]) for p in self._multipliers]
+        self.first = self._joined([*fractions, *betas])
+        zeros, ones = ([f(beta) for beta in betas] for f in (ops.zeros_like, ops.ones_like))
+        self._low = self._joined([low for _, _, low, _ in self._places] + zeros)
+        self._width = self._joined([width for _, _, _, width in self._places] + ones)
+
+    def _joined(self, tensors: list[Tensor]) -> Tensor:
+        flat = [
+            ops.reshape(tensor, (*shape[:2], size))
+            for tensor, shape, size in zip(tensors, self._shapes, self._sizes, strict=True)
+        ]
+        return flat[0] if len(flat) == 1 else ops.concatenate(flat, axis=-1)
+
+    def projected(self, values: Tensor) -> Tensor:
+        """The nearest values that are allowed: fractions in [0, 1], multipliers >= 0."""
+        if not self._multipliers:
+            return ops.clip(values, 0.0, 1.0)
+        count = sum(self._sizes[: len(self._places)])
+        most = np.where(np.arange(self.count) < count, 1.0, np.inf)
+        return ops.minimum(ops.relu(values), ops.convert_to_tensor(most, dtype=values.dtype))
+
+    def slopes(self, values: Tensor) -> Slopes:
+        """What a sweep takes."""
+        moved = self._low + values * self._width
+        # One split: the gradient of each slice would be as large as the whole.
+        parts = [moved]
+        if len(self._sizes) > 1:
+            parts = ops.split(moved, list(np.cumsum(self._sizes[:-1])), axis=-1)
+        parts = [backend.reshape(t, s) for t, s in zip(parts, self._shapes, strict=True)]
+        found = {place: list(pair) for place, pair in self._record.values.items()}
+        for (place, side, _, _), slope in zip(self._places, parts, strict=False):
+            found[place][side] = slope
+        betas = parts[len(self._places) :]
+        return Slopes(found, dict(zip(self._multipliers, betas, strict=True)))
+
+
+def _fraction(slope: Tensor, low: Tensor, width: Tensor) -> Tensor:
+    """Where a slope lies in its range, from 0 to 1; 0 where the range is a point."""
+    moves = width > 0
+    fraction = (slope - low) / ops.where(moves, width, ops.ones_like(width))
+    return ops.where(moves, ops.clip(fraction, 0.0, 1.0), ops.zeros_like(fraction))
+
+
+def _free_slopes(record: Slopes) -> list[tuple[int, int, Tensor, Tensor]]:
+    """The slopes that can move: place, side, least value and width of the range, row by row."""
+    found = []
     for place, pair in record.values.items():
         ranges = record.ranges[place]
         for side in (0, 1):
             low, high = ranges[2 * side : 2 * side + 2]
-            if low is None:
-                continue
-            width = high - low
-            moves = width > 0
-            fraction = (pair[side] - low) / ops.where(moves, width, ops.ones_like(width))
-            variables.append(ops.where(moves, ops.clip(fraction, 0.0, 1.0), 0.0))
-            limits.append((low, width))
-            keys.append((place, side))
-    return variables, limits, keys
+            if low is not None:
+                zeros = ops.zeros_like(pair[side])
+                found.append((place, side, low + zeros, high - low + zeros))
+    return found

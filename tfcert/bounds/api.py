@@ -18,7 +18,7 @@ from tfcert.network import Network, cache_of, network_of
 from tfcert.regions import BoundRegion, Region
 from tfcert.types import Bounds, Tensor
 
-__all__ = ["bound", "bound_margins", "checked_network", "samples_at_once", "trace_count"]
+__all__ = ["bound", "bound_margins", "checked_network", "trace_count"]
 
 
 def bound(
@@ -107,7 +107,7 @@ def bound_margins(
             "bound_margins needs a model with one output of shape (batch, classes). "
             f"Received: output shape {model.output_shape}. Use tfcert.bound for other models."
         )
-    classes, dtype = node.shape[0], _compute_dtype(call)
+    classes, dtype = node.shape[0], call.method.dtype(call.network)
     if specification is None:
         if y is None:
             raise ValueError("`y` must be given where no `specification` is. Received: y=None.")
@@ -124,7 +124,7 @@ def bound_margins(
             rows = hot[:, None] - ops.eye(classes, dtype=dtype)[None]
         else:
             rows = wanted
-        keep = getattr(call.method, "intersect", True)
+        keep = call.method.intersect
         lower = propagation.lower_rows(evaluation, call.method, node, rows, intersect=keep)
         if specification is None:
             lower = ops.where(hot > 0, ops.zeros_like(lower), lower)
@@ -159,8 +159,8 @@ class _Call:
         moments = []
         if self.statistics == "batch":
             moments = batch_moments(self.network, self.x)
-        piece = samples_at_once(self.network, self.method, rows)
-        numbers = self.region.pack(_compute_dtype(self))
+        piece = self.method.samples_at_once(self.network, rows)
+        numbers = self.region.pack(self.method.dtype(self.network))
         whole = self.batch is not None and self.batch <= piece
         eager = not any(backend.is_symbolic(t) for t in (self.x, *more))
         if numbers is not None and whole and eager:
@@ -214,32 +214,9 @@ class _Call:
         return known[1]
 
 
-def samples_at_once(network: Network, method: methods.Method, rows: int) -> int:
-    """Samples that fit into ``max_memory`` together.
-
-    Args:
-        network: The network.
-        method: The method.
-        rows: How many linear functions of the outputs are bounded for each sample.
-    """
-    itemsize = np.dtype("float64" if method.float_safe else network.dtype).itemsize
-    nodes = [math.prod(node.shape) for node in network.nodes]
-    if isinstance(method, methods.AlphaCrown):
-        per_sample = 10 * rows * sum(nodes)
-    elif isinstance(method, methods.Backward):
-        per_sample = 6 * rows * max(nodes) + 8 * sum(nodes)
-    else:
-        per_sample = 4 * sum(nodes)
-    return max(1, int(method.max_memory // (per_sample * itemsize)))
-
-
 def trace_count(model: keras.Model) -> int:
     """How many bound programs of a model were traced so far; for tests of recompilation."""
     return cache_of(model).get("count", 0)
-
-
-def _compute_dtype(call: _Call) -> str:
-    return "float64" if call.method.float_safe else call.network.dtype
 
 
 def _prepare(model: Any, x: Any, region: Any, method: Any, statistics: str) -> _Call:
@@ -264,7 +241,7 @@ def _prepare(model: Any, x: Any, region: Any, method: Any, statistics: str) -> _
         )
     if x.shape[0] == 0:
         raise ValueError(f"`x` is empty. Received: x of shape {tuple(x.shape)}.")
-    x = ops.cast(x, "float64" if method.float_safe else network.dtype)
+    x = ops.cast(x, method.dtype(network))
     region.validate(x)
     return _Call(network, model, x, region, method, statistics)
 
@@ -272,34 +249,8 @@ def _prepare(model: Any, x: Any, region: Any, method: Any, statistics: str) -> _
 def checked_network(model: Any, method: methods.Method, statistics: str = "moving") -> Network:
     """The network of a model, after checks that a method can bound it."""
     network = network_of(model)
-    if isinstance(method, methods.Lipschitz):
-        network.check("lipschitz")
-    if method.float_safe:
-        _check_float_safe(network, statistics)
-    elif network.dtype == "float64":
-        backend.check_float64(f"model {model.name!r}")
+    method.check(network, statistics)
     return network
-
-
-def _check_float_safe(network: Network, statistics: str) -> None:
-    if network.dtype != "float32":
-        raise ValueError(
-            "float_safe covers execution in float32. "
-            f"Received: model {network.name!r} of type {network.dtype}."
-        )
-    if statistics != "moving":
-        raise ValueError(
-            f"float_safe covers models at inference. Received: statistics={statistics!r}."
-        )
-    if network.foreign:
-        raise NotImplementedError(
-            f"Layer {network.foreign[0]!r}: float_safe does not know how it rounds, since the "
-            "layer, its activation or its rule is not one of Keras's and tfcert's own. Use "
-            "float_safe=False."
-        )
-    network.check("rounding")
-    backend.check_float64("float_safe=True")
-    backend.check_full_precision()
 
 
 def _checked_specification(specification: Any, batch: int, classes: int, dtype: str) -> Tensor:

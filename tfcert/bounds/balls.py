@@ -15,17 +15,7 @@ __all__ = ["BallEvaluation", "moved"]
 
 
 class BallEvaluation(Evaluation):
-    """An evaluation whose intervals are balls around the values at x.
-
-    Args:
-        *args: As for ``Evaluation``.
-        point: The inputs x, anywhere in the region.
-        **kwargs: As for ``Evaluation``.
-    """
-
-    def __init__(self, *args: Any, point: Tensor, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.point = point
+    """An evaluation whose intervals are balls around the values at x, its ``point``."""
 
     def inputs(self) -> Interval:
         """The ball around x that just holds the region."""

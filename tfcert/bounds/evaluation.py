@@ -5,27 +5,32 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 from keras import ops
 
 from tfcert import backend
+from tfcert.bounds.known import Known
 from tfcert.network import Network
 from tfcert.regions import BoundRegion, Region
 from tfcert.relaxations import Lines
 from tfcert.rules.interval import Interval
 from tfcert.rules.nonlinear import Elementwise, Opaque, passes_zero
-from tfcert.rules.primitives import Constant, Input, Node, Nonlinear
+from tfcert.rules.primitives import Affine, Constant, Input, Node, Nonlinear
 from tfcert.rules.rounding import TINY
 from tfcert.rules.rows import SampleTable
 from tfcert.types import Tensor
 
 __all__ = ["SLACK", "Evaluation"]
 
+# By how much, relative to their size, rounding may make two sound enclosures miss each other.
+_ROUNDING = {"float32": 1e-5, "float64": 1e-12}
+
 # Relative rounding that float_safe grants to float64 operations of the bounds themselves.
 SLACK = 2.0**-40
 
 
 class Evaluation:
-    """The state of one bound computation.
+    """The state of one bound computation, filled node by node by the method that began it.
 
     Args:
         network: What is bounded.
@@ -37,6 +42,14 @@ class Evaluation:
             arithmetic.
         dtype: Type of the computation; None: that of the network.
         trains: Whether gradients of the bounds will be taken.
+        point: The inputs that the region was put around.
+        known: What is known of hidden values already.
+        companion: Another evaluation of the same network and region, for methods that use two.
+
+    Attributes:
+        intervals: By node, what is known of its values.
+        empty: ``(batch,)``: samples whose part of the region was found to be empty, which only
+            ``known.signs`` can bring about; None without signs.
     """
 
     def __init__(
@@ -50,33 +63,94 @@ class Evaluation:
         unit: float | None = None,
         dtype: str | None = None,
         trains: bool = False,
+        point: Tensor = None,
+        known: Known | None = None,
+        companion: Evaluation | None = None,
     ):
-        self.trains = trains
+        self.trains, self.point, self.known = trains, point, known or Known()
         self.network, self.region, self.bound, self.slope = network, region, bound, slope
         self.dtype = dtype or network.dtype
         self.unit = unit
         self.batch = ops.shape(bound.lower)[0]
-        moments = moments or {}
-        self.parameters: dict[Node, Any] = {}
-        for node in network.nodes:
+        self._companion = companion
+        self._starts = {network.nodes[place] for place in self.known.starts}
+        self.order = network.behind(self._starts)
+        self.parameters = self._parameters(moments or {})
+        self.intervals: dict[Node, Interval] = {}
+        self.errors: dict[Node, Tensor] = {}
+        # Samples for which an execution in float32 may overflow somewhere.
+        self.overflow = None if unit is None else ops.zeros((self.batch,), dtype="bool")
+        self.empty = ops.zeros((self.batch,), dtype="bool") if self.known.signs else None
+        self.prepared: dict[tuple[Node, tuple[int, ...]], Any] = {}
+        self._paths: dict[Node, list[Node]] = {}
+        self._relaxations: dict[Node, Any] = {}
+        self._tables: dict[tuple[str, Node], Any] = {}
+        split = region.split(bound)
+        self.input_tables = [None if t is None else SampleTable(t) for t in split]
+
+    def _parameters(self, moments: dict[Node, tuple[Tensor, Tensor]]) -> dict[Node, Any]:
+        found: dict[Node, Any] = {}
+        for node in self.order:
             if node in moments:
                 p = node.primitive.from_moments(*moments[node], self.dtype)  # type: ignore[attr-defined]
             else:
                 p = node.primitive.parameters(self.dtype)
-            self.parameters[node] = p
-        # Another evaluation of the same network, and its method, whose results are intersected.
-        self.base: tuple[Evaluation, Any] | None = None
-        self.intervals: dict[Node, Interval] = {}
-        self.errors: dict[Node, Tensor] = {}
-        # Samples for which an execution in float32 may overflow somewhere.
-        self.overflow = ops.zeros((self.batch,), dtype="bool")
-        self.prepared: dict[tuple[Node, tuple[int, ...]], Any] = {}
-        self._relaxations: dict[Node, Any] = {}
-        self._tables: dict[tuple[str, Node], Any] = {}
-        self.input_tables = [None if t is None else SampleTable(t) for t in bound]
+            found[node] = p
+        return found
+
+    @property
+    def other(self) -> Evaluation:
+        """The evaluation beside this one, of methods that use two."""
+        assert self._companion is not None
+        return self._companion
+
+    def place(self, node: Node) -> int:
+        """The number of a node, which is the same in every program of the network."""
+        return self.network.index[node]
+
+    def path(self, node: Node) -> list[Node]:
+        """The nodes that a sweep from a node may meet, itself first."""
+        if node not in self._paths:
+            here = set(self.order)
+            self._paths[node] = [n for n in self.network.ancestors(node) if n in here]
+        return self._paths[node]
+
+    def sees_box(self, node: Node) -> bool:
+        """Whether what a node depends on is a box, coordinate by coordinate."""
+        return self.region.norm == math.inf or self.network.boxed[node]
+
+    def is_exact(self, node: Node) -> bool:
+        """Whether interval arithmetic gives the range of a node without a sweep."""
+        mixing = self.network.mixing[node]
+        return mixing == 0 or (mixing == 1 and self.unit is None and self.sees_box(node))
+
+    def wants_tightening(self, node: Node) -> bool:
+        """Whether a relaxation depends on a node's interval, which a method may then tighten."""
+        if not self.network.reads[node] or node in self._starts:
+            return False
+        return not (self.known.settled and self.place(node) in self.known.intervals)
+
+    def settle(self, node: Node, interval: Interval) -> None:
+        """Keeps what was found of a node, with what is known of it already."""
+        place = self.place(node)
+        known, sign = self.known.intervals.get(place), self.known.signs.get(place)
+        if known is not None and node not in self._starts:
+            interval = interval.intersect(*known)
+        if sign is not None:
+            infinite = ops.full_like(interval.lower, math.inf)
+            zero = ops.zeros_like(infinite)
+            sign = ops.reshape(sign, (-1, *node.shape))
+            interval = interval.intersect(
+                ops.where(sign > 0, zero, -infinite), ops.where(sign < 0, zero, infinite)
+            )
+        if self.empty is not None and interval.may_cross:
+            self.empty = ops.logical_or(self.empty, _misses(interval))
+        self.intervals[node] = interval.ordered()
 
     def interval_step(self, node: Node) -> Interval:
         """The interval of one node from those of its inputs, which are there already."""
+        if node in self._starts:
+            return Interval.from_ends(*self.known.intervals[self.place(node)])
         primitive, p = node.primitive, self.parameters[node]
         inputs = [self.intervals[source] for source in node.inputs]
         if isinstance(primitive, Input):
@@ -114,9 +188,8 @@ class Evaluation:
         else:
             error = ops.broadcast_to(error, ops.shape(result.magnitude))
             unknown = ops.isinf(error)
-            self.overflow = ops.logical_or(
-                self.overflow, ops.any(ops.reshape(unknown, (self.batch, -1)), axis=-1)
-            )
+            overflows = ops.any(ops.reshape(unknown, (self.batch, -1)), axis=-1)
+            self.overflow = ops.logical_or(self.overflow, overflows)
             # The bounds themselves are computed in float64. Their own rounding, here and in
             # backward sweeps, is a few times n 2^-53 of the same magnitudes that the execution's
             # error is at least n 2^-24 of; the thousandth of that on top covers sums of up to
@@ -186,6 +259,14 @@ class Evaluation:
             )
         return self._tables["slopes", node]
 
+    def sign_table(self, node: Node) -> SampleTable | None:
+        """The signs of a node's values that are asked about, as a sample table; None: all."""
+        sign = self.known.signs.get(self.place(node))
+        if sign is not None and ("sign", node) not in self._tables:
+            sign = ops.cast(ops.reshape(sign, (-1, *node.shape)), self.dtype)
+            self._tables["sign", node] = SampleTable(sign)
+        return self._tables.get(("sign", node))
+
     def error_table(self, node: Node) -> SampleTable:
         """The rounding error of a node, as a sample table."""
         if ("error", node) not in self._tables:
@@ -200,13 +281,16 @@ class Evaluation:
     def prepare(self, node: Node, optimise: bool) -> None:
         """Makes all that sweeps from a node read, so that loops around them do not make it anew."""
         windows = self.network.windows(node)
-        for above in self.network.ancestors(node):
+        for above in self.path(node):
             here = windows[above]
+            if isinstance(above.primitive, Affine):
+                above.primitive.prepare(self.parameters[above])
             windowed = getattr(above.primitive, "windowed", None)
             if here is not None and windowed is not None:
                 self._prepare_windows(above, windowed, here[1])
             if above in self.errors:
                 self.error_table(above)
+            self.sign_table(above)
             if self.is_cut(above):
                 self.center_tables(above)
             elif isinstance(above.primitive, Nonlinear):
@@ -226,13 +310,12 @@ class Evaluation:
 
     def is_cut(self, node: Node) -> bool:
         """Whether only the interval of a node is known."""
-        return isinstance(node.primitive, Opaque)
+        return isinstance(node.primitive, Opaque) or node in self._starts
 
-    def size(self, node: Node) -> int:
-        return math.prod(node.shape)
 
-    def forward_intervals(self) -> None:
-        """Interval bound propagation through the whole network."""
-        for node in self.network.nodes:
-            if node not in self.intervals:
-                self.intervals[node] = self.interval_step(node)
+def _misses(interval: Interval) -> Tensor:
+    """Samples with ends that cross by more than rounding, ``(batch,)``."""
+    low, high = interval.lower, interval.upper
+    slack = _ROUNDING[keras.backend.standardize_dtype(low.dtype)]
+    crossed = low - high > slack * (1.0 + ops.abs(low) + ops.abs(high))
+    return ops.any(ops.reshape(crossed, (ops.shape(low)[0], -1)), axis=-1)

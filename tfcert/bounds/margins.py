@@ -9,6 +9,8 @@ from keras import ops
 
 from tfcert.bounds import methods, propagation
 from tfcert.bounds.evaluation import Evaluation
+from tfcert.bounds.known import Known
+from tfcert.bounds.method import rival_rows
 from tfcert.bounds.sweep import sweep
 from tfcert.network import network_of
 from tfcert.regions import Region
@@ -47,6 +49,8 @@ class Margins:
         method: "ibp" or a backward method; decides how hidden layers are bounded.
         moments: ``{node: (mean, variance)}`` of batch normalisations, from ``clean_moments``;
             others use their moving statistics.
+        known: What is known of hidden values, such as a box at a hidden node that the bounds are
+            to start from.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Margins:
         region: Region,
         method: Any = "ibp",
         moments: dict[Node, tuple[Tensor, Tensor]] | None = None,
+        known: Known | None = None,
     ):
         self.method = methods.get(method)
         self.network = network_of(model)
@@ -69,6 +74,7 @@ class Margins:
             moments,
             trains=True,
             point=self.x,
+            known=known,
         )
         classes = self.network.outputs.shape[-1]
         self.y = ops.cast(y, "int32")
@@ -85,6 +91,11 @@ class Margins:
     def backward(self) -> Tensor:
         """By the method's backward sweep alone, ``(batch, classes)``; 0 for y."""
         return self._lower(self.method)
+
+    def best(self) -> Tensor:
+        """The larger of the intervals' bounds and the method's own, ``(batch, classes)``."""
+        interval = self.interval()
+        return ops.maximum(interval, self.backward()) if self.method.backward else interval
 
     def backward_of(self, rows: Tensor) -> Tensor:
         """Lower bounds of linear functions of the scores by the backward sweep alone.
@@ -134,11 +145,7 @@ class Margins:
     @property
     def other_rows(self) -> Tensor:
         """The same without that of the label, ``(batch, classes - 1, classes)``."""
-        classes, y = self.hot.shape[-1], self.y[:, None]
-        # The k-th row is class k before y, and class k + 1 from y on.
-        place = ops.arange(classes - 1, dtype="int32")[None]
-        others = ops.one_hot(place + ops.cast(place >= y, "int32"), classes, dtype=self.hot.dtype)
-        return self.hot[:, None] - others
+        return rival_rows(self.y, self.hot.shape[-1], self.hot.dtype)
 
     def _lower(self, method: methods.Method, sign: float = 1.0) -> Tensor:
         """Sweeps the rows of all classes but y, and puts the 0 of y between them."""

@@ -7,61 +7,45 @@ their defaults.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import keras
+from keras import ops
+
+from tfcert.bounds import answers, lipschitz
+from tfcert.bounds.alpha import Optimised, optimised
+from tfcert.bounds.balls import BallEvaluation
+from tfcert.bounds.evaluation import Evaluation
+from tfcert.bounds.method import Method, known_names, named, register
+from tfcert.bounds.refine import Lower
+from tfcert.network import Network
+from tfcert.regions import BoundRegion, Region
+from tfcert.rules.interval import Interval
+from tfcert.rules.primitives import Node, Nonlinear
+from tfcert.rules.rows import Frame, Rows
+from tfcert.types import Tensor
 
 __all__ = [
     "IBP",
     "AlphaCrown",
+    "Backward",
     "Crown",
     "CrownIBP",
     "FastLin",
+    "Intersection",
     "Lipschitz",
     "Method",
     "get",
     "name_of",
+    "register",
 ]
 
 _SLOPES = ("adaptive", "zero", "one", "same")
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """Options that all methods share.
-
-    Args:
-        float_safe: Whether the bounds hold for the network as executed in float32, in any order
-            of summation, instead of in real arithmetic. For affine and piecewise-linear layers of
-            Keras. The bounds are float64, and infinite where an execution may overflow. They cover
-            every execution whose operations are IEEE float32 or better, with or without fused
-            operations and flushing of denormal numbers, as TensorFlow's and XLA's on a CPU. They
-            do not cover TF32, bfloat16 or float16 inside of products, fast-math compilation, and
-            convolutions by Winograd's or Fourier transforms, which cuDNN may choose on a GPU.
-            Where such a setting can be seen, it is refused.
-        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
-        jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
-    """
-
-    float_safe: bool = dataclasses.field(default=False, kw_only=True)
-    max_memory: int = dataclasses.field(default=2 << 30, kw_only=True)
-    jit_compile: bool = dataclasses.field(default=False, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not self.max_memory >= 1 << 20:
-            raise ValueError(
-                f"`max_memory` must be at least 1 MiB, in bytes. Received: {self.max_memory!r}."
-            )
-
-    def get_config(self) -> dict[str, Any]:
-        """The options, for Keras's saving."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Method:
-        return cls(**config)
-
-
+@register("ibp")
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class IBP(Method):
@@ -71,6 +55,7 @@ class IBP(Method):
     """
 
 
+@register("lipschitz")
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class Lipschitz(Method):
@@ -83,6 +68,45 @@ class Lipschitz(Method):
 
     Reference: Zhang et al., 2022, https://arxiv.org/abs/2110.06850
     """
+
+    def check(self, network: Network, statistics: str = "moving") -> None:
+        network.check("lipschitz")
+        super().check(network, statistics)
+
+    def begin(
+        self, network: Network, region: Region, bound: BoundRegion, **settings: Any
+    ) -> Evaluation:
+        unit = 2.0**-24 if self.float_safe else None
+        settings |= {"unit": unit, "dtype": self.dtype(network)}
+        return BallEvaluation(network, region, bound, **settings)
+
+    def tighten(self, evaluation: Evaluation, node: Node, interval: Interval) -> Interval:
+        return interval  # A ball around the value at x: nothing shapes a relaxation.
+
+    def served(
+        self,
+        model: keras.Model,
+        network: Network,
+        region: Region,
+        x: Tensor,
+        y: Tensor,
+        scores: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The margin, and the certified radius from the same scores."""
+        if self.float_safe:
+            return super().served(model, network, region, x, y, scores)
+        scores = model(x, training=False) if scores is None else scores
+        factor = lipschitz.factor(model)
+        radius = lipschitz.radius_of(scores, factor)
+        if isinstance(network.outputs.primitive, Nonlinear):
+            # What the bounds would come to, from the scores that are there already: two scores
+            # come closer by twice the factor times the way from x.
+            best, bound = ops.top_k(scores, 2)[0], region.bind(x)
+            away = ops.maximum(bound.upper - x, x - bound.lower)
+            reach = ops.max(ops.reshape(away, (ops.shape(x)[0], -1)), axis=-1)
+            margin = best[:, 0] - best[:, 1] - 2.0 * ops.cast(factor, scores.dtype) * reach
+            return {"margin": margin, "radius": radius}
+        return super().served(model, network, region, x, y, scores) | {"radius": radius}
 
 
 @keras.saving.register_keras_serializable(package="tfcert.methods")
@@ -99,14 +123,29 @@ class Backward(Method):
     """
 
     slope: str = "adaptive"
-    intersect: bool = dataclasses.field(default=True, kw_only=True)
+    intersect: bool = dataclasses.field(default=True, kw_only=True)  # type: ignore[misc]
+
+    backward: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.slope not in _SLOPES:
             raise ValueError(f"`slope` must be one of {_SLOPES}. Received: slope={self.slope!r}.")
 
+    def entries(self, network: Network, rows: int) -> int:
+        nodes = [math.prod(node.shape) for node in network.nodes]
+        return 6 * rows * max(nodes) + 8 * sum(nodes)
 
+    def begin(
+        self, network: Network, region: Region, bound: BoundRegion, **settings: Any
+    ) -> Evaluation:
+        return super().begin(network, region, bound, slope=self.slope, **settings)
+
+    def sweeper(self, evaluation: Evaluation, node: Node) -> Lower | None:
+        return answers.plain_sweeper(evaluation, node)
+
+
+@register("crown-ibp")
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class CrownIBP(Backward):
@@ -116,6 +155,7 @@ class CrownIBP(Backward):
     """
 
 
+@register("crown")
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class Crown(Backward):
@@ -134,7 +174,40 @@ class Crown(Backward):
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"`chunk` must be a positive integer. Received: chunk={self.chunk}.")
 
+    def chunk_of(self, evaluation: Evaluation, node: Node) -> int:
+        return super().chunk_of(evaluation, node) if self.chunk is None else self.chunk
 
+    def tighten(self, evaluation: Evaluation, node: Node, interval: Interval) -> Interval:
+        if evaluation.is_exact(node):
+            return interval
+        if evaluation.network.mixing[node] >= 0:  # Affine in the input: one sweep is exact.
+            wanted = interval.upper > interval.lower
+        else:
+            wanted = _where_readers_profit(evaluation, node, interval)
+        return self.refined(evaluation, node, interval, wanted)
+
+
+def _where_readers_profit(evaluation: Evaluation, node: Node, interval: Interval) -> Tensor:
+    """Where the relaxations of the nodes that read this one would profit from tighter bounds."""
+    wanted = None
+    for reader, place in evaluation.network.reads[node]:
+        intervals = [
+            interval if source is node else evaluation.intervals.get(source, None)
+            for source in reader.inputs
+        ]
+        primitive = reader.primitive
+        assert isinstance(primitive, Nonlinear)
+        known = [other for other in intervals if other is not None]
+        if len(known) < len(intervals):
+            here = interval.upper > interval.lower  # The other factor comes later.
+        else:
+            here = primitive.unstable(evaluation.parameters[reader], *known)[place]
+        here = ops.broadcast_to(here, ops.shape(interval.lower))
+        wanted = here if wanted is None else ops.logical_or(wanted, here)
+    return wanted
+
+
+@register("fast-lin")
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class FastLin(Crown):
@@ -146,12 +219,14 @@ class FastLin(Crown):
     slope: str = "same"
 
 
+@register("alpha-crown")
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class AlphaCrown(Crown):
     """CROWN, then gradient ascent on the slopes of the relaxations, each row of its own.
 
-    Never looser than CROWN: the best bound of each entry is kept.
+    Never looser than CROWN: the best bound of each entry is kept. Where signs of split units are
+    known (``Known.signs``), their multipliers are optimised with the slopes: that is beta-CROWN.
 
     Reference: Xu et al., 2021, https://arxiv.org/abs/2011.13824
 
@@ -168,6 +243,8 @@ class AlphaCrown(Crown):
     decay: float = 0.98
     optimize_intermediate: bool = False
 
+    copies: ClassVar[int] = 8
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.iterations < 1 or not self.learning_rate > 0 or not 0 < self.decay <= 1:
@@ -178,30 +255,143 @@ class AlphaCrown(Crown):
                 f"decay={self.decay}."
             )
 
+    def entries(self, network: Network, rows: int) -> int:
+        return 10 * rows * sum(math.prod(node.shape) for node in network.nodes)
 
-_NAMED = {
-    "ibp": IBP(),
-    "lipschitz": Lipschitz(),
-    "crown-ibp": CrownIBP(),
-    "fast-lin": FastLin(),
-    "crown": Crown(),
-    "alpha-crown": AlphaCrown(),
-}
+    def first_call_at_once(self, network: Network) -> bool:
+        return super().first_call_at_once(network) and not self.optimize_intermediate
+
+    def plan(self) -> Method:
+        if not self.optimize_intermediate:
+            return self
+        # Tighter intervals may give looser default lines behind them: keep both results.
+        plain = dataclasses.replace(self, optimize_intermediate=False)
+        return Intersection(
+            _DeepAlphaCrown(**dataclasses.asdict(self)),
+            plain,
+            float_safe=self.float_safe,
+            max_memory=self.max_memory,
+            jit_compile=self.jit_compile,
+        )
+
+    def optimise(
+        self,
+        evaluation: Evaluation,
+        node: Node,
+        rows: Tensor,
+        slopes: Mapping[int, Any] | None = None,
+        multipliers: Mapping[int, Tensor] | None = None,
+    ) -> Optimised:
+        """Bounds rows of an output and tells where the optimisation ended, to go on from there.
+
+        Args:
+            evaluation: Holds the intervals of all nodes, and the signs of split units.
+            node: The output node.
+            rows: Coefficients, ``(batch, rows, size of the output)``.
+            slopes: Where to start, from an earlier result; default: CROWN's slopes.
+            multipliers: Where to start, from an earlier result; default: 0.
+        """
+        evaluation.prepare(node, True)
+        coefficients = Rows(ops.reshape(rows, (-1, rows.shape[1], *node.shape)))
+        return optimised(
+            evaluation,
+            self,
+            node,
+            coefficients,
+            Frame(),
+            slopes=slopes,
+            multipliers=multipliers,
+        )
+
+    def sweeper(self, evaluation: Evaluation, node: Node) -> Lower | None:
+        evaluation.prepare(node, True)
+        return lambda start, rows, frame, constant: (
+            optimised(evaluation, self, start, rows, frame, constant).lower
+        )
+
+
+class _DeepAlphaCrown(AlphaCrown):
+    """alpha-CROWN in hidden layers, too."""
+
+    def plan(self) -> Method:
+        return self
+
+    def hidden_sweeper(self, evaluation: Evaluation, node: Node) -> Lower:
+        sweeper = self.sweeper(evaluation, node)
+        assert sweeper is not None
+        return sweeper
+
+
+@keras.saving.register_keras_serializable(package="tfcert.methods")
+@dataclasses.dataclass(frozen=True)
+class Intersection(Method):
+    """Two methods at once: every interval and every bound is the tighter one of both.
+
+    Args:
+        first: A method.
+        second: Another method; its intervals are known to the first one.
+    """
+
+    first: Method
+    second: Method
+
+    @property
+    def intersect(self) -> bool:  # type: ignore[override]
+        return self.first.intersect or self.second.intersect
+
+    @property
+    def backward(self) -> bool:  # type: ignore[override]
+        return self.first.backward or self.second.backward
+
+    def check(self, network: Network, statistics: str = "moving") -> None:
+        super().check(network, statistics)
+        self.first.check(network, statistics)
+        self.second.check(network, statistics)
+
+    def entries(self, network: Network, rows: int) -> int:
+        return self.first.entries(network, rows) + self.second.entries(network, rows)
+
+    def first_call_at_once(self, network: Network) -> bool:
+        both = (self.first, self.second)
+        return all(method.first_call_at_once(network) for method in both)
+
+    def begin(
+        self, network: Network, region: Region, bound: BoundRegion, **settings: Any
+    ) -> Evaluation:
+        other = self.second.plan().evaluate(network, region, bound, **settings)
+        return self.first.plan().begin(network, region, bound, companion=other, **settings)
+
+    def tighten(self, evaluation: Evaluation, node: Node, interval: Interval) -> Interval:
+        interval = self.first.plan().tighten(evaluation, node, interval)
+        return interval.intersect(*evaluation.other.intervals[node].bounds)
+
+    def outputs(self, evaluation: Evaluation, node: Node) -> Interval:
+        interval = self.first.plan().outputs(evaluation, node)
+        other = self.second.plan().outputs(evaluation.other, node)
+        return interval.intersect(*other.bounds)
+
+    def rows(self, evaluation: Evaluation, node: Node, rows: Tensor, intersect: bool) -> Tensor:
+        first = self.first.plan().rows(evaluation, node, rows, intersect)
+        second = self.second.plan().rows(evaluation.other, node, rows, intersect=False)
+        return ops.maximum(first, second)
+
+    def deciding_rows(self, evaluation: Evaluation, node: Node, rows: Tensor) -> Tensor:
+        return self.rows(evaluation, node, rows, intersect=True)
 
 
 def get(method: Any) -> Method:
     """The method object for a name, or the object itself."""
     if isinstance(method, Method):
         return method
-    if isinstance(method, str) and method in _NAMED:
-        return _NAMED[method]
-    raise ValueError(
-        f"`method` must be one of {', '.join(map(repr, _NAMED))} or an object of tfcert.methods. "
-        f"Received: method={method!r}."
-    )
+    found = named(method) if isinstance(method, str) else None
+    if found is None:
+        raise ValueError(
+            f"`method` must be one of {', '.join(map(repr, known_names()))} or an object of "
+            f"tfcert.methods. Received: method={method!r}."
+        )
+    return found
 
 
 def name_of(method: Method) -> str:
     """The name for the kind of a method, whatever its options; for new kinds that of its class."""
-    kinds = {type(known): name for name, known in _NAMED.items()}
-    return kinds.get(type(method), type(method).__name__)
+    return method.name

@@ -1,8 +1,9 @@
 """Bounds of single neurons by backward sweeps, a fixed number of them at a time.
 
-Only neurons that need it are swept. Their list is made without dynamic shapes, and worked off in
-chunks of one size in a loop, so that the compiled program depends neither on how many there are
-nor on the size of the region.
+Only neurons that need it are swept. In a compiled program their list is made without dynamic
+shapes, and worked off in chunks of one size in a loop, so that the program depends neither on how
+many there are nor on the size of the region. Where operations are carried out one by one, the list
+is looked at, and nothing is swept in vain.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from tfcert import backend
@@ -46,34 +48,18 @@ def refine(
         chunk: Number of neurons in one turn of the loop.
     """
     size = math.prod(node.shape)
-    flags = ops.reshape(wanted, (-1,))
-    total = ops.shape(flags)[0]
-    order, count = _compact(flags, chunk)
-    start = ops.full((ops.shape(order)[0],), float("-inf"), dtype=evaluation.dtype)
 
-    def running(turn: Tensor, lows: Tensor, highs: Tensor) -> Tensor:
-        del lows, highs
-        return turn * chunk < count
-
-    def body(turn: Tensor, lows: Tensor, highs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        picked = ops.slice(order, [turn * chunk], [chunk])
-        picked = ops.minimum(picked, total - 1)  # Fillers repeat a neuron and are dropped later.
+    def sweep_some(picked: Tensor) -> Tensor:
         begin, rows, frame, constant = neuron_rows(evaluation, node, picked // size, picked % size)
-        ends = lower(begin, rows, frame, constant)
-        # Not a slice update: it has no gradient in TensorFlow.
-        places = (turn * chunk + ops.arange(chunk, dtype="int32"))[:, None]
-        lows = ops.scatter_update(lows, places, ends[:, 0])
-        highs = ops.scatter_update(highs, places, ends[:, 1])
-        return turn + 1, lows, highs
+        return lower(begin, rows, frame, constant)
 
-    turn = ops.convert_to_tensor(0, dtype="int32")
-    turns = (ops.shape(order)[0] // chunk) if evaluation.trains else None
-    _, lows, highs = backend.loop(running, body, (turn, start, start), gradients_for=turns)
+    turns = evaluation.trains
+    swept = _swept(sweep_some, wanted, chunk, columns=2, dtype=evaluation.dtype, trains=turns)
+    if swept is None:
+        return interval
+    low, high = ops.split(swept, 2, axis=-1)
     shape = (-1, *node.shape)
-    return interval.intersect(
-        ops.reshape(_scattered(order, lows, total), shape),
-        ops.reshape(-_scattered(order, highs, total), shape),
-    )
+    return interval.intersect(ops.reshape(low, shape), ops.reshape(-high, shape))
 
 
 def refine_rows(
@@ -97,23 +83,72 @@ def refine_rows(
         chunk: Number of rows in one turn of the loop.
     """
     several = int(rows.shape[1])
-    flat = ops.reshape(rows, (-1, *node.shape))
+    flat = ops.reshape(rows, (-1, 1, *node.shape))
+
+    def sweep_some(picked: Tensor) -> Tensor:
+        part = Rows(ops.take(flat, picked, axis=0))
+        return lower(node, part, Frame(picked // several), 0.0)
+
+    swept = _swept(sweep_some, wanted, chunk, columns=1, dtype=evaluation.dtype)
+    return known if swept is None else ops.maximum(known, ops.reshape(swept, (-1, several)))
+
+
+def _swept(
+    sweep_some: Callable[[Tensor], Tensor],
+    wanted: Tensor,
+    chunk: int,
+    *,
+    columns: int,
+    dtype: str,
+    trains: bool = False,
+) -> Tensor | None:
+    """What ``sweep_some`` gives at the wanted places, -inf elsewhere, ``(places, columns)``.
+
+    Args:
+        sweep_some: From flat places, ``(n,)``, to ``(n, columns)``.
+        wanted: Boolean; flat places count its entries.
+        chunk: How many places at a time.
+        columns: Numbers for each place.
+        dtype: Their type.
+        trains: Whether gradients flow through.
+
+    Returns:
+        None where it is known that nothing is wanted.
+    """
     flags = ops.reshape(wanted, (-1,))
     total = ops.shape(flags)[0]
+    if backend.runs_at_once():
+        places = np.flatnonzero(ops.convert_to_numpy(flags)).astype("int32")
+        if not len(places):
+            return None
+        parts = [
+            sweep_some(ops.convert_to_tensor(part))
+            for part in np.array_split(places, -(-len(places) // chunk))
+        ]
+        ends = parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=0)
+        return _scattered(ops.convert_to_tensor(places), ends, total)
+
     order, count = _compact(flags, chunk)
-    start = ops.full((ops.shape(order)[0],), float("-inf"), dtype=evaluation.dtype)
+    length = ops.shape(order)[0]
 
-    def body(turn: Tensor, lows: Tensor) -> tuple[Tensor, Tensor]:
-        picked = ops.slice(order, [turn * chunk], [chunk])
-        picked = ops.minimum(picked, total - 1)  # Fillers repeat a row and are dropped later.
-        part = Rows(ops.take(flat, picked, axis=0)[:, None])
-        ends = lower(node, part, Frame(picked // several), 0.0)
-        return turn + 1, ops.slice_update(lows, [turn * chunk], ends[:, 0])
+    def body(turn: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        begin = turn * chunk
+        picked = ops.slice(order, [begin], [chunk])
+        # Fillers repeat a place and are dropped later.
+        some = sweep_some(ops.minimum(picked, total - 1))
+        # Not a slice update: it has no gradient in TensorFlow.
+        places = ops.expand_dims(begin + ops.arange(chunk, dtype="int32"), 1)
+        return turn + 1, ops.scatter_update(ends, places, some)
 
-    turn = ops.convert_to_tensor(0, dtype="int32")
-    _, lows = backend.loop(lambda turn, _: turn * chunk < count, body, (turn, start))
-    swept = ops.reshape(_scattered(order, lows, total), (-1, several))
-    return ops.maximum(known, swept)
+    start = ops.full((length, columns), -math.inf, dtype=dtype)
+    turns = (length // chunk) if trains else None
+    _, ends = backend.loop(
+        lambda turn, _: turn * chunk < count,
+        body,
+        (ops.convert_to_tensor(0, dtype="int32"), start),
+        gradients_for=turns,
+    )
+    return _scattered(order, ends, total)
 
 
 def _compact(flags: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
@@ -130,5 +165,5 @@ def _compact(flags: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
 
 def _scattered(order: Tensor, values: Tensor, total: Any) -> Tensor:
     """The values at their positions, -inf elsewhere."""
-    filled = ops.full((total + 1,), float("-inf"), dtype=values.dtype)
-    return ops.scatter_update(filled, order[:, None], values)[:-1]
+    filled = ops.full((total + 1, values.shape[1]), -math.inf, dtype=values.dtype)
+    return ops.scatter_update(filled, ops.expand_dims(order, 1), values)[:-1]

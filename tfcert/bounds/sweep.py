@@ -13,6 +13,7 @@ from typing import Any
 
 from keras import ops
 
+from tfcert import backend
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.regions import BoundRegion
 from tfcert.relaxations import Lines
@@ -28,18 +29,34 @@ __all__ = ["Slopes", "neuron_rows", "sweep"]
 
 
 class Slopes:
-    """Slopes of elementwise nodes, one set per row, that an optimiser moves.
+    """What an optimiser moves in a sweep, one set per row, by the places of nodes.
 
     Attributes:
-        values: ``{node: (lower_slope, upper_slope)}`` in the shape of the rows at that node; None
-            where the default slope is best.
-        ranges: ``{node: (lower_min, lower_max, upper_min, upper_max)}``, with None likewise.
+        values: ``{place: [lower_slope, upper_slope]}`` of elementwise nodes, in the shape of the
+            rows at that node; None where the default slope is best.
+        ranges: ``{place: [lower_min, lower_max, upper_min, upper_max]}``, with None likewise.
+        multipliers: ``{place: beta}`` of nodes whose signs are known, in the shape of the rows
+            there, >= 0.
     """
 
-    def __init__(self, values: dict[Node, Any] | None = None):
+    def __init__(self, values: dict[int, Any] | None = None, multipliers: Any = None):
         self.recording = values is None
-        self.values: dict[Node, Any] = {} if values is None else values
-        self.ranges: dict[Node, Any] = {}
+        self.values: dict[int, Any] = {} if values is None else values
+        self.ranges: dict[int, Any] = {}
+        self.multipliers: dict[int, Tensor] = multipliers or {}
+
+    def constrain(self, place: int, rows: Rows, sign: Tensor) -> Rows:
+        """Rows of a node, of whose values z only those with ``sign * z >= 0`` are asked about.
+
+        There, ``a . z >= a . z - beta . (sign * z)`` for every beta >= 0.
+
+        Reference: Wang et al., 2021, https://arxiv.org/abs/2103.06624, equation 5.
+        """
+        if self.recording:
+            self.multipliers[place] = ops.zeros_like(rows.coefficients)
+            return rows
+        coefficients = rows.coefficients - self.multipliers[place] * sign
+        return Rows(coefficients, rows.window, rows.clean)
 
 
 def sweep(
@@ -62,13 +79,13 @@ def sweep(
         frame: Which sample the rows belong to.
         constant: Added to the bound.
         stop: Nodes at which the sweep ends and takes their interval; the input always ends it.
-        slopes: Slopes to use in place of the default lines, or a recorder of the default ones.
+        slopes: Slopes and multipliers to use in place of the default lines, or a recorder of the
+            default ones. Without them, known signs count through the intervals alone.
         record: Filled with the coefficients that arrive at each node; rows over whole values only.
     """
-    network = evaluation.network
     pending: dict[Node, Rows] = {node: rows}
     total = constant
-    path = network.ancestors(node)
+    path = evaluation.path(node)
     readers = collections.Counter(source for reader in path for source in reader.inputs)
     shifted: set[Node] = set()  # Affine nodes whose bias a later node has taken along.
 
@@ -85,6 +102,9 @@ def sweep(
             record[current] = here.coefficients
         primitive = current.primitive
         end = ends(current)
+        sign = evaluation.sign_table(current)
+        if slopes is not None and sign is not None and not end:
+            here = slopes.constrain(evaluation.place(current), here, frame.take(sign, here))
         if current in evaluation.errors and not end:
             total = total - _rounding(evaluation, current, here, frame)
         if isinstance(primitive, Input):
@@ -153,7 +173,7 @@ def _through_affine(
             return sources, change
         rows = frame.dense(rows, node.shape)
     if bias is not None:
-        change = dot(rows.coefficients, bias[None, None])
+        change = dot(rows.coefficients, ops.expand_dims(bias, (0, 1)))
     sources = primitive.transpose(p, rows.flat(), shapes)
     return [rows.like(source) for source in sources], change
 
@@ -161,22 +181,22 @@ def _through_affine(
 def _through_nonlinear(
     evaluation: Evaluation, node: Node, rows: Rows, frame: Frame, slopes: Slopes | None
 ) -> tuple[Any, Tensor]:
-    primitive, p = node.primitive, evaluation.parameters[node]
+    primitive, p, place = node.primitive, evaluation.parameters[node], evaluation.place(node)
     shapes = [source.shape for source in node.inputs] + [node.shape]
     relaxation = evaluation.relaxation(node)
     if slopes is None or not isinstance(primitive, Elementwise):
         return primitive.backward(p, relaxation, rows, frame, shapes)  # type: ignore[attr-defined]
     if slopes.recording:
         ranges = [None if t is None else frame.take(t, rows) for t in evaluation.slope_tables(node)]
-        slopes.ranges[node] = ranges
-        slopes.values[node] = [
+        slopes.ranges[place] = ranges
+        slopes.values[place] = [
             None
             if ranges[2 * side] is None
             else frame.take(relaxation[2 * side], rows) + ops.zeros_like(rows.coefficients)
             for side in (0, 1)
         ]
         return primitive.backward(p, relaxation, rows, frame, shapes)
-    lower_slope, upper_slope = slopes.values[node]
+    lower_slope, upper_slope = slopes.values[place]
     if upper_slope is None:  # A two-piece function: its line through 0 may turn, its chord is best.
         lines = [None if t is None else frame.take(t, rows) for t in relaxation]
         return apply_lines(Lines(lower_slope, *lines[1:]), rows)
@@ -194,8 +214,8 @@ def _rounding(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> T
 
 
 def _minimum_on_input(evaluation: Evaluation, rows: Rows, frame: Frame) -> Tensor:
-    taken = [None if t is None else frame.take(t, rows)[:, 0] for t in evaluation.input_tables]
-    return evaluation.region.minimise_bound(rows.coefficients, BoundRegion(*taken))
+    taken = [None if t is None else frame.take(t, rows) for t in evaluation.input_tables]
+    return evaluation.region.minimise_beside(rows.coefficients, BoundRegion(*taken))
 
 
 def _minimum_on_interval(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tensor:
@@ -213,16 +233,14 @@ def neuron_rows(
         frame, and the constant that goes with them.
     """
     rank = evaluation.network.spatial[node]
-    sign = ops.reshape(ops.convert_to_tensor([1.0, -1.0], dtype=evaluation.dtype), (1, 2))
     primitive, p = node.primitive, evaluation.parameters[node]
     if isinstance(primitive, Matrix) and len(node.shape) == 1 and node not in evaluation.errors:
-        columns = ops.take(ops.transpose(p["kernel"]), neuron, axis=0)
-        rows = Rows(columns[:, None] * sign[..., None])
-        bias = 0.0 if p["bias"] is None else ops.take(p["bias"], neuron)[:, None] * sign
+        rows = Rows(_both_signs(ops.take(p["transposed"], neuron, axis=0)))
+        bias = 0.0 if p["bias"] is None else _both_signs(ops.take(p["bias"], neuron))
         return node.inputs[0], rows, Frame(sample), bias
     if rank == 0:
         hot = ops.one_hot(neuron, math.prod(node.shape), dtype=evaluation.dtype)
-        rows = Rows(ops.reshape(hot[:, None] * sign[..., None], (-1, 2, *node.shape)))
+        rows = Rows(backend.reshape(_both_signs(hot), (-1, 2, *node.shape)))
         return node, rows, Frame(sample), 0.0
     rest = node.shape[rank:]
     position, seed = neuron // math.prod(rest), []
@@ -236,12 +254,14 @@ def neuron_rows(
     if isinstance(windowed, Sliding) and node not in evaluation.errors and isinstance(p, dict):
         picked = windowed.pick(p["kernel"], channel, node.inputs[0].shape)
         if picked is not None:
-            rows = Rows(
-                picked[:, None] * ops.reshape(sign, (1, 2, *[1] * (rank + 1))),
-                windowed.moved(window, extent)[0],
-            )
-            bias = 0.0 if p["bias"] is None else ops.take(p["bias"], channel)[:, None] * sign
+            rows = Rows(_both_signs(picked), windowed.moved(window, extent)[0])
+            bias = 0.0 if p["bias"] is None else _both_signs(ops.take(p["bias"], channel))
             return node.inputs[0], rows, frame, bias
     hot = ops.one_hot(channel, math.prod(rest), dtype=evaluation.dtype)
-    coefficients = ops.reshape(hot[:, None] * sign[..., None], (-1, 2, *extent, *rest))
+    coefficients = backend.reshape(_both_signs(hot), (-1, 2, *extent, *rest))
     return node, Rows(coefficients, window, clean=True), frame, 0.0
+
+
+def _both_signs(values: Tensor) -> Tensor:
+    """The values and their negatives as two rows, ``(n, 2, ...)``."""
+    return ops.stack([values, -values], axis=1)

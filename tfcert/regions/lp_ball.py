@@ -170,16 +170,15 @@ class LpBall(region.Region):
             known._factor = rest[1]
         return known
 
-    def minimise_bound(self, coefficients: Tensor, bound: region.BoundRegion) -> Tensor:
-        """The minimum of ``sum(coefficients * x')`` over a ball that was bound to its inputs.
+    def minimise_beside(self, coefficients: Tensor, bound: region.BoundRegion) -> Tensor:
+        """The minimum of ``sum(coefficients * x')``, see ``minimise_bound``.
 
         For finite p it is ``sum(A x) - ||A eps||_q`` with the dual norm, 1/p + 1/q = 1.
         """
         if self.norm == math.inf:
             return self._minimise_box(coefficients, bound)
-        center, radius = ops.expand_dims(bound.center, 1), ops.expand_dims(bound.radius, 1)
-        reach = geometry.dual_norm(coefficients * radius, self.norm)
-        ball = region.sum_inputs(coefficients * center) - reach
+        reach = geometry.dual_norm(coefficients * bound.radius, self.norm)
+        ball = region.sum_inputs(coefficients * bound.center) - reach
         if self.clip is None:
             return ball
         return ops.maximum(ball, self._minimise_box(coefficients, bound))

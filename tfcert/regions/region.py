@@ -22,13 +22,16 @@ class BoundRegion(NamedTuple):
 
     ``lower`` and ``upper`` enclose the region. ``center`` and ``radius`` describe the ball
     ``||(x' - center) / radius||_p <= 1`` where p is finite; a box needs neither and has None.
-    Entries that are cut out of the four tensors alike, or padded with zeros, keep their meaning.
+    ``middle`` and ``half`` are the box once more, for linear functions (``Region.split``).
+    Entries that are cut out of the tensors alike, or padded with zeros, keep their meaning.
     """
 
     lower: Tensor
     upper: Tensor
     center: Tensor | None = None
     radius: Tensor | None = None
+    middle: Tensor | None = None
+    half: Tensor | None = None
 
 
 class Region:
@@ -155,15 +158,25 @@ class Region:
         Returns:
             ``(batch, rows)``.
         """
-        return self._minimise_box(coefficients, bound)
+        beside = [None if t is None else ops.expand_dims(t, 1) for t in self.split(bound)]
+        return self.minimise_beside(coefficients, BoundRegion(*beside))
 
-    def _minimise_box(self, coefficients: Tensor, bound: BoundRegion) -> Tensor:
+    def split(self, bound: BoundRegion) -> BoundRegion:
+        """The same with the middle and the half-width of the box, for many linear functions."""
+        if bound.middle is not None:
+            return bound
         middle = 0.5 * (bound.lower + bound.upper)
         # Rounded up, so that the ends lie within; 0 stays 0.
         above = rounding.add_up(bound.upper, -middle)
         half = ops.maximum(above, rounding.add_up(middle, -bound.lower))
-        middle, half = ops.expand_dims(middle, 1), ops.expand_dims(half, 1)
-        return sum_inputs(coefficients * middle - ops.abs(coefficients) * half)
+        return bound._replace(middle=middle, half=half)
+
+    def minimise_beside(self, coefficients: Tensor, bound: BoundRegion) -> Tensor:
+        """``minimise_bound`` for a region from ``split`` whose tensors are ``(batch, 1, *s)``."""
+        return self._minimise_box(coefficients, bound)
+
+    def _minimise_box(self, coefficients: Tensor, bound: BoundRegion) -> Tensor:
+        return sum_inputs(coefficients * bound.middle - ops.abs(coefficients) * bound.half)
 
     # Attacks: inward.
 

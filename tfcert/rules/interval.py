@@ -16,7 +16,7 @@ class Interval:
     there saves the conversions between two layers of the same kind.
     """
 
-    __slots__ = ("_center", "_lower", "_radius", "_upper")
+    __slots__ = ("_center", "_crossable", "_lower", "_radius", "_upper")
 
     def __init__(
         self,
@@ -26,6 +26,7 @@ class Interval:
         radius: Tensor = None,
     ):
         self._lower, self._upper, self._center, self._radius = lower, upper, center, radius
+        self._crossable = False
 
     @classmethod
     def from_ends(cls, lower: Tensor, upper: Tensor) -> Interval:
@@ -71,10 +72,23 @@ class Interval:
     def intersect(self, lower: Tensor, upper: Tensor) -> Interval:
         """The part common with another enclosure of the same value.
 
-        Two sound enclosures always meet; where rounding makes them miss each other by a few ulps,
-        the ends are put in order again.
+        Its ends may cross. Two sound enclosures of a value that exists miss each other by a few
+        ulps at most, by rounding; ends that cross by more prove that there is no such value.
         """
-        low, high = ops.maximum(self.lower, lower), ops.minimum(self.upper, upper)
+        result = Interval.from_ends(ops.maximum(self.lower, lower), ops.minimum(self.upper, upper))
+        result._crossable = True
+        return result
+
+    @property
+    def may_cross(self) -> bool:
+        """Whether the lower end may lie above the upper one."""
+        return self._crossable
+
+    def ordered(self) -> Interval:
+        """The same enclosure with its ends in order, for values that exist."""
+        if not self._crossable:
+            return self
+        low, high = self.lower, self.upper
         return Interval.from_ends(ops.minimum(low, high), ops.maximum(low, high))
 
     def widen(self, error: Tensor) -> Interval:

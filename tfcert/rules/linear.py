@@ -102,10 +102,17 @@ class Matrix(Kernel):
     def __init__(self, kernel: Any, bias: Any, *, fan_in: int):
         super().__init__(ops.matmul, kernel, bias, fan_in=fan_in)
 
+    def prepare(self, p: Any) -> None:
+        if "transposed" not in p:
+            p["transposed"] = ops.transpose(p["kernel"])
+
     def transpose(
         self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
     ) -> Sequence[Tensor]:
-        return [ops.matmul(coefficients, ops.transpose(p["kernel"]))]
+        transposed = p.get("transposed")
+        if transposed is None:
+            transposed = ops.transpose(p["kernel"])
+        return [ops.matmul(coefficients, transposed)]
 
 
 class Scale(Affine):

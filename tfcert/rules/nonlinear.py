@@ -6,12 +6,13 @@ Each replaces ``a . f(x)`` by a linear lower bound: with two affine functions ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras import ops
 
-from tfcert import relaxations
+from tfcert import backend, relaxations
 from tfcert.rules.interval import Interval
 from tfcert.rules.primitives import Nonlinear
 from tfcert.rules.rounding import HUGE, flushed, rounding_error
@@ -21,6 +22,10 @@ from tfcert.types import Bounds, Tensor
 __all__ = ["Elementwise", "LogSumExp", "MaxReduce", "Opaque", "Product", "passes_zero"]
 
 
+# Entries of a group from which on a product of matrices is faster than a sum of products.
+_MATRIX_PAYS = 1 << 12
+
+
 def dot(first: Tensor, second: Tensor) -> Tensor:
     """Sum of products over all axes behind groups and rows, ``(groups, rows)``.
 
@@ -28,14 +33,14 @@ def dot(first: Tensor, second: Tensor) -> Tensor:
     for such values.
     """
     shape = tuple(first.shape)
-    size = 1
-    for extent in shape[2:]:
-        size *= extent
-    first = ops.reshape(first, (-1, shape[1], size))
-    if second.shape[1] == 1:
-        second = ops.reshape(second, (-1, size, 1))
-        return ops.matmul(first, second)[..., 0]
-    return ops.sum(first * ops.reshape(second, (-1, shape[1], size)), axis=-1)
+    size = math.prod(shape[2:])
+    if len(shape) != 3:
+        first = backend.reshape(first, (-1, shape[1], size))
+        second = backend.reshape(second, (-1, second.shape[1], size))
+    if second.shape[1] == 1 and shape[1] * size >= _MATRIX_PAYS:
+        column = backend.reshape(second, (-1, size, 1))
+        return ops.squeeze(ops.matmul(first, column), axis=-1)
+    return ops.sum(first * second, axis=-1)
 
 
 def total(coefficients: Tensor, values: Tensor) -> Tensor:

@@ -171,6 +171,10 @@ class Affine(Primitive):
         """
         raise NotImplementedError
 
+    def prepare(self, p: Any) -> None:
+        """Adds to the parameters what ``transpose`` reads, so that loops need not make it anew."""
+        del p
+
     # How the primitive acts on rows that are windows of a feature map; None where not known.
     windowed: Windowed | None = None
 

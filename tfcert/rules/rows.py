@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from tfcert import backend
 from tfcert.types import Tensor
 
 __all__ = ["Frame", "Rows", "SampleTable", "Window", "covers", "union"]
@@ -28,10 +29,16 @@ class SampleTable:
 
     The table is made once, outside of the loop over rows; its last line is what windows read
     outside of the map. (Its unused form costs nothing: compilers drop it.)
+
+    Attributes:
+        tensor: The values.
+        beside: The same as ``(batch, 1, *shape)``, to stand beside coefficients.
     """
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
+        # Its gradient is free, that of [:, None] a copy.
+        self.beside = ops.expand_dims(tensor, 1)
         self._tables: dict[int, Tensor] = {}
         for rank in range(1, min(len(tensor.shape) - 1, 4)):
             self._tables[rank] = _table(tensor, rank)
@@ -43,7 +50,7 @@ class SampleTable:
 
 def _table(tensor: Tensor, rank: int) -> Tensor:
     rest = math.prod(tensor.shape[1 + rank :])
-    table = ops.reshape(tensor, (-1, rest))
+    table = backend.reshape(tensor, (-1, rest))
     return ops.concatenate([table, ops.zeros((1, rest), table.dtype)], axis=0)
 
 
@@ -96,13 +103,13 @@ class Rows(NamedTuple):
     def flat(self) -> Tensor:
         """Coefficients with groups and rows in one leading axis."""
         shape = tuple(self.coefficients.shape)
-        return ops.reshape(self.coefficients, (-1, *shape[2:]))
+        return backend.reshape(self.coefficients, (-1, *shape[2:]))
 
     def like(self, coefficients: Tensor, window: Window | None = None) -> Rows:
         """Rows of the same groups from coefficients with one leading axis."""
         count = self.coefficients.shape[1]
         shape = tuple(coefficients.shape)[1:]
-        return Rows(ops.reshape(coefficients, (-1, count, *shape)), window)
+        return Rows(backend.reshape(coefficients, (-1, count, *shape)), window)
 
 
 class Frame:
@@ -125,10 +132,9 @@ class Frame:
         """
         if rows.window is not None:
             return self._take_window(values, rows)
-        tensor = values.tensor
-        if self.sample is not None and tensor.shape[0] != 1:
-            tensor = ops.take(tensor, self.sample, axis=0)
-        return ops.expand_dims(tensor, 1)  # Its gradient is free, that of [:, None] a copy.
+        if self.sample is not None and values.tensor.shape[0] != 1:
+            return ops.take(values.beside, self.sample, axis=0)
+        return values.beside
 
     def take_shared(self, tensor: Tensor, rows: Rows) -> Tensor:
         """Like ``take`` for values without batch axis, which all samples share."""
@@ -164,10 +170,10 @@ class Frame:
         count = math.prod(spatial)
         table = values.table(rank)
         if self.sample is not None and batch != 1:
-            flat = flat + ops.reshape(self.sample * count, [-1] + [1] * rank)
+            flat = flat + backend.reshape(self.sample * count, (-1,) + (1,) * rank)
         outside = ops.cast(ops.shape(table)[0] - 1, "int32")
         picked = ops.take(table, ops.where(inside, flat, outside), axis=0)
-        return ops.reshape(picked, (-1, 1, *rows.extent, *rest))
+        return backend.reshape(picked, (-1, 1, *rows.extent, *rest))
 
     def mask(self, rows: Rows, shape: tuple[int, ...]) -> Rows:
         """The same rows with explicit zeros outside of the feature map."""
@@ -175,7 +181,7 @@ class Frame:
             return rows
         rank = len(rows.extent)
         _, inside = self._positions(rows, shape[:rank])
-        inside = ops.reshape(inside, (-1, 1, *rows.extent, *[1] * (len(shape) - rank)))
+        inside = backend.reshape(inside, (-1, 1, *rows.extent, *[1] * (len(shape) - rank)))
         return Rows(
             ops.where(inside, rows.coefficients, ops.zeros((), rows.coefficients.dtype)),
             rows.window,

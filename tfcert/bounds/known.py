@@ -1,0 +1,43 @@
+"""What is known of hidden values before a method runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from tfcert.types import Bounds, Tensor
+
+__all__ = ["Known"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Facts about the nodes of a network, by their places in ``network.nodes``.
+
+    Places are plain numbers, so that the tensors can be arguments of a compiled program and what
+    one program finds can be given to another.
+
+    Attributes:
+        intervals: Bounds that hold already, as those of the whole region hold for a part of it:
+            each of the shape of the node with a batch axis.
+        signs: Of the values that two-piece functions read: 1 where only values >= 0 are asked
+            about, -1 where only values <= 0, 0 where both. The region then stands for its part
+            with these signs, which may be empty (``Evaluation.empty``). As long as the batch.
+        starts: Nodes at which the network is taken to start: of their values nothing but the known
+            interval is used, and sweeps end there. Every path from the input to an output has to
+            pass one of them, or the input.
+        settled: Whether nodes with a known interval keep it, without sweeps to tighten it.
+    """
+
+    intervals: Mapping[int, Bounds] = dataclasses.field(default_factory=dict)
+    signs: Mapping[int, Tensor] = dataclasses.field(default_factory=dict)
+    starts: frozenset[int] = frozenset()
+    settled: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = self.starts - set(self.intervals)
+        if unknown:
+            raise ValueError(
+                "`starts` must be nodes with a known interval. "
+                f"Received: starts={sorted(self.starts)} without intervals of {sorted(unknown)}."
+            )

@@ -1,0 +1,377 @@
+"""What every bound method is: its options, and the answers that the rest of the package asks for.
+
+A method is one object. It says which networks it can bound, how it tightens the interval of a
+hidden node, how it bounds linear functions of an output, and how much memory a sample takes. The
+code around it (``tfcert.bound``, training, certification, export) never asks for its type, so a new
+method is one new class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import backend
+from tfcert.bounds import answers
+from tfcert.bounds.evaluation import Evaluation
+from tfcert.bounds.refine import Lower, refine
+from tfcert.network import Network
+from tfcert.regions import BoundRegion, Region
+from tfcert.rules.interval import Interval
+from tfcert.rules.primitives import Node
+from tfcert.rules.rows import Frame, Rows
+from tfcert.types import Tensor
+
+__all__ = ["Method", "known_names", "named", "register", "rival_rows"]
+
+# Entries of the widest tensor of one turn of a chunked sweep: small enough for a cache where the
+# turns are compiled, and large where every operation costs a call from Python.
+_CHUNK_ENTRIES, _CHUNK_ENTRIES_AT_ONCE = 1 << 18, 1 << 21
+# Tensors of the size of the coefficients that a sweep holds at a time, about.
+_COPIES = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Options that all methods share, and what a method answers.
+
+    A method of your own overrides what differs: most often ``tighten`` and ``sweeper``.
+    ``docs/adding_a_method.md`` shows a complete one.
+
+    Args:
+        float_safe: Whether the bounds hold for the network as executed in float32, in any order
+            of summation, instead of in real arithmetic. For affine and piecewise-linear layers of
+            Keras. The bounds are float64, and infinite where an execution may overflow. They cover
+            every execution whose operations are IEEE float32 or better, with or without fused
+            operations and flushing of denormal numbers, as TensorFlow's and XLA's on a CPU. They
+            do not cover TF32, bfloat16 or float16 inside of products, fast-math compilation, and
+            convolutions by Winograd's or Fourier transforms, which cuDNN may choose on a GPU.
+            Where such a setting can be seen, it is refused.
+        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
+    """
+
+    float_safe: bool = dataclasses.field(default=False, kw_only=True)
+    max_memory: int = dataclasses.field(default=2 << 30, kw_only=True)
+    jit_compile: bool = dataclasses.field(default=False, kw_only=True)
+
+    # Whether ``bound`` and ``bound_margins`` intersect the method's answers with the intervals.
+    intersect: ClassVar[bool] = True
+    # Whether the method puts affine bounds around every layer, by sweeps backward from the outputs.
+    backward: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.max_memory >= 1 << 20:
+            raise ValueError(
+                f"`max_memory` must be at least 1 MiB, in bytes. Received: {self.max_memory!r}."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """The options, for Keras's saving."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Method:
+        return cls(**config)
+
+    @property
+    def name(self) -> str:
+        """The registered name of this kind of method, whatever its options; else its class's."""
+        kinds = {type(method): name for name, method in _NAMED.items()}
+        return kinds.get(type(self), type(self).__name__)
+
+    # Which networks, and in which arithmetic.
+
+    def check(self, network: Network, statistics: str = "moving") -> None:
+        """Raises an error, which names the layer, where the method cannot bound a network."""
+        if self.float_safe:
+            _check_float_safe(network, statistics)
+        elif network.dtype == "float64":
+            backend.check_float64(f"model {network.name!r}")
+
+    def dtype(self, network: Network) -> str:
+        """The type that the bounds are computed in."""
+        return "float64" if self.float_safe else network.dtype
+
+    # Memory.
+
+    def entries(self, network: Network, rows: int) -> int:
+        """Numbers that one sample takes, where so many rows of the outputs are bounded."""
+        del rows
+        return 4 * sum(math.prod(node.shape) for node in network.nodes)
+
+    def samples_at_once(self, network: Network, rows: int) -> int:
+        """Samples that fit into ``max_memory`` together.
+
+        Args:
+            network: The network.
+            rows: How many linear functions of the outputs are bounded for each sample.
+        """
+        itemsize = np.dtype(self.dtype(network)).itemsize
+        return max(1, int(self.max_memory // (self.entries(network, rows) * itemsize)))
+
+    def rows_at_once(self, evaluation: Evaluation, widest: int, per_sample: int) -> int:
+        """Pairs of rows for one turn of a loop, so that a turn stays in a cache and in memory.
+
+        Args:
+            evaluation: The evaluation.
+            widest: Entries of the largest tensor that a row meets on its way.
+            per_sample: How many rows a sample has.
+        """
+        itemsize = np.dtype(evaluation.dtype).itemsize
+        most = self.max_memory // (2 * widest * itemsize * _COPIES * self.copies)
+        entries = _CHUNK_ENTRIES_AT_ONCE if backend.runs_at_once() else _CHUNK_ENTRIES
+        best = max(8, entries // (2 * widest))
+        if isinstance(evaluation.batch, int):
+            best = min(best, evaluation.batch * per_sample)
+        return int(max(1, min(most, best)))
+
+    # How many times the memory of a sweep bounding a row takes.
+    copies: ClassVar[int] = 1
+
+    def first_call_at_once(self, network: Network) -> bool:
+        """Whether a call that may be the only one is answered without compiling a program."""
+        del network
+        return not self.jit_compile
+
+    # Bounds.
+
+    def plan(self) -> Method:
+        """The method that is run; another one where the options stand for a combination."""
+        return self
+
+    def begin(
+        self, network: Network, region: Region, bound: BoundRegion, **settings: Any
+    ) -> Evaluation:
+        """The evaluation that the method works on.
+
+        Args:
+            network: What is bounded.
+            region: Gives the form of the input set.
+            bound: The region around the inputs.
+            **settings: As for ``Evaluation``.
+        """
+        unit = 2.0**-24 if self.float_safe else None
+        return Evaluation(network, region, bound, unit=unit, dtype=self.dtype(network), **settings)
+
+    def evaluate(
+        self, network: Network, region: Region, bound: BoundRegion, **settings: Any
+    ) -> Evaluation:
+        """Intervals of all nodes that the method needs before it answers for the outputs."""
+        evaluation = self.begin(network, region, bound, **settings)
+        for node in evaluation.order:
+            interval = evaluation.interval_step(node)
+            if evaluation.wants_tightening(node):
+                interval = self.tighten(evaluation, node, interval)
+            evaluation.settle(node, interval)
+        return evaluation
+
+    def tighten(self, evaluation: Evaluation, node: Node, interval: Interval) -> Interval:
+        """The interval of a node that a nonlinear node reads, as tight as the method wants it.
+
+        By default: interval arithmetic alone, but with the first affine layers taken exactly where
+        the region is no box.
+        """
+        behind_nonlinear = evaluation.network.mixing[node] < 0
+        if behind_nonlinear or evaluation.sees_box(node) or evaluation.is_exact(node):
+            return interval
+        return self.refined(evaluation, node, interval, interval.upper > interval.lower)
+
+    def refined(
+        self, evaluation: Evaluation, node: Node, interval: Interval, wanted: Tensor
+    ) -> Interval:
+        """The interval with the wanted neurons bounded by sweeps."""
+        lower = self.hidden_sweeper(evaluation, node)
+        return refine(evaluation, node, interval, wanted, lower, self.chunk_of(evaluation, node))
+
+    def chunk_of(self, evaluation: Evaluation, node: Node) -> int:
+        """Neurons of a node that are swept in one turn."""
+        widest = evaluation.network.widest(node)
+        return self.rows_at_once(evaluation, widest, math.prod(node.shape))
+
+    def hidden_sweeper(self, evaluation: Evaluation, node: Node) -> Lower:
+        """How rows of a hidden node are bounded from below."""
+        return answers.plain_sweeper(evaluation, node)
+
+    def sweeper(self, evaluation: Evaluation, node: Node) -> Lower | None:
+        """How rows of an output are bounded from below; None: by intervals alone."""
+        del evaluation, node
+        return None
+
+    def outputs(self, evaluation: Evaluation, node: Node) -> Interval:
+        """The interval of an output node."""
+        sweeper = self.sweeper(evaluation, node)
+        if sweeper is None and (evaluation.sees_box(node) or evaluation.network.mixing[node] <= 0):
+            return evaluation.intervals[node]
+        return answers.output_interval(self, evaluation, node, sweeper)
+
+    def rows(self, evaluation: Evaluation, node: Node, rows: Tensor, intersect: bool) -> Tensor:
+        """Lower bounds of linear functions of an output node, ``(batch, rows)``.
+
+        Args:
+            evaluation: Holds the intervals of all nodes.
+            node: The output node.
+            rows: Coefficients, ``(batch, rows, size of the output)``.
+            intersect: Whether to take the larger of the method's and the interval bound.
+        """
+        sweeper = self.sweeper(evaluation, node)
+        coefficients = Rows(ops.reshape(rows, (-1, rows.shape[1], *node.shape)))
+        if sweeper is None:
+            return answers.near_rows(evaluation, node, coefficients, Frame())
+        lower = sweeper(node, coefficients, Frame(), 0.0)
+        if intersect:
+            near = answers.near_rows(evaluation, node, coefficients, Frame())
+            lower = ops.maximum(lower, near)
+        return lower
+
+    def deciding_rows(self, evaluation: Evaluation, node: Node, rows: Tensor) -> Tensor:
+        """Lower bounds of rows whose minimum is that of ``rows``, with the fewest sweeps."""
+        sweeper = self.sweeper(evaluation, node)
+        if sweeper is None:
+            return self.rows(evaluation, node, rows, intersect=True)
+        return answers.deciding_rows(self, evaluation, node, rows, sweeper)
+
+    def least(
+        self, network: Network, region: Region, x: Tensor, y: Tensor, **settings: Any
+    ) -> Tensor:
+        """The least lower bound of ``f_y - f_j`` over all j but y, ``(batch,)``.
+
+        The one way to it: certification, validation and exported models ask for nothing else. NaN
+        where one of the bounds is.
+
+        Args:
+            network: What is bounded; its output is ``(batch, classes)``.
+            region: The region, whose values were checked before.
+            x: Inputs.
+            y: Integer labels, ``(batch,)``.
+            **settings: As for ``Evaluation``.
+        """
+        method, node = self.plan(), network.outputs
+        evaluation = method.evaluate(network, region, region.bind(x), point=x, **settings)
+        lower = method.deciding_rows(evaluation, node, rival_rows(y, node.shape[0], x.dtype))
+        # A minimum may pass over NaN.
+        known = ops.logical_not(ops.any(ops.isnan(lower), axis=-1))
+        least = ops.where(known, ops.min(lower, axis=-1), math.nan)
+        return evaluation.executed(least, -1.0)
+
+    def served(
+        self,
+        model: keras.Model,
+        network: Network,
+        region: Region,
+        x: Tensor,
+        y: Tensor,
+        scores: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """What an exported model tells of each input, besides its class and scores.
+
+        Args:
+            model: The model that gives the scores.
+            network: Its network.
+            region: The region.
+            x: Inputs, in the type of the bounds.
+            y: The predicted classes, ``(batch,)``.
+            scores: The scores at x, where they were computed already.
+
+        Returns:
+            At least the margin, ``(batch,)``; further names become outputs, too.
+        """
+        del model, scores
+        return {"margin": self.least(network, region, x, y)}
+
+
+def rival_rows(y: Tensor, classes: int, dtype: Any) -> Tensor:
+    """The coefficients of ``f_y - f_j`` on the scores, for all j but y.
+
+    The k-th row is that of class k before y, and of class k + 1 from y on.
+
+    Args:
+        y: Integer labels, ``(batch,)``.
+        classes: Number of scores.
+        dtype: Type of the rows.
+
+    Returns:
+        ``(batch, classes - 1, classes)``.
+    """
+    own = ops.expand_dims(ops.cast(y, "int32"), 1)
+    rival = ops.expand_dims(ops.arange(classes - 1, dtype="int32"), 0)
+    rival = rival + ops.cast(rival >= own, "int32")
+    return ops.one_hot(own, classes, dtype=dtype) - ops.one_hot(rival, classes, dtype=dtype)
+
+
+_NAMED: dict[str, Method] = {}
+
+
+def register(name: str) -> Callable[[type], type]:
+    """Registers a class of methods under the name that ``method=`` accepts.
+
+    The name stands for the class with its default options.
+
+    Args:
+        name: A new name, such as "crown-twice".
+
+    Returns:
+        A decorator of the class.
+
+    Raises:
+        ValueError: The name is taken, or the class is no ``tfcert.methods.Method``.
+
+    Example:
+
+    >>> import dataclasses
+    >>> @tfcert.methods.register("plain-crown-ibp")
+    ... @dataclasses.dataclass(frozen=True)
+    ... class Plain(tfcert.methods.CrownIBP):
+    ...     slope: str = "zero"
+    >>> tfcert.methods.get("plain-crown-ibp").slope
+    'zero'
+    """
+
+    def add(kind: type) -> type:
+        if name in _NAMED:
+            raise ValueError(f"`name` must be new. Received: name={name!r}, which is registered.")
+        if not (isinstance(kind, type) and issubclass(kind, Method)):
+            raise ValueError(
+                f"Only subclasses of tfcert.methods.Method can be registered. Received: {kind!r}."
+            )
+        _NAMED[name] = kind()
+        return kind
+
+    return add
+
+
+def named(name: str) -> Method | None:
+    """The method of a name; None where nothing has that name."""
+    return _NAMED.get(name)
+
+
+def known_names() -> list[str]:
+    """The names that ``method=`` accepts."""
+    return list(_NAMED)
+
+
+def _check_float_safe(network: Network, statistics: str) -> None:
+    if network.dtype != "float32":
+        raise ValueError(
+            "float_safe covers execution in float32. "
+            f"Received: model {network.name!r} of type {network.dtype}."
+        )
+    if statistics != "moving":
+        raise ValueError(
+            f"float_safe covers models at inference. Received: statistics={statistics!r}."
+        )
+    if network.foreign:
+        raise NotImplementedError(
+            f"Layer {network.foreign[0]!r}: float_safe does not know how it rounds, since the "
+            "layer, its activation or its rule is not one of Keras's and tfcert's own. Use "
+            "float_safe=False."
+        )
+    network.check("rounding")
+    backend.check_float64("float_safe=True")
+    backend.check_full_precision()
