@@ -3,7 +3,7 @@
 # make lint        formatter and linter, changing nothing
 # make format      formatter and linter, changing files
 # make typecheck   mypy
-# make BUILD      write the Bazel file from the modules' imports
+# make bazel       write Bazel's BUILD files from the modules' imports
 # make clean       remove the environment and what the targets wrote
 #
 # Each target first makes its own environment in .venv: only Python 3.11 to 3.13 and make are
@@ -24,10 +24,10 @@ endif
 RUN_STAMP := $(VENV)/.installed-$(VERSION)
 TEST_STAMP := $(VENV)/.installed-test-$(VERSION)
 
-.PHONY: help demo test lint format typecheck BUILD clean
+.PHONY: help demo test lint format typecheck bazel BUILD clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 # TensorFlow's notes about missing GPUs and instruction sets would bury the demo's own output.
 demo: $(RUN_STAMP)
@@ -50,7 +50,8 @@ format: $(TEST_STAMP)
 typecheck: $(TEST_STAMP)
 	$(BIN)/mypy
 
-BUILD:
+# The second name is the older one.
+bazel BUILD:
 	$(PYTHON) tests/update_build.py
 
 # An environment of the same Python is kept and brought up to date; one of another is replaced.

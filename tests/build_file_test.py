@@ -1,12 +1,17 @@
-"""Holds BUILD against the modules: every module a target, every import a dep, one direction."""
+"""Holds the BUILD files against the modules: each a target, imports are deps, one direction."""
 
 import ast
+import functools
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests import support, update_build
 
-_LABELS = {"py_library", "py_binary", "py_test"}
+_PYTHON = ("py_library", "py_binary", "py_test")
 
 # What each part of the package may import, by the design's order. Left: folders and modules of
 # tfcert/, "tfcert" for tfcert/__init__.py, and the folders beside tfcert/.
@@ -82,62 +87,239 @@ def _group(name: str) -> str:
     return rest[0] if first == "tfcert" and rest else first
 
 
-def _build_file() -> dict[str, dict[str, object]]:
-    """Target's name -> its attributes; Starlark of this simplicity is Python too."""
-    result = {}
-    for statement in ast.parse((support.ROOT / "BUILD").read_text(encoding="utf-8")).body:
-        call = getattr(statement, "value", None)
-        if not isinstance(call, ast.Call) or call.func.id not in _LABELS:
-            continue
-        attributes = {
-            keyword.arg: ast.literal_eval(keyword.value)
-            for keyword in call.keywords
-            if keyword.arg != "data"
-        }
-        name = attributes["name"]
-        assert name not in result, f"two targets are named {name}"
-        result[name] = {"kind": call.func.id, "deps": [], **attributes}
-    return result
+class _Rule(NamedTuple):
+    """One target as its BUILD file has it; labels are full."""
+
+    kind: str
+    srcs: list[str]
+    deps: set[str]
+    labels: set[str]
 
 
-def test_build_lists_every_module_with_its_imports():
-    found = {
-        (target["kind"], name, tuple(target["srcs"]), tuple(target["deps"]))
-        for name, target in _build_file().items()
+def _full(label: str, folder: str) -> str:
+    """The label with its folder and its target: ``//tfcert/rules:rules``."""
+    if not label.startswith("//"):
+        return f"//{folder}:{label.removeprefix(':')}"
+    return label if ":" in label else f"{label}:{label.rpartition('/')[2]}"
+
+
+def _calls(text: str) -> Iterator[ast.Call]:
+    """The calls in a BUILD file: Starlark of this simplicity is Python, too."""
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            yield statement.value
+
+
+def _rule(kind: str, fields: Mapping[str, Any], folder: str) -> _Rule:
+    lists = {
+        key: {_full(label, folder) for label in fields.get(key, ())}
+        for key in ("srcs", "data", "deps", "tests")
     }
-    wanted = {
-        (target.kind, target.name, target.srcs, tuple(f":{dep}" for dep in target.deps))
-        for target in update_build.targets()
-    }
-    assert found == wanted, "BUILD is out of date: run `make BUILD`"
+    actual = {_full(fields["actual"], folder)} if "actual" in fields else set()
+    srcs = [f"{folder}/{file}" for file in fields.get("srcs", ())]
+    return _Rule(kind, srcs, lists["deps"], actual.union(*lists.values()))
+
+
+@functools.cache
+def _read(root: pathlib.Path = support.ROOT) -> tuple[dict[str, _Rule], set[str]]:
+    """Label -> target of all BUILD files, and the labels of the files that they export."""
+    rules: dict[str, _Rule] = {}
+    exported = set()
+    for path in update_build.on_disk(root):
+        folder = path.rpartition("/")[0]
+        for call in _calls((root / path).read_text(encoding="utf-8")):
+            fields = {
+                keyword.arg: ast.literal_eval(keyword.value)
+                for keyword in call.keywords
+                if not isinstance(keyword.value, ast.Call)  # glob(...)
+            }
+            if call.func.id == "exports_files":
+                exported |= {_full(name, folder) for name in ast.literal_eval(call.args[0])}
+            elif "name" in fields:
+                label = _full(fields["name"], folder)
+                assert label not in rules, f"two targets are named {label}"
+                rules[label] = _rule(call.func.id, fields, folder)
+    return rules, exported
+
+
+def _assert_no_cycle(needs: Mapping[str, Set[str]]) -> None:
+    done: set[str] = set()
+    while left := set(needs) - done:
+        ready = {name for name in left if needs[name] <= done}
+        assert ready, f"a cycle among {left}"
+        done |= ready
+
+
+def test_the_build_files_are_up_to_date():
+    stale = update_build.stale()
+    assert not stale, f"run `make bazel`; missing, out of date or too many: {', '.join(stale)}"
 
 
 def test_every_python_file_is_a_source_of_one_target():
-    sources = [target["srcs"][0] for target in _build_file().values()]
+    sources = [
+        source
+        for rule in _read()[0].values()
+        if rule.kind in _PYTHON
+        for source in rule.srcs
+        if (rule.kind, source) != ("py_test", "tests/main.py")
+    ]
+    folders = {
+        "trainers",
+        "benchmarks",
+        *(p.parent.name for p in support.ROOT.glob("*/__init__.py")),
+    }
     files = [
         path.relative_to(support.ROOT).as_posix()
-        for folder in ("tfcert", "trainers", "benchmarks", "tests")
+        for folder in folders
         for path in support.ROOT.glob(f"{folder}/**/*.py")
     ]
     assert sorted(sources) == sorted(files)
 
 
+def test_every_label_names_a_target_or_a_file():
+    rules, exported = _read()
+    for name, rule in rules.items():
+        for label in rule.labels - set(rules) - exported:
+            folder, file = label.removeprefix("//").split(":")
+            assert name.startswith(f"//{folder}:"), f"{name} needs {label}, which there is not"
+            assert (support.ROOT / folder / file).is_file(), f"{name} needs {label}"
+
+
+def test_the_suite_has_all_tests():
+    rules, _ = _read()
+    assert rules["//:tests"].labels == {"//tests:all_tests"}  # All tests of its own BUILD file.
+    tests = {name for name, rule in rules.items() if rule.kind == "py_test"}
+    assert {name.partition(":")[0] for name in tests} == {"//tests"}
+
+
+def test_programs_have_the_names_of_the_installed_ones():
+    rules, _ = _read()
+    installed = re.findall(r'"(tfcert-[a-z-]+)=', (support.ROOT / "setup.py").read_text())
+    aliases = {name.removeprefix("//:") for name, rule in rules.items() if rule.kind == "alias"}
+    assert set(installed) <= aliases
+
+
 def test_imports_go_one_way():
-    for name, target in _build_file().items():
+    known = update_build.modules()
+    for name, module in known.items():
         group = _group(name)
         if group == "tests":
             continue
         assert group in _MAY_KNOW, f"{name}: say in _MAY_KNOW what {group} may import"
-        known = {_group(dep.removeprefix(":")) for dep in target["deps"]} - {group}
-        assert known <= _MAY_KNOW[group], f"{name} must not import {known - _MAY_KNOW[group]}"
+        source = (support.ROOT / module.path).read_text(encoding="utf-8")
+        found = update_build.deps(module, source, known, types=True)
+        found = {_group(other) for other in found} - {group}
+        assert found <= _MAY_KNOW[group], f"{name} must not import {found - _MAY_KNOW[group]}"
 
 
 def test_the_order_has_no_cycle():
-    done: set[str] = set()
-    while left := set(_MAY_KNOW) - done:
-        ready = {group for group in left if _MAY_KNOW[group] <= done}
-        assert ready, f"a cycle among {left}"
-        done |= ready
+    _assert_no_cycle(_MAY_KNOW)
+
+
+def test_the_targets_have_no_cycle():
+    _assert_no_cycle({name: rule.deps for name, rule in _read()[0].items()})
+
+
+_SMALL = {
+    ".bazelignore": ".venv\n",
+    "tfcert/__init__.py": "from tfcert import rules\n",
+    "tfcert/rules/__init__.py": "from tfcert.rules import affine\n",
+    "tfcert/rules/affine.py": "import keras\n",
+    "tfcert/rules/data/README.md": "",
+    "trainers/demo.py": 'import tfcert, near\nif __name__ == "__main__":\n  pass\n',
+    "trainers/near.py": "",
+    "tests/__init__.py": "",
+    "tests/conftest.py": "",
+    "tests/main.py": "",
+    "tests/rules_test.py": "from tfcert import rules\n",
+}
+
+
+@pytest.fixture
+def small(tmp_path) -> pathlib.Path:
+    """A small repository whose BUILD files are up to date."""
+    for path, text in _SMALL.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    update_build.write(tmp_path)
+    assert update_build.stale(tmp_path) == []
+    return tmp_path
+
+
+def _replace(path: str, old: str, new: str) -> Callable[[pathlib.Path], object]:
+    def change(root: pathlib.Path) -> None:
+        text = (root / path).read_text(encoding="utf-8")
+        assert old in text
+        (root / path).write_text(text.replace(old, new), encoding="utf-8")
+
+    return change
+
+
+_FAULTS = {
+    "a missing dep": (_replace("tfcert/BUILD", '"//tfcert/rules"', ""), ["tfcert/BUILD"]),
+    "a target too many": (
+        _replace("tfcert/rules/BUILD", ")\n", ')\n\npy_library(name = "other")\n'),
+        ["tfcert/rules/BUILD"],
+    ),
+    "an import that no BUILD file has": (
+        _replace("tfcert/rules/affine.py", "import keras", "import tests.main"),
+        ["tfcert/rules/BUILD"],
+    ),
+    "a new module": (
+        lambda root: (root / "tfcert/rules/new.py").touch(),
+        ["tfcert/rules/BUILD"],
+    ),
+    "a module that went": (lambda root: (root / "trainers/near.py").unlink(), ["trainers/BUILD"]),
+    "a new package": (
+        lambda root: [(root / "other").mkdir(), (root / "other/__init__.py").touch()],
+        ["BUILD", "other/BUILD"],
+    ),
+    "a BUILD file that went": (lambda root: (root / "trainers/BUILD").unlink(), ["trainers/BUILD"]),
+    "an old BUILD file at the root": (_replace("BUILD", "demo", "train"), ["BUILD"]),
+    "a BUILD file without Python": (
+        lambda root: (root / "tfcert/rules/data/BUILD").touch(),
+        ["tfcert/rules/data/BUILD"],
+    ),
+    "a BUILD file outside of the packages": (
+        lambda root: [(root / "docs").mkdir(), (root / "docs/BUILD").touch()],
+        ["docs/BUILD"],
+    ),
+    "a BUILD file by the other name": (
+        lambda root: (root / "tfcert/BUILD.bazel").touch(),
+        ["tfcert/BUILD.bazel"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_finds_what_is_stale(small, fault):
+    plant, stale = _FAULTS[fault]
+    plant(small)
+    assert update_build.stale(small) == stale
+
+
+def test_writing_repairs_what_is_stale(small):
+    for path in ("tfcert/rules/__init__.py", "tfcert/rules/affine.py"):
+        (small / path).unlink()
+    (small / "tfcert/graph.py").write_text("import tfcert", encoding="utf-8")
+    by_hand = small / "docs/BUILD"
+    by_hand.parent.mkdir()
+    by_hand.write_text("# By hand.\n", encoding="utf-8")
+    update_build.write(small)
+    assert not (small / "tfcert/rules/BUILD").exists()
+    assert update_build.stale(small) == ["docs/BUILD"]
+
+
+def test_neighbours_of_a_program_are_deps(small):
+    rules, _ = _read(small)
+    assert rules["//trainers:demo"].deps == {"//tfcert:tfcert", "//trainers:near"}
+    assert 'imports = ["."]' in (small / "trainers/BUILD").read_text(encoding="utf-8")
+
+
+def test_refuses_two_targets_of_one_name(small):
+    (small / "tfcert/rules/rules.py").touch()
+    with pytest.raises(ValueError, match="a name of its own"):
+        update_build.write(small)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +331,7 @@ def test_the_order_has_no_cycle():
         ("from tfcert.rules import affine", {"tfcert/rules/affine"}),
         ("from tfcert.rules import register_rule", {"tfcert/rules"}),
         ("def f():\n  from tests import support\n", {"tests/support"}),
+        ("if TYPE_CHECKING:\n  from tfcert import rules\nelse:\n  import tests", {"tests"}),
         ("import keras, tfcertain\nfrom numpy import rules", set()),
     ],
 )
@@ -160,3 +343,9 @@ def test_reads_imports(source, found):
 def test_refuses_relative_imports():
     with pytest.raises(ValueError, match="absolute"):
         update_build.imports("from . import rules", set())
+
+
+def test_reads_imports_for_types():
+    source = "import typing\nif typing.TYPE_CHECKING:\n  from tfcert import rules\n"
+    assert update_build.imports(source, {"tfcert/rules"}) == set()
+    assert update_build.imports(source, {"tfcert/rules"}, types=True) == {"tfcert/rules"}
