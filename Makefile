@@ -67,5 +67,6 @@ $(TEST_STAMP): $(RUN_STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[test,dev]"
 	@touch $@
 
+# Not `build`: where upper and lower case are the same to the disk, that is Bazel's BUILD.
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_output .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .build dist *.egg-info demo_output .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -28,6 +28,8 @@ setuptools.setup(
     ],
     keywords="keras tensorflow jax certified-robustness verification crown interval-bounds",
     python_requires=">=3.11,<3.14",
+    # Not in build/: where upper and lower case are the same to the disk, that is Bazel's BUILD.
+    options={"build": {"build_base": ".build"}},
     # tests/, trainers/ and benchmarks/ stay in the repository.
     packages=setuptools.find_packages(include=["tfcert", "tfcert.*"]),
     package_data={
