@@ -26,7 +26,6 @@ from tests.export_support import (
     load,
     make_small,
 )
-from tfcert import export
 
 
 @pytest.fixture(scope="module")

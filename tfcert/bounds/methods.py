@@ -325,11 +325,15 @@ class _DeepAlphaCrown(AlphaCrown):
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class Intersection(Method):
-    """Two methods at once: every interval and every bound is the tighter one of both.
+    """Two methods at once: the tighter bound of each value.
+
+    The second method runs alone, so that the result is never looser than its bounds. The first one
+    works with the tighter interval of each hidden value. Its bounds may differ from those that it
+    finds alone, where other intervals lead to other lines around a ReLU.
 
     Args:
         first: A method.
-        second: Another method; its intervals are known to the first one.
+        second: A method.
     """
 
     first: Method
