@@ -206,7 +206,9 @@ class CompileTest(parameterized.TestCase):
         self.assertGreater(calls(regions.Box(x[:20] - 0.1, x[:20] + 0.1)), 0)
         self.assertEqual(calls(regions.Box(x[:20] - 0.2, x[:20] + 0.1)), 0)
         self.assertGreater(calls(ball, loss="margin"), 0)
-        self.assertGreater(calls(ball.scaled(0.5)), 0)
+        self.assertEqual(calls(ball.scaled(0.5)), 0)
+        self.assertEqual(calls(regions.LpBall(0.3, clip=(-1, 2))), 0)
+        self.assertGreater(calls(regions.LpBall(0.3)), 0)
         self.assertEqual(calls(ball), 0)
 
     def test_follows_the_model(self):

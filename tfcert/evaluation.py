@@ -49,7 +49,7 @@ def evaluate(
         seconds; plain numbers, ready for JSON.
     """
     x, y = np.asarray(x), np.asarray(y)
-    if region.per_sample(ops.convert_to_tensor(x)):
+    if region.varies(x):
         raise ValueError(
             "`region` must be the same for all inputs. Received: sizes or limits per sample, "
             f"{region!r}."

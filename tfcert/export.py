@@ -230,7 +230,7 @@ def _check_region(region: Any, network: Network) -> None:
         )
     x = keras.KerasTensor((None, *network.input.shape), network.dtype)
     region.validate(x)
-    if region.per_sample(x):
+    if region.varies(x):
         raise ValueError(
             "`region` must be the same for all inputs. Received: sizes or limits per sample, "
             f"{region!r}."

@@ -312,7 +312,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             if self.verified_share == 0:
                 return
             assert self.objective.region is not None
-            if not self.objective.region.per_sample(x):  # Else it is made for the whole batch.
+            if not self.objective.region.varies(x):  # Else it is made for the whole batch.
                 count = self._verified_count(x)
                 x, y, right, admitted = (part[:count] for part in (x, y, right, admitted))
         margins = self.objective.margins(self.model, x, y)

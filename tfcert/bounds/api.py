@@ -160,10 +160,10 @@ class _Call:
         if self.statistics == "batch":
             moments = batch_moments(self.network, self.x)
         piece = self.method.samples_at_once(self.network, rows)
-        numbers = self.region.pack(self.method.dtype(self.network))
+        numbers = self.region.numbers(self.x, outward=True)
         whole = self.batch is not None and self.batch <= piece
-        eager = not any(backend.is_symbolic(t) for t in (self.x, *more))
-        if numbers is not None and whole and eager:
+        given = keras.tree.flatten((self.x, numbers, more))
+        if whole and not any(backend.is_symbolic(t) for t in given):
             # One compiled call, the binding of the region included.
             return self._compiled(kind, compute, packed=True)(moments, self.x, numbers, *more)
         bound_region = self.region.bind(self.x)
@@ -185,16 +185,8 @@ class _Call:
         return keras.tree.map_structure(lambda *ts: ops.concatenate(ts, axis=0), *parts)
 
     def _compiled(self, kind: str, compute: Callable, packed: bool) -> Callable:
-        region = self.region
-        key = (
-            kind,
-            self.statistics,
-            self.method,
-            type(region),
-            region.norm,
-            getattr(region, "clip", None) is None,
-            len(self.region.pack("float32") or ()) if packed else -1,
-        )
+        region = self.region.template()
+        key = (kind, self.statistics, self.method, self.region.signature(), packed)
         functions = cache_of(self.model).setdefault("compiled", {})
         network, known = self.network, functions.get(key)
         if known is None or known[0] is not network:
@@ -204,7 +196,7 @@ class _Call:
                 traces["count"] = traces.get("count", 0) + 1
                 if packed:
                     x, numbers, *more = arguments
-                    arguments = (region.unpack(numbers).bind(x), x, *more)
+                    arguments = (region.with_numbers(numbers).bind(x), x, *more)
                 return compute(moments, *arguments)
 
             function = backend.compile_function(

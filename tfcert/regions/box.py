@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfcert.regions import arguments, region, rounding
+from tfcert.regions.numbers import Number
 from tfcert.types import Tensor
 
 __all__ = ["Box"]
@@ -107,7 +108,7 @@ class Box(region.Region):
         limit = ops.broadcast_to(cast(limit, dtype), ops.shape(x))
         if not outward:
             limit = ops.minimum(limit, x)
-        if isinstance(self._fraction, float) and self._fraction == 1.0:
+        if self._whole:
             return limit
         fraction = arguments.per_sample(self._fraction, x, outward)
         if outward:
@@ -118,15 +119,20 @@ class Box(region.Region):
             shrunk = ops.minimum(ops.maximum(rounding.add_up(x, -reach), limit), x)
         return ops.where(fraction == 0, x, ops.where(fraction == 1, limit, shrunk))
 
-    def per_sample(self, x: Tensor) -> dict[str, Tensor]:
-        dtype, values = keras.backend.standardize_dtype(x.dtype), {}
-        for name, cast in (("lower", rounding.cast_up), ("upper", rounding.cast_down)):
-            limit = getattr(self, name)
-            if len(limit.shape) == len(x.shape):
-                values[name] = cast(limit, dtype)
-        if not isinstance(self._fraction, float) and len(self._fraction.shape) == 1:
-            values["_fraction"] = rounding.cast_down(self._fraction, dtype)
-        return values
+    def _described(self, rank: int) -> dict[str, Number]:
+        found = {
+            name: Number(limit, grows=name == "upper", per_sample=len(limit.shape) == rank)
+            for name, limit in (("lower", self.lower), ("upper", self.upper))
+        }
+        if not self._whole:
+            own = len(getattr(self._fraction, "shape", ())) == 1
+            found["_fraction"] = Number(self._fraction, grows=True, per_sample=own)
+        return found
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the box was not shrunk."""
+        return isinstance(self._fraction, float) and self._fraction == 1.0
 
     def _contains(self, points: np.ndarray, x: np.ndarray) -> np.ndarray:
         def end(limit: Any) -> np.ndarray:
@@ -151,8 +157,7 @@ class Box(region.Region):
 
     def _fields(self) -> dict[str, Any]:
         fields = {"lower": self.lower, "upper": self.upper}
-        whole = isinstance(self._fraction, float) and self._fraction == 1.0
-        return fields if whole else {**fields, "fraction": self._fraction}
+        return fields if self._whole else {**fields, "fraction": self._fraction}
 
 
 def _limit(name: str, value: Any) -> Any:

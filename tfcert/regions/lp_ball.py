@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfcert.regions import arguments, geometry, region, rounding, seeds
+from tfcert.regions.numbers import Number
 from tfcert.types import Tensor
 
 __all__ = ["LpBall"]
@@ -55,21 +56,33 @@ class LpBall(region.Region):
                 "`eps` must be a number or an array. Received: a symbolic tensor. Make the ball at "
                 "its full size, and give sizes that change to `with_eps` or `scaled`."
             )
-        self._eps = arguments.as_array("eps", eps)
+        self._eps: Any = arguments.as_array("eps", eps)
         if not (np.isfinite(self._eps) & (self._eps >= 0)).all():
             raise ValueError(
                 f"`eps` must be finite and at least 0. Received: eps={arguments.show(self._eps)}."
             )
         self.norm = arguments.as_norm(norm)
-        self.clip = arguments.as_clip(clip)
+        limits: tuple[Any, Any] = arguments.as_clip(clip) or (None, None)
+        self._low, self._high = limits
         # The region's eps is the exact product of `_eps` and this: 1.0, one number per sample, or
         # a tensor that a schedule computes.
         self._factor: Any = 1.0
+        self._round = self._is_round()
+
+    def _is_round(self) -> bool:
+        """Whether the ball is of norm 1 and has one eps: `project` then finds the closest point."""
+        return self.norm == 1 and bool((self._eps == self._eps.flat[:1]).all())
+
+    @property
+    def clip(self) -> Any:
+        """The range of valid inputs, ``(low, high)``, or None."""
+        return None if self._low is None else (self._low, self._high)
 
     @property
     def eps(self) -> Any:
         """The radius: a float, an array, or a tensor where a schedule sets it."""
-        eps = float(self._eps) if self._eps.ndim == 0 else self._eps
+        one = isinstance(self._eps, np.ndarray) and self._eps.ndim == 0
+        eps = float(self._eps) if one else self._eps
         if isinstance(self._factor, float):
             return eps
         if isinstance(eps, float) and eps == 1.0:
@@ -115,7 +128,18 @@ class LpBall(region.Region):
     def _resized(self, eps: np.ndarray, factor: Any) -> LpBall:
         resized = copy.copy(self)
         resized._eps, resized._factor = np.asarray(eps), factor
+        resized._round = resized._is_round()
         return resized
+
+    def _described(self, rank: int) -> dict[str, Number]:
+        found = {"_eps": Number(self._eps, grows=True)}
+        if not isinstance(self._factor, float):
+            own = len(self._factor.shape) == 1
+            found["_factor"] = Number(self._factor, grows=True, per_sample=own)
+        if self.clip is not None:
+            found["_low"] = Number(self._low, grows=False)
+            found["_high"] = Number(self._high, grows=True)
+        return found
 
     def _size(self, x: Tensor, outward: bool) -> Tensor:
         """eps in the shape of x: at least the real one for bounds, at most for attacks."""
@@ -150,25 +174,6 @@ class LpBall(region.Region):
             return bound
         x = arguments.as_input(x)
         return bound._replace(center=x, radius=self._size(x, outward=True))
-
-    def pack(self, dtype: str) -> list[Any] | None:
-        if ops.is_tensor(self._factor):
-            return None
-        factor = [] if isinstance(self._factor, float) else [self._factor]
-        numbers = [rounding.round_up(value, dtype) for value in (self._eps, *factor)]
-        if self.clip is not None:
-            low, high = self.clip
-            numbers += [-rounding.round_up(-low, dtype), rounding.round_up(high, dtype)]
-        return numbers
-
-    def unpack(self, numbers: list[Tensor]) -> LpBall:
-        known, rest = copy.copy(self), list(numbers)
-        if self.clip is not None:
-            known.clip = (rest[-2], rest[-1])
-        known._eps = rest[0]
-        if not isinstance(self._factor, float):
-            known._factor = rest[1]
-        return known
 
     def minimise_beside(self, coefficients: Tensor, bound: region.BoundRegion) -> Tensor:
         """The minimum of ``sum(coefficients * x')``, see ``minimise_bound``.
@@ -209,12 +214,6 @@ class LpBall(region.Region):
 
     def reach(self, x: Tensor) -> Tensor:
         return self._size(arguments.as_input(x), outward=False)
-
-    def per_sample(self, x: Tensor) -> dict[str, Tensor]:
-        if isinstance(self._factor, float) or len(self._factor.shape) == 0:
-            return {}
-        dtype = keras.backend.standardize_dtype(x.dtype)
-        return {"_factor": rounding.cast_down(self._factor, dtype)}
 
     def minimiser(self, coefficients: Tensor, x: Tensor) -> Tensor:
         """A point of the region where ``sum(coefficients * x')`` is least.
@@ -266,7 +265,7 @@ class LpBall(region.Region):
         moves = points - center
         inside = self._norm(geometry.flatten(moves / geometry.nonzero(size))) <= 1 - self._margin(x)
         inside = ops.reshape(inside, (*ops.shape(points)[:2],) + (1,) * (len(x.shape) - 1))
-        if self.norm == 1 and (self._eps == self._eps.flat[0]).all():
+        if self._round:
             pulled = geometry.soft_threshold(
                 geometry.flatten(moves), geometry.flatten(size)[..., :1]
             )

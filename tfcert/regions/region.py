@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import keras
@@ -12,6 +13,8 @@ from keras import ops
 
 from tfcert import backend, types
 from tfcert.regions import arguments, rounding, seeds
+from tfcert.regions.contents import contents
+from tfcert.regions.numbers import Number, Numbers, take
 from tfcert.types import Tensor
 
 __all__ = ["BoundRegion", "Region"]
@@ -46,6 +49,8 @@ class Region:
     """
 
     norm: float = math.inf
+    # Whether the values of x were looked at before the numbers were rounded: see `with_numbers`.
+    _checked = False
 
     # What a region checks.
 
@@ -58,7 +63,7 @@ class Region:
         if not isinstance(x, keras.KerasTensor):
             x = arguments.as_input(x)
         self._check_shapes(tuple(x.shape))
-        values = arguments.concrete(x)
+        values = None if self._checked else arguments.concrete(x)
         if values is None:
             return
         bad = ~np.isfinite(values)
@@ -114,17 +119,6 @@ class Region:
         x = arguments.as_input(x)
         self._check_shapes(tuple(x.shape))
         return BoundRegion(*backend.fused(lambda x: self._limits(x, outward=True), x))
-
-    def pack(self, dtype: str) -> list[Any] | None:
-        """The region's numbers as arrays, rounded outward, so that compiled code takes any size.
-
-        None where some of them are tensors that are being computed.
-        """
-        return None
-
-    def unpack(self, numbers: list[Tensor]) -> Region:
-        """The same region with numbers from ``pack``, which may be tensors by now."""
-        raise NotImplementedError
 
     def minimise(self, coefficients: Tensor, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """The minimum of ``sum(coefficients * x') + offset`` over all x' of the region.
@@ -257,37 +251,88 @@ class Region:
         lower, upper = self.inner_limits(x)
         return 0.5 * (upper - lower)
 
-    def per_sample(self, x: Tensor) -> dict[str, Tensor]:
-        """What differs from sample to sample, rounded inward, so that batches can be cut.
+    # The region's numbers, apart from the region: for code that is compiled once for all of them.
 
-        Returns:
-            Names of attributes with tensors that have a batch axis; for ``with_per_sample``.
+    def _described(self, rank: int) -> dict[str, Number]:
+        """The numbers of the region, by the names of the attributes that hold them.
+
+        None by default: all that the region holds then counts as a part of its code.
+
+        Args:
+            rank: Of the inputs, the batch axis included.
         """
         return {}
 
-    def with_per_sample(self, values: dict[str, Any]) -> Region:
-        """The same region with parts of what ``per_sample`` gave.
+    def signature(self) -> Hashable:
+        """What code compiled for the region depends on, besides its numbers and their shapes.
 
-        With None for all of them, regions that differ in nothing else are equal.
+        Two regions with one signature may share a compiled program, if each gives it its own
+        numbers. By default: the class, and the contents of every attribute that is no number. A
+        subclass with further attributes is right without a word of its own.
         """
-        other = copy.copy(self)
-        other.__dict__.update(values)
+        rest, names = vars(self), self._described(0)
+        held = {name: value for name, value in rest.items() if name not in names}
+        return type(self), tuple(sorted(names)), contents(held)
+
+    def numbers(self, x: Tensor, outward: bool) -> Numbers:
+        """The region's numbers, rounded outward for bounds, inward for attacks.
+
+        Numbers that are tensors stay tensors, and symbolic ones stay symbolic.
+
+        Args:
+            x: Inputs, of which only the rank and the type count.
+            outward: Whether the region of these numbers holds this one, or lies in it.
+        """
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        shared: dict[str, Any] = {}
+        per_sample: dict[str, Any] = {}
+        for name, number in self._described(len(x.shape)).items():
+            part = per_sample if number.per_sample else shared
+            part[name] = number.rounded(dtype, outward)
+        return Numbers(shared, per_sample)
+
+    def template(self) -> Region:
+        """The region without its numbers: what compiled code keeps, for `with_numbers`."""
+        other, names = copy.copy(self), self._described(0)
+        other.__dict__.update(
+            (name, None if name in names else copy.deepcopy(value))
+            for name, value in vars(self).items()
+        )
         return other
+
+    def with_numbers(self, numbers: Numbers) -> Region:
+        """The region of this signature with the given numbers, for use inside of compiled code.
+
+        It takes x as it is: `validate` of the region that the numbers come from has looked at the
+        values before. `admits` compares x with the numbers as they were rounded.
+        """
+        other = self._updated({**numbers.shared, **numbers.per_sample})
+        other._checked = True
+        return other
+
+    def varies(self, x: Tensor) -> bool:
+        """Whether the region differs from input to input by more than its place.
+
+        Args:
+            x: Inputs, of which only the rank counts.
+        """
+        return any(number.per_sample for number in self._described(len(x.shape)).values())
 
     def select(self, places: np.ndarray, x: Tensor) -> Region:
         """The region of some inputs of a batch, with its numbers as exact as they are here.
 
         Args:
             places: Their positions in the batch, integers.
-            x: The whole batch, or one input with a batch axis: only its rank and type count.
+            x: The whole batch, or one input with a batch axis: only its rank counts.
         """
-        values = {}
-        for name in self.per_sample(x):
-            value = getattr(self, name)
-            values[name] = (
-                ops.take(value, places, axis=0) if ops.is_tensor(value) else value[places]
-            )
-        return self.with_per_sample(values)
+        described = self._described(len(x.shape)).items()
+        own = {name: take(n.value, places) for name, n in described if n.per_sample}
+        return self._updated(own)
+
+    def _updated(self, values: dict[str, Any]) -> Region:
+        other = copy.copy(self)
+        other.__dict__.update(values)
+        return other
 
     def contains(self, points: Tensor, x: Tensor) -> np.ndarray:
         """Which points lie in the region: a NumPy array of bool, computed beyond float64.
