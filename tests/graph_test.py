@@ -1,11 +1,13 @@
 """Tests of how models are walked, and of what that relies on inside of Keras."""
 
+import re
+
 import keras
 import numpy as np
 from absl.testing import absltest
 from keras import layers, ops
 
-from tests import soundness
+from tests import soundness, support
 from tfcert import graph, network
 
 
@@ -104,9 +106,84 @@ class KerasInternalsTest(absltest.TestCase):
             (lambda x: ops.leaky_relu(x, 0.3), {"negative_slope": 0.3}),
             (lambda x: ops.einsum("bij->bji", x), {"subscripts": "bij->bji"}),
         ):
-            operation = apply(entry)._keras_history.operation
+            operation = graph.origin(apply(entry)).operation
             for name, value in fields.items():
                 self.assertEqual(getattr(operation, name), value)
+
+    def test_tensors_know_the_call_that_made_them(self):
+        shared = dense(4, "shared")
+        entry = keras.Input((4,))
+        once = shared(entry)
+        twice = shared(once)
+        self.assertIs(graph.origin(once).inputs[0], entry)
+        self.assertIs(graph.origin(twice).operation, shared)
+        self.assertIs(graph.origin(twice).inputs[0], once)
+        parts = ops.split(twice, 2, axis=1)
+        self.assertEqual([graph.origin(part).place for part in parts], [0, 1])
+
+    def test_the_inputs_of_nested_models_have_the_order_of_the_model(self):
+        first, second = keras.Input((4,), name="z"), keras.Input((4,), name="a")
+        inner = keras.Model([first, second], first - 2.0 * second)
+        left, right = keras.Input((4,)), keras.Input((4,))
+        found = graph.origin(inner({"a": right, "z": left}))
+        self.assertIs(found.operation, inner)
+        self.assertIs(found.inputs[0], left)
+        self.assertIs(found.inputs[1], right)
+
+    def test_layers(self):
+        inner = keras.Sequential([keras.Input((4,)), dense(4, "deep")])
+        model = keras.Sequential([keras.Input((4,)), inner, dense(2, "top")])
+        found = graph.layers_of(model)
+        self.assertContainsSubset(["deep", "top", inner.name], [layer.name for layer in found])
+        self.assertNotIn(model, found)
+
+    def test_generators_of_random_numbers(self):
+        inner = keras.Sequential([keras.Input((4,)), layers.Dropout(0.5), layers.GaussianNoise(1)])
+        model = keras.Sequential([keras.Input((4,)), inner, dense(2, "no_noise")])
+        self.assertCountEqual(
+            graph.seed_generators(model), [layer.seed_generator for layer in inner.layers]
+        )
+
+    def test_classes_of_keras(self):
+        operation = graph.origin(ops.relu(keras.Input((4,)))).operation
+        self.assertTrue(graph.is_operation_of_keras(type(operation)))
+        self.assertFalse(graph.is_operation_of_keras(layers.ReLU))
+        for part in (layers.ReLU, type(operation), keras.activations.relu, ops.relu):
+            self.assertTrue(graph.is_written_by_keras(part), part)
+        self.assertFalse(graph.is_written_by_keras(type(self)))
+        self.assertFalse(graph.is_written_by_keras(None))
+
+    def test_the_loss_and_the_first_epoch_of_training(self):
+        model = keras.Sequential([keras.Input((4,)), dense(2, "only")])
+        model.compile("sgd", "mse")
+        seen = []
+
+        class Later(keras.callbacks.Callback):
+            def on_train_begin(self, logs=None):
+                graph.start_at_epoch(self.model, 3)
+
+            def on_epoch_begin(self, epoch, logs=None):
+                seen.append(epoch)
+
+        x, y = np.zeros((2, 4)), np.ones((2, 2))
+        history = model.fit(x, y, epochs=5, verbose=0, callbacks=[Later()]).history
+        self.assertEqual(seen, [3, 4])
+        self.assertEqual(float(graph.loss_tracker(model).result()), history["loss"][-1])
+
+    def test_nothing_else_uses_what_is_private(self):
+        private = re.compile(
+            r"\b(_flatten_layers|_functional|_inbound_nodes|_initial_epoch|_keras_history"
+            r"|_loss_tracker|_nodes_by_depth|_outbound_nodes|_seed_generators)\b|keras\.src"
+        )
+        folder = support.ROOT / "tfcert"
+        found = {
+            path.relative_to(folder).as_posix()
+            for path in folder.glob("**/*.py")
+            if private.search(path.read_text(encoding="utf-8"))
+        }
+        known = {"graph.py", "backend/shared.py"}
+        # The last two can call graph.layers_of.
+        self.assertLessEqual(found, known | {"bounds/api.py", "objectives/latent.py"})
 
 
 def _identity():

@@ -1,18 +1,33 @@
-"""Walks a Keras model call by call.
+"""Walks a Keras model call by call, and knows what else tfcert needs of Keras's internals.
 
-All knowledge of how Keras records a model lives here; ``tests/graph_test.py`` fails when Keras
-changes it.
+All knowledge of how Keras records and trains a model lives here; ``tests/graph_test.py`` fails when
+Keras changes it.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
-__all__ = ["Visit", "check_dtypes", "interpret", "same_settings", "settings", "wants_walk"]
+__all__ = [
+    "Origin",
+    "Visit",
+    "check_dtypes",
+    "interpret",
+    "is_operation_of_keras",
+    "is_written_by_keras",
+    "layers_of",
+    "loss_tracker",
+    "origin",
+    "same_settings",
+    "seed_generators",
+    "settings",
+    "start_at_epoch",
+    "wants_walk",
+]
 
 # visit(operation, args, kwargs, output_specs) -> a value, or a list with one value per output.
 Visit = Callable[[Any, tuple, dict, list], Any]
@@ -111,6 +126,60 @@ def _given(model: Any, arguments: Any) -> list:
     return tensors
 
 
+class Origin(NamedTuple):
+    """The call that made a symbolic tensor.
+
+    Attributes:
+        operation: The layer, the nested model or the ``keras.ops`` operation.
+        inputs: The tensors that it was called on; of a nested model in the order of its inputs.
+        place: The number of the tensor among the operation's outputs.
+    """
+
+    operation: Any
+    inputs: list
+    place: int
+
+
+def origin(tensor: keras.KerasTensor) -> Origin:
+    """The call that made a symbolic tensor of a model, such as ``model.outputs[0]``."""
+    operation, call, place = tensor._keras_history
+    node = operation._inbound_nodes[call]
+    if wants_walk(operation):
+        return Origin(operation, _given(operation, node.arguments), place)
+    return Origin(operation, list(node.input_tensors), place)
+
+
+def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
+    """All layers of a model: nested models among them, and the layers of nested models."""
+    return list(model._flatten_layers(include_self=False))
+
+
+def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
+    """Where the model's layers take their random numbers from, such as Dropout."""
+    known = [g for layer in [model, *layers_of(model)] for g in layer._seed_generators]
+    return list({id(generator): generator for generator in known}.values())
+
+
+def is_written_by_keras(part: Any) -> bool:
+    """Whether a class or a function is Keras's own."""
+    return (getattr(part, "__module__", None) or "").startswith("keras.")
+
+
+def is_operation_of_keras(kind: type) -> bool:
+    """Whether a class is one of the private classes behind the functions of ``keras.ops``."""
+    return kind.__module__.startswith("keras.src.") and not issubclass(kind, keras.layers.Layer)
+
+
+def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
+    """The metric that a compiled model shows as ``loss``."""
+    return model._loss_tracker
+
+
+def start_at_epoch(model: keras.Model, epoch: int) -> None:
+    """Makes a ``fit`` that has just begun count its epochs from this one."""
+    model._initial_epoch = epoch
+
+
 def _check_call(operation: Any, kwargs: dict) -> None:
     name = f"Layer {operation.name!r} ({type(operation).__name__})"
     if kwargs.get("training") and not _trains_by_default(operation):
@@ -178,7 +247,7 @@ def settings(model: keras.Model) -> list:
     ``layer.enable_lora(4)``.
     """
     found: list = []
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers_of(model):
         found += [layer, layer.dtype_policy]
         found += [value for name, value in vars(layer).items() if not name.startswith("_")]
     return found

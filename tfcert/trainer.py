@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcert import backend, fitting, naming
+from tfcert import backend, fitting, graph, naming
 from tfcert.objectives import Batch, Objective
 from tfcert.schedules import Clock
 from tfcert.types import Tensor
@@ -236,7 +236,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
         Keras saves neither the seed that it chose for a layer nor how often that was used.
         """
-        for index, generator in enumerate(fitting.seed_generators(self.model)):
+        for index, generator in enumerate(graph.seed_generators(self.model)):
             # Each use in a step counts on by 1. The other numbers keep off the step's own noise.
             key = ops.stack([self._own_seed() + 7_368_787 * (index + 1), 1024 * step])
             generator.state.assign(ops.cast(key, generator.state.dtype))
@@ -283,7 +283,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     ) -> dict[str, Tensor]:
         """Updates all metrics and returns their results."""
         size = ops.shape(batch.x)[0]
-        self._loss_tracker.update_state(loss, sample_weight=size)
+        graph.loss_tracker(self).update_state(loss, sample_weight=size)
         for name, term in terms.items():
             self.trackers[name].update_state(term, sample_weight=size)
         right = self.objective.correct(batch)

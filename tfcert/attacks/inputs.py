@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcert import heads
 from tfcert.types import Tensor
 
 __all__ = ["Scores", "check", "scores_of"]
@@ -23,9 +23,7 @@ def scores_of(model: keras.Model) -> Scores:
     The logarithm orders the classes alike. It undoes the softmax up to a constant, and with it the
     gradients that vanish where the model is sure.
     """
-    last = _last_operation(model)
-    name = getattr(getattr(last, "activation", None), "__name__", "")
-    softmax = isinstance(last, keras.layers.Softmax) or name == "softmax"
+    softmax = heads.head_of(model).activation == "softmax"
 
     def scores(points: Tensor) -> Tensor:
         outputs = model(points, training=False)
@@ -37,16 +35,6 @@ def scores_of(model: keras.Model) -> Scores:
         return ops.log(ops.maximum(outputs, tiny))
 
     return scores
-
-
-def _last_operation(model: Any) -> Any:
-    """What computes the output; None for a model that is written as a class."""
-    while isinstance(model, keras.Model):
-        outputs = getattr(model, "outputs", None)
-        if not outputs:
-            return None
-        model = outputs[0]._keras_history.operation
-    return model
 
 
 def check(model: keras.Model, x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:

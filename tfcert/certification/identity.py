@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcert import graph
 from tfcert.regions import Region
 
 __all__ = ["of_arrays", "of_model", "of_region", "of_settings"]
@@ -34,7 +35,7 @@ def of_model(model: keras.Model) -> str:
 
     Names that Keras gives count up in a process, and a model that is built again has others.
     """
-    layers = [model, *model._flatten_layers(include_self=False)]
+    layers = [model, *graph.layers_of(model)]
     names = {layer.name: f"#{number}" for number, layer in enumerate(layers)}
 
     def anonymous(value: Any, key: str = "") -> Any:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend
+from tfcert import backend, heads
 from tfcert.network import Network, cache_of, network_of
 
 __all__ = ["Subject", "in_float64"]
@@ -87,9 +87,10 @@ def _scores_of(
     model: keras.Model, outputs: int, float_safe: bool
 ) -> tuple[keras.Model, float | None]:
     """The model of the scores; for one output also the threshold between the classes."""
-    ending = _ending(model)
-    strips = ("softmax",) if outputs > 1 else ("sigmoid",)
-    if ending in strips and float_safe:
+    head = heads.head_of(model)
+    ending = head.activation
+    strips = ending == ("softmax" if outputs > 1 else "sigmoid")
+    if strips and float_safe:
         raise NotImplementedError(
             f"Model {model.name!r} ends in {ending}, whose rounding float_safe does not cover. "
             "Certify, and deploy, the model that ends in logits."
@@ -99,13 +100,18 @@ def _scores_of(
             "`model` must return a logit or a probability where it has one output. "
             f"Received: model {model.name!r}, which ends in {ending}."
         )
-    if outputs > 1 and ending not in strips:
+    if strips and outputs == 1 and not head.removable:
+        raise NotImplementedError(
+            f"Model {model.name!r} ends in a function {ending} that is not Keras's own, so tfcert "
+            "cannot bound the logit before it. Certify the model that ends in the logit."
+        )
+    strips = strips and head.removable
+    if outputs > 1 and not strips:
         return model, None
     # Kept with the model, so that compiled bounds are used again.
     network, cache = network_of(model), cache_of(model)
     if cache.get("scores", [None])[0] is not network:
-        copies: list[tuple[Any, Any]] = []
-        scores = _without_ending(model, copies) if ending in strips else model
+        scores, copies = heads.without_activation(model) if strips else (model, [])
         cache["scores"] = (network, scores if outputs > 1 else _pair(scores), copies)
     _, scores, copies = cache["scores"]
     for layer, copy in copies:
@@ -121,33 +127,6 @@ def _pair(logit: keras.Model) -> keras.Model:
     pair = keras.Model(inputs, layer(logit(inputs)))
     layer.set_weights([np.array([[0.0, 1.0]])])
     return pair
-
-
-def _ending(model: keras.Model) -> str:
-    """The name of the activation that gives the output."""
-    last = model.outputs[0]._keras_history.operation
-    if isinstance(last, keras.Model):
-        return _ending(last)
-    if isinstance(last, keras.layers.Softmax):
-        return "softmax"
-    return getattr(getattr(last, "activation", None), "__name__", "linear")
-
-
-def _without_ending(model: keras.Model, copies: list[tuple[Any, Any]]) -> keras.Model:
-    """The same layers without the last activation.
-
-    Where it is a part of a layer, that layer is copied: pairs of them are added to ``copies``.
-    """
-    last, place, _ = model.outputs[0]._keras_history
-    source = last._inbound_nodes[place].input_tensors[0]
-    if isinstance(last, (keras.layers.Softmax, keras.layers.Activation)):
-        return keras.Model(model.inputs[0], source)
-    if isinstance(last, keras.Model):
-        return keras.Model(model.inputs[0], _without_ending(last, copies)(source))
-    copy = type(last).from_config({**last.get_config(), "activation": "linear"})
-    logits = keras.Model(model.inputs[0], copy(source))
-    copies.append((last, copy))
-    return logits
 
 
 def in_float64(model: keras.Model) -> keras.Model:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfcert import files
+from tfcert import files, graph
 
 __all__ = ["Backup"]
 
@@ -38,7 +38,7 @@ class Backup(keras.callbacks.Callback):
             self.model.optimizer.build(self.model.trainable_variables)
         epoch = max(known)
         self.model.load_weights(known[epoch])
-        self.model._initial_epoch = epoch
+        graph.start_at_epoch(self.model, epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         path = self.folder / f"epoch_{epoch + 1:05d}.weights.h5"

@@ -1,7 +1,7 @@
 """What ``CertifiedTrainer.fit`` adds to Keras's: checks, the order of samples, callbacks."""
 
 from tfcert.fitting.arguments import checked, labels, prepare
-from tfcert.fitting.models import check_model, seed_generators
+from tfcert.fitting.models import check_model
 from tfcert.fitting.samples import Augmentation, Batches, Shuffled
 from tfcert.fitting.watching import Latest, StopOnNaN
 
@@ -15,5 +15,4 @@ __all__ = [
     "checked",
     "labels",
     "prepare",
-    "seed_generators",
 ]

@@ -6,12 +6,10 @@ from typing import Any
 
 import keras
 
+from tfcert import graph, heads
 from tfcert.network import network_of
 
-__all__ = ["check_model", "seed_generators"]
-
-# Layers and operations that leave the largest score the largest, and softmax a softmax.
-_PASSES = ("Dropout", "Flatten", "Identity", "Reshape")
+__all__ = ["check_model"]
 
 
 def check_model(model: keras.Model, bounded: bool) -> None:
@@ -41,8 +39,8 @@ def check_model(model: keras.Model, bounded: bool) -> None:
             f"Model {model.name!r} has a single score. Train two classes with two logits: replace "
             "the last layer by keras.layers.Dense(2) without activation, and use labels 0 and 1."
         )
-    for layer in model._flatten_layers(include_self=False):
-        if type(layer).__module__.startswith("keras.") and _augments(layer, bounded):
+    for layer in graph.layers_of(model):
+        if graph.is_written_by_keras(type(layer)) and _augments(layer, bounded):
             raise ValueError(
                 f"Layer {layer.name!r} ({type(layer).__name__}) changes inputs at random while "
                 "training. The clean pass and the bounds would see different inputs: augment in "
@@ -57,18 +55,12 @@ def check_model(model: keras.Model, bounded: bool) -> None:
                 "loss would be counted in each. Remove it, or add such a term in an objective of "
                 "your own; regularizers of weights are fine."
             )
-    last = _last_operation(model)
-    activation = getattr(last, "activation", None)
-    kind = getattr(activation, "__name__", "")
-    if not kind or kind == "linear":  # An operation such as keras.ops.softmax, or a layer.
-        kind = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}.get(
-            type(last).__name__, ""
-        )
-    if kind in ("softmax", "log_softmax", "sigmoid"):
+    head = heads.head_of(model)
+    if head.activation in ("softmax", "log_softmax", "sigmoid"):
         raise ValueError(
-            f"Model {model.name!r} ends in {kind} (layer {last.name!r}). Objectives train logits: "
-            "leave that activation out (the class with the largest score stays the same), and add "
-            "it behind the trained model where probabilities are wanted."
+            f"Model {model.name!r} ends in {head.activation} (layer {head.operation.name!r}). "
+            "Objectives train logits: leave that activation out (the class with the largest score "
+            "stays the same), and add it behind the trained model where probabilities are wanted."
         )
 
 
@@ -96,29 +88,3 @@ def _augments(layer: keras.layers.Layer, bounded: bool) -> bool:
         "MixUp",
         "Solarization",
     )
-
-
-def _last_operation(model: keras.Model) -> Any:
-    """What makes the scores, behind what only passes them on."""
-    tensor = model.outputs[0]
-    while True:
-        operation, index, _ = tensor._keras_history
-        inputs = operation._inbound_nodes[index].input_tensors
-        if isinstance(operation, keras.Model):  # Nested.
-            tensor = operation.outputs[0]
-        elif _passes(operation) and len(inputs) == 1:
-            tensor = inputs[0]
-        else:
-            return operation
-
-
-def _passes(operation: Any) -> bool:
-    name = type(operation).__name__
-    linear = getattr(getattr(operation, "activation", None), "__name__", "") == "linear"
-    return name in _PASSES or (name == "Activation" and linear)
-
-
-def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
-    """Where the model's layers take their random numbers from, such as Dropout."""
-    known = [g for layer in model._flatten_layers() for g in layer._seed_generators]
-    return list({id(generator): generator for generator in known}.values())

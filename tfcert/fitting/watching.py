@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend
+from tfcert import backend, graph
 from tfcert.bounds import methods, propagation
 from tfcert.fitting.samples import Shuffled
 from tfcert.network import network_of
@@ -124,7 +124,7 @@ _OWN = (StopOnNaN, EpochBegin)
 
 
 def _cause(trainer: Any, clock: Clock) -> str:
-    for layer in trainer.model._flatten_layers(include_self=False):
+    for layer in graph.layers_of(trainer.model):
         if isinstance(layer, keras.Model):
             continue
         for weight in layer.weights:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcert import graph
 from tfcert.layers import kernels
 from tfcert.types import Tensor
 
@@ -176,8 +177,7 @@ class LInfDistance(Distance):
 
 def distance_layers(model: keras.Model) -> list[Distance]:
     """The layers of distances of a model, nested ones included."""
-    layers = model._flatten_layers(include_self=False)
-    return [layer for layer in layers if isinstance(layer, Distance)]
+    return [layer for layer in graph.layers_of(model) if isinstance(layer, Distance)]
 
 
 def set_exponent(model: keras.Model, p: Any) -> None:

@@ -7,6 +7,7 @@ import math
 import keras
 import numpy as np
 
+from tfcert import graph
 from tfcert.network import network_of
 from tfcert.rules.linear import Kernel, Matrix
 
@@ -34,7 +35,7 @@ def ibp_initialization(model: keras.Model, seed: int = 0) -> keras.Model:
     kernels = {
         node.name for node in network_of(model).nodes if isinstance(node.primitive, Kernel | Matrix)
     }
-    for layer in model._flatten_layers(include_self=False):
+    for layer in graph.layers_of(model):
         if layer.name not in kernels or isinstance(layer, keras.Model):
             continue
         for variable in layer.weights:

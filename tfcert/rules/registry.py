@@ -15,6 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcert import graph
 from tfcert.rules.linear import Declared
 from tfcert.rules.nonlinear import Elementwise, Opaque
 from tfcert.rules.primitives import Node, Primitive
@@ -184,7 +185,7 @@ def _key(operation: Any) -> Any:
     kind = type(operation)
     if kind in _RULES or isinstance(operation, keras.layers.Layer):
         return kind
-    if kind.__module__.startswith("keras.src.ops.") or kind.__module__.startswith("keras.src."):
+    if graph.is_operation_of_keras(kind):
         return f"keras.ops.{kind.__name__}"
     return kind
 

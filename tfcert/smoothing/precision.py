@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from tfcert import graph
+
 __all__ = ["computes_in", "in_bfloat16"]
 
 
@@ -49,10 +51,9 @@ def in_bfloat16(model: keras.Model) -> keras.Model:
 
 def computes_in(model: keras.Model) -> str:
     """The type that a model's layers with weights compute in; the reduced one where some do."""
-    layers = model._flatten_layers(include_self=False)
     kinds = {
         layer.compute_dtype
-        for layer in layers
+        for layer in graph.layers_of(model)
         if layer.weights and not isinstance(layer, keras.Model)
     } or {"float32"}
     return ", ".join(sorted(kinds - {"float32", "float64"} or kinds))
@@ -61,10 +62,10 @@ def computes_in(model: keras.Model) -> str:
 def _last(outputs: Any) -> Iterator[Any]:
     """The operations behind outputs, back to those with weights, in nested models too."""
     for output in keras.tree.flatten(outputs):
-        operation, node, _ = output._keras_history
-        if isinstance(operation, keras.Model):
+        operation, inputs, _ = graph.origin(output)
+        if graph.wants_walk(operation):
             yield from _last(operation.outputs)
             continue
         yield operation
         if not getattr(operation, "weights", None):
-            yield from _last(operation._inbound_nodes[node].input_tensors)
+            yield from _last(inputs)
