@@ -49,3 +49,12 @@ class ImportTest(unittest.TestCase):
         print([module for module in modules if module.startswith("tfcert")])
         """
         self.assertEqual(_python(code), "[]")
+
+    def test_only_the_backend_asks_which_backend_it_is(self):
+        folder = support.ROOT / "tfcert"
+        found = {
+            path.relative_to(folder).parts[0]
+            for path in folder.glob("**/*.py")
+            if "backend.backend()" in path.read_text(encoding="utf-8")
+        }
+        self.assertEqual(found, {"backend"})

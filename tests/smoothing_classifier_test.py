@@ -17,7 +17,7 @@ from absl.testing import parameterized
 from keras import layers, ops
 
 from tests import support
-from tfcert import smoothing
+from tfcert import backend, smoothing
 from tfcert.smoothing import counting, drawing
 
 SHAPE = (4, 4, 1)
@@ -67,7 +67,7 @@ class CountingTest(parameterized.TestCase):
         for row, place in enumerate(x):
             keys = counting._block_keys(0, 1, 5 + row, 10).view("uint32").reshape(-1, 2)
             noise = drawing.draw(
-                smoothing.Gaussian(0.5), drawing.pack_keys(keys), (100, *SHAPE), "float32"
+                smoothing.Gaussian(0.5), backend.noise_keys(keys), (100, *SHAPE), "float32"
             )
             noise = ops.convert_to_numpy(noise).reshape(-1, *SHAPE)[:draws]
             classes = ops.convert_to_numpy(model(place + noise)).argmax(axis=-1)
@@ -380,7 +380,7 @@ class JaxTest(unittest.TestCase):
         work = """
         import keras
         import numpy as np
-        from tfcert import smoothing
+        from tfcert import backend, smoothing
 
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
         kernel = np.array([[0.0, 3.0], [0.0, -4.0]], "float32")

@@ -10,6 +10,7 @@ import pytest
 from keras import ops
 from scipy import stats
 
+from tfcert import backend
 from tfcert.smoothing import drawing, noise
 
 FAMILIES = {
@@ -97,7 +98,7 @@ def test_laplace_radius_is_no_smaller_than_by_differential_privacy():
 
 
 def drawn(kind, keys, shape):
-    keys = drawing.pack_keys(np.asarray(keys, "uint32"))
+    keys = backend.noise_keys(np.asarray(keys, "uint32"))
     return np.asarray(ops.convert_to_numpy(drawing.draw(kind, keys, shape, "float32")))
 
 

@@ -76,7 +76,7 @@ def export_certified(
     >>> served = tf.saved_model.load("digits/1").signatures["serving_default"]
     >>> served(x=images)["certified"]
     """
-    saved_model.check_backend("export_certified")
+    backend.check_saved_model("export_certified")
     method = _checked_method(method, jit_compile)
     subject = _checked_subject(model, method)
     network = subject.network

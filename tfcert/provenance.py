@@ -7,9 +7,7 @@ import pathlib
 import platform
 import subprocess
 
-import keras
-
-from tfcert import version
+from tfcert import backend, version
 
 __all__ = ["commit", "machine", "versions"]
 
@@ -22,7 +20,7 @@ def machine() -> str:
 def versions() -> dict[str, str]:
     """Versions of Python, of tfcert and of what it computes with."""
     names = ["tfcert", "keras", "tensorflow", "jax", "numpy"]
-    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    versions = {"python": platform.python_version(), "backend": backend.name()}
     for name in names:
         try:
             versions[name] = importlib.metadata.version(name)

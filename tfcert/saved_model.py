@@ -18,20 +18,10 @@ from keras import ops
 
 from tfcert import provenance
 
-__all__ = ["FACTS", "check_backend", "check_weights", "common_facts", "destination", "write"]
+__all__ = ["FACTS", "check_weights", "common_facts", "destination", "write"]
 
 # The name of the asset that holds the facts.
 FACTS = "certificate.json"
-
-
-def check_backend(what: str) -> None:
-    """Raises where Keras does not run on TensorFlow, whose format a SavedModel is."""
-    if keras.backend.backend() != "tensorflow":
-        raise NotImplementedError(
-            f"{what} writes a TensorFlow SavedModel, so it needs the TensorFlow backend. Received: "
-            f"KERAS_BACKEND={keras.backend.backend()}. Save the model with model.save(...), and "
-            "export it from a process with KERAS_BACKEND=tensorflow."
-        )
 
 
 def check_weights(model: keras.Model) -> None:

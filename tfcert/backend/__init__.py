@@ -16,6 +16,7 @@ if _NAME == "tensorflow":
         bits_as,
         check_float64,
         check_full_precision,
+        check_saved_model,
         compile_for_devices,
         compile_function,
         compiled,
@@ -27,6 +28,7 @@ if _NAME == "tensorflow":
         kernel_constant,
         loop,
         misplaces_sum,
+        on_accelerator,
         phases_pay,
         pipeline,
         prefers_xla,
@@ -38,13 +40,16 @@ if _NAME == "tensorflow":
         value_and_gradients,
         vector_jacobian,
         with_gradient,
+        writes_tensorboard,
     )
+    from tfcert.backend.tensorflow_noise import draw_noise, noise_keys, noise_parameters
 elif _NAME == "jax":
     from tfcert.backend.jax_backend import (  # type: ignore[assignment]
         TrainStep,
         bits_as,
         check_float64,
         check_full_precision,
+        check_saved_model,
         compile_for_devices,
         compile_function,
         compiled,
@@ -56,6 +61,7 @@ elif _NAME == "jax":
         kernel_constant,
         loop,
         misplaces_sum,
+        on_accelerator,
         phases_pay,
         pipeline,
         prefers_xla,
@@ -67,6 +73,12 @@ elif _NAME == "jax":
         value_and_gradients,
         vector_jacobian,
         with_gradient,
+        writes_tensorboard,
+    )
+    from tfcert.backend.jax_noise import (  # type: ignore[assignment]
+        draw_noise,
+        noise_keys,
+        noise_parameters,
     )
 else:
     raise ImportError(
@@ -74,15 +86,23 @@ else:
         "Set the environment variable KERAS_BACKEND before the first import of keras."
     )
 
+
+def name() -> str:
+    """The backend's name, for the facts of a run: which backend it is, only this package asks."""
+    return _NAME
+
+
 __all__ = [
     "TrainStep",
     "bits_as",
     "check_float64",
     "check_full_precision",
+    "check_saved_model",
     "compile_for_devices",
     "compile_function",
     "devices_of",
     "compiled",
+    "draw_noise",
     "eagerly",
     "fused",
     "fused_with_gradient",
@@ -90,6 +110,10 @@ __all__ = [
     "kernel_constant",
     "loop",
     "misplaces_sum",
+    "name",
+    "noise_keys",
+    "noise_parameters",
+    "on_accelerator",
     "phases_pay",
     "pipeline",
     "portable",
@@ -102,4 +126,5 @@ __all__ = [
     "value_and_gradients",
     "vector_jacobian",
     "with_gradient",
+    "writes_tensorboard",
 ]

@@ -17,6 +17,7 @@ __all__ = [
     "bits_as",
     "check_float64",
     "check_full_precision",
+    "check_saved_model",
     "compile_function",
     "compiled",
     "eagerly",
@@ -26,6 +27,7 @@ __all__ = [
     "kernel_constant",
     "loop",
     "misplaces_sum",
+    "on_accelerator",
     "phases_pay",
     "pipeline",
     "prefers_xla",
@@ -37,6 +39,7 @@ __all__ = [
     "value_and_gradients",
     "vector_jacobian",
     "with_gradient",
+    "writes_tensorboard",
 ]
 
 
@@ -282,6 +285,25 @@ def phases_pay(channels: int) -> bool:
 def prefers_xla() -> bool:
     """Whether training steps are faster compiled with XLA."""
     return True
+
+
+def on_accelerator() -> bool:
+    """Whether models run on something else than a CPU."""
+    return jax.default_backend() != "cpu"
+
+
+def writes_tensorboard() -> bool:
+    """Whether ``keras.callbacks.TensorBoard`` works here."""
+    return False
+
+
+def check_saved_model(what: str) -> None:
+    """Raises where no SavedModel can be written, whose format is TensorFlow's."""
+    raise NotImplementedError(
+        f"{what} writes a TensorFlow SavedModel, so it needs the TensorFlow backend. Received: "
+        "KERAS_BACKEND=jax. Save the model with model.save(...), and export it from a process "
+        "with KERAS_BACKEND=tensorflow."
+    )
 
 
 def check_float64(what: str) -> None:

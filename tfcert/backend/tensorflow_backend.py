@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "bits_as",
     "check_float64",
     "check_full_precision",
+    "check_saved_model",
     "compile_function",
     "compiled",
     "eagerly",
@@ -28,6 +30,7 @@ __all__ = [
     "kernel_constant",
     "loop",
     "misplaces_sum",
+    "on_accelerator",
     "phases_pay",
     "pipeline",
     "prefers_xla",
@@ -39,6 +42,7 @@ __all__ = [
     "value_and_gradients",
     "vector_jacobian",
     "with_gradient",
+    "writes_tensorboard",
 ]
 
 
@@ -376,6 +380,21 @@ def phases_pay(channels: int) -> bool:
 def prefers_xla() -> bool:
     """Whether training steps are faster compiled with XLA."""
     return bool(tf.config.list_logical_devices("GPU"))
+
+
+def on_accelerator() -> bool:
+    """Whether models run on something else than a CPU."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def writes_tensorboard() -> bool:
+    """Whether ``keras.callbacks.TensorBoard`` works here."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+def check_saved_model(what: str) -> None:
+    """Raises where no SavedModel can be written, whose format is TensorFlow's."""
+    del what
 
 
 def check_float64(what: str) -> None:

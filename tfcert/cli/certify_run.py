@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcert import attacks, certification, datasets, files, logs, smoothing
+from tfcert import attacks, backend, certification, datasets, files, logs, smoothing
 from tfcert.certification import identity, progress, recording
 from tfcert.regions import LpBall
 from tfcert.smoothing import precision
@@ -223,7 +223,7 @@ def _smoothing(subject: Run) -> str:
     lowered = settings["precision"] == "bfloat16"
     model = smoothing.in_bfloat16(subject.model) if lowered else subject.model
     settings["precision"] = precision.computes_in(model)
-    settings["backend"] = keras.backend.backend()  # Each has noise of its own.
+    settings["backend"] = backend.name()  # Each has noise of its own.
     smoothed = smoothing.SmoothedClassifier(model, noise=noise, batch_size=config.batch_size)
     known = {
         **subject.facts,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
 import inspect
 import pathlib
 import re
@@ -17,6 +16,7 @@ import numpy as np
 
 from tfcert import (
     attacks,
+    backend,
     datasets,
     evaluation,
     files,
@@ -316,7 +316,7 @@ def run(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
         EpochLog(out / "history.json"),
         Backup(out / "backup"),
     ]
-    if keras.backend.backend() == "tensorflow" and importlib.util.find_spec("tensorboard"):
+    if backend.writes_tensorboard():
         callbacks.append(keras.callbacks.TensorBoard(out / "logs"))
     else:
         log("No TensorBoard logs: they need TensorFlow and the package tensorboard.")

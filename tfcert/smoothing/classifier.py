@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfcert import saved_model
+from tfcert import backend
 from tfcert.smoothing import confidence, sequential
 from tfcert.smoothing.counting import BLOCK, VoteCounter
 from tfcert.smoothing.noise import Noise, resolve
@@ -215,7 +215,7 @@ class SmoothedClassifier:
         >>> served = tf.saved_model.load("smoothed/1").signatures["certify"]
         >>> served(x=images, seed=tf.constant([0], tf.int64))["radius"]
         """
-        saved_model.check_backend("SmoothedClassifier.export")
+        backend.check_saved_model("SmoothedClassifier.export")
         for name, value in (("n0", n0), ("n", n), ("n_predict", n_predict)):
             _check_count(name, value)
             if value > _MOST_EXPORTED:

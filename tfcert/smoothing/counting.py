@@ -35,7 +35,7 @@ _INPUT_ENTRIES = 2**22
 
 def default_batch(shape: tuple[int, ...]) -> int:
     """Samples of one network call for inputs of a shape, where the user does not say."""
-    if drawing.on_accelerator():
+    if backend.on_accelerator():
         return max(BLOCK, min(_ACCELERATOR_BATCH, _ACCELERATOR_ENTRIES // math.prod(shape)))
     return _CPU_BATCH
 
@@ -183,7 +183,7 @@ def _keys_of(
     for row in np.unique(rows):
         mine = rows == row
         keys[mine] = _block_keys(*key, int(index[row]), blocks)[block[mine]]
-    return drawing.pack_keys(keys.view("uint32").reshape(-1, 2))
+    return backend.noise_keys(keys.view("uint32").reshape(-1, 2))
 
 
 @functools.lru_cache(maxsize=8)
