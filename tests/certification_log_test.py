@@ -230,7 +230,7 @@ def test_progress(digits, capsys):
     [
         ({"model": "m"}, "`model` must be a keras.Model"),
         ({"x": np.zeros((3, 8, 8))}, r"`x` must have the shape \(batch, 8, 8, 1\)"),
-        ({"x": np.zeros((0, 8, 8, 1)), "y": np.zeros(0, int)}, "`x` must have the shape"),
+        ({"x": np.zeros((0, 8, 8, 1)), "y": np.zeros(0, int)}, "`x` is empty"),
         ({"x": np.full((3, 8, 8, 1), np.nan)}, "`x` must be finite.*input 0 and 2 others"),
         ({"x": np.full((3, 8, 8, 1), 2.0)}, "x must lie inside clip"),
         ({"y": np.zeros(3)}, "`y` must hold one integer label per input"),

@@ -226,7 +226,7 @@ def test_a_radius_needs_two_scores_and_one_label_each():
         (np.zeros((5, 1), int), "one integer label per input"),
         (np.zeros(1, int), "one integer label per input"),
         (np.full(5, 9), r"lie in \[0, 4\)"),
-        (np.full(5, 0.5), "integer class indices"),
+        (np.full(5, 0.5), "one integer label per input"),
     ):
         with pytest.raises(ValueError, match=message):
             lipschitz.radius(several, x, y)

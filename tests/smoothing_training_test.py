@@ -100,7 +100,7 @@ def test_sizes_may_be_open():
     trainer.compile()
     x, y = ts.data(8, (6, 6, 1))
     assert np.isfinite(trainer.fit(x, y, verbose=0).history["loss"][0])
-    with pytest.raises(ValueError, match=r"`x` must have the shape \(samples, None, None, 1\)"):
+    with pytest.raises(ValueError, match=r"`x` must have the shape \(batch, None, None, 1\)"):
         trainer.fit(x[..., 0], y, verbose=0)
 
 

@@ -61,11 +61,11 @@ X, Y = ts.data(20)
 
 DATA = {
     "one_hot": ({"y": np.eye(3)[Y]}, r"One-hot labels: pass y.argmax"),
-    "floats": ({"y": Y.astype("float32")}, "one integer label per sample"),
+    "floats": ({"y": Y.astype("float32")}, "one integer label per input"),
     "range": ({"y": Y + 1}, r"\[0, 3\).*from 1 to 3"),
     "no_labels": ({"y": None}, "must hold integer labels"),
-    "lengths": ({"y": Y[:-1]}, "the same length. Received: 20 and 19"),
-    "shape": ({"x": X[:, :4]}, r"shape \(samples, 5\)"),
+    "lengths": ({"y": Y[:-1]}, r"shape \(20,\). Received: y of shape \(19,\)"),
+    "shape": ({"x": X[:, :4]}, r"shape \(batch, 5\)"),
     "clip": ({"x": X + 1.0}, "x must lie inside clip"),
     "nan": ({"x": np.where(X > 0.9, np.nan, X)}, "x must be finite"),
     "empty": ({"x": X[:0], "y": Y[:0]}, "`x` is empty"),

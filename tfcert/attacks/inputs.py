@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import heads
+from tfcert import checks, heads
 from tfcert.types import Tensor
 
 __all__ = ["Scores", "check", "scores_of"]
@@ -46,30 +46,17 @@ def check(model: keras.Model, x: Tensor, y: Tensor, least: int) -> tuple[Tensor,
         y: Labels.
         least: How many classes are needed.
     """
-    x, y = ops.convert_to_tensor(x), ops.convert_to_tensor(y)
-    if len(x.shape) == 0 or x.shape[0] == 0:
-        raise ValueError(f"`x` must hold inputs. Received: x of shape {tuple(x.shape)}.")
+    x = ops.convert_to_tensor(x)
+    checks.check_not_empty(x)
     if not keras.backend.is_float_dtype(x.dtype):
         x = ops.cast(x, keras.config.floatx())
-    if len(y.shape) != 1 or y.shape[0] != x.shape[0] or not keras.backend.is_int_dtype(y.dtype):
-        kind = keras.backend.standardize_dtype(y.dtype)
-        raise ValueError(
-            f"`y` must hold one integer label per input, shape ({x.shape[0]},). "
-            f"Received: {kind} of shape {tuple(y.shape)}."
-        )
     classes = _classes(model, x)
     if classes < least:
         raise ValueError(
             f"The attack needs a model with at least {least} classes. Received: a model with "
             f"{classes}."
         )
-    labels = ops.convert_to_numpy(y)
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"`y` must lie in [0, {classes}), the model's classes. "
-            f"Received: labels from {labels.min()} to {labels.max()}."
-        )
-    return x, ops.cast(y, "int32")
+    return x, checks.as_labels(y, x.shape[0], classes)
 
 
 def _classes(model: keras.Model, x: Tensor) -> int:

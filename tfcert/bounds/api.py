@@ -10,9 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend
+from tfcert import backend, checks
 from tfcert.bounds import methods, propagation
-from tfcert.bounds.labels import checked_labels
 from tfcert.bounds.statistics import batch_moments, normalizing_nodes
 from tfcert.network import Network, cache_of, network_of
 from tfcert.regions import BoundRegion, Region
@@ -111,7 +110,7 @@ def bound_margins(
     if specification is None:
         if y is None:
             raise ValueError("`y` must be given where no `specification` is. Received: y=None.")
-        target = checked_labels(y, call.batch, classes)
+        target = checks.as_labels(y, call.batch, classes)
     else:
         target = _checked_specification(specification, call.batch, classes, dtype)
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from tfcert import checks
 from tfcert.bounds.balls import moved
-from tfcert.bounds.labels import checked_labels
 from tfcert.network import Network, network_of
 from tfcert.rules.primitives import Input, Node
 from tfcert.types import Tensor
@@ -88,7 +88,7 @@ def radius(model: keras.Model, x: Tensor, y: Tensor = None) -> Tensor:
         )
     x = ops.convert_to_tensor(x)
     if y is not None:
-        y = checked_labels(y, x.shape[0], node.shape[0])
+        y = checks.as_labels(y, x.shape[0], node.shape[0])
     scores = model(ops.cast(x, network.dtype), training=False)
     return radius_of(scores, _factor(network), y)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from tfcert import attacks
+from tfcert import attacks, checks
 from tfcert.bounds import methods
 from tfcert.certification.findings import Problem
 from tfcert.certification.subject import Subject
@@ -52,35 +52,15 @@ def _is_auto(method: Any) -> bool:
 def problem(subject: Subject, x: Any, y: Any, region: Region, index: Any) -> Problem:
     """Inputs, labels, region and numbers that fit the model and each other."""
     x, y = np.asarray(ops.convert_to_numpy(x)), np.asarray(ops.convert_to_numpy(y))
-    expected = subject.network.input.shape
-    if x.ndim != len(expected) + 1 or x.shape[1:] != tuple(expected) or not len(x):
-        raise ValueError(
-            f"`x` must have the shape (batch, {', '.join(map(str, expected))}) that the model "
-            f"takes. Received: x of shape {x.shape}."
-        )
-    if x.dtype.kind not in "fiub":
-        raise ValueError(f"`x` must hold numbers. Received: dtype={x.dtype}.")
+    checks.check_inputs(x, tuple(subject.network.input.shape), subject.model.name)
+    checks.check_real(x)
     x = x.astype(subject.dtype)
-    if y.shape != (len(x),) or y.dtype.kind not in "iu":
-        raise ValueError(
-            f"`y` must hold one integer label per input, shape ({len(x)},). "
-            f"Received: {y.dtype} of shape {y.shape}."
-        )
-    if y.min() < 0 or y.max() >= subject.classes:
-        raise ValueError(
-            f"`y` must lie in [0, {subject.classes}), the model's classes. "
-            f"Received: labels from {y.min()} to {y.max()}."
-        )
+    checks.check_labels(y, len(x), subject.classes)
     if not isinstance(region, Region):
         raise ValueError(
             f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
         )
-    bad = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"`x` must be finite. Received: NaN or infinite values in input {np.argmax(bad)} and "
-            f"{int(bad.sum()) - 1} others."
-        )
+    checks.check_finite(x)
     region.validate(x)
     places = np.asarray(index)
     if places.dtype.kind not in "iu" or places.shape not in ((), (len(x),)) or places.min() < 0:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend
+from tfcert import backend, checks
 from tfcert.fitting.samples import Augmentation, Batches, Shuffled
 from tfcert.fitting.watching import EpochBegin, StopOnNaN, joined
 from tfcert.types import Tensor
@@ -159,38 +159,13 @@ def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tup
     """Inputs and labels as NumPy arrays that the model and the objective can be trained on."""
     x = np.asarray(ops.convert_to_numpy(x))
     x = x.astype(keras.config.floatx(), copy=False)
-    expected = tuple(trainer.model.input_shape[1:])
-    fits = x.ndim == len(expected) + 1 and all(
-        wanted in (None, size) for wanted, size in zip(expected, x.shape[1:], strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f"`x` must have the shape (samples, {', '.join(map(str, expected))}). "
-            f"Received: x of shape {x.shape}."
-        )
-    if len(x) == 0:
-        raise ValueError(f"`x` is empty. Received: x of shape {x.shape}.")
+    checks.check_inputs(x, tuple(trainer.model.input_shape[1:]), trainer.model.name)
     if y is None:
         raise ValueError(_NO_LABELS)
     y = np.asarray(ops.convert_to_numpy(y))
-    classes = trainer.classes
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if y.ndim != 1 or not (np.issubdtype(y.dtype, np.integer)):
-        hint = " One-hot labels: pass y.argmax(-1)." if y.ndim == 2 else ""
-        raise ValueError(
-            f"`y` must hold one integer label per sample, shape ({len(x)},). "
-            f"Received: y of shape {y.shape} and type {y.dtype}.{hint}"
-        )
-    if len(y) != len(x):
-        raise ValueError(
-            f"`x` and `y` must have the same length. Received: {len(x)} and {len(y)} samples."
-        )
-    if y.min() < 0 or y.max() >= classes:
-        raise ValueError(
-            f"`y` must lie in [0, {classes}), the model's classes. "
-            f"Received: labels from {y.min()} to {y.max()}."
-        )
+    checks.check_labels(y, len(x), trainer.classes)
     trainer.objective.check_inputs(x)
     if sample_weight is None:
         return x, y

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfcert import backend
+from tfcert import backend, checks
 from tfcert.smoothing import confidence, sequential
 from tfcert.smoothing.counting import BLOCK, VoteCounter
 from tfcert.smoothing.noise import Noise, resolve
@@ -258,22 +258,10 @@ class SmoothedClassifier:
         if keras.ops.is_tensor(x):
             x = keras.ops.convert_to_numpy(x)
         x = np.asarray(x)
-        if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
-            raise ValueError(f"`x` must hold real numbers. Received: x of type {x.dtype}.")
-        expected = tuple(self.model.input_shape)[1:]
-        fits = len(x.shape) == len(expected) + 1 and all(
-            wanted in (None, size) for wanted, size in zip(expected, x.shape[1:], strict=True)
-        )
-        if not fits:
-            raise ValueError(
-                f"`x` must have the shape (batch, {', '.join(map(str, expected))}) that model "
-                f"{self.model.name!r} takes. Received: x of shape {x.shape}."
-            )
-        if not len(x):
-            raise ValueError(f"`x` is empty. Received: x of shape {x.shape}.")
+        checks.check_real(x)
+        checks.check_inputs(x, tuple(self.model.input_shape)[1:], self.model.name)
         x = x.astype(keras.backend.standardize_dtype(self.model.inputs[0].dtype))
-        if not np.isfinite(x).all():
-            raise ValueError("`x` must be finite. Received: NaN or infinite entries.")
+        checks.check_finite(x)
         return x, int(self.model.output_shape[-1])
 
 

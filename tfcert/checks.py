@@ -1,0 +1,95 @@
+"""Checks of what users give together with a model: inputs and labels that fit it and each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from tfcert import backend
+from tfcert.types import Tensor
+
+__all__ = [
+    "as_labels",
+    "check_finite",
+    "check_inputs",
+    "check_labels",
+    "check_not_empty",
+    "check_real",
+]
+
+
+def check_inputs(x: Any, expected: tuple[int | None, ...], model: str) -> None:
+    """Raises unless x holds inputs of a model.
+
+    Args:
+        x: An array or a tensor, ``(batch, *expected)`` with a batch of at least one.
+        expected: The shape of one input; None where any size fits.
+        model: The model's name.
+    """
+    shape = tuple(x.shape)
+    fits = len(shape) == len(expected) + 1 and all(
+        wanted in (None, size) for wanted, size in zip(expected, shape[1:], strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"`x` must have the shape (batch, {', '.join(map(str, expected))}) that model "
+            f"{model!r} takes. Received: x of shape {shape}."
+        )
+    check_not_empty(x)
+
+
+def check_not_empty(x: Any) -> None:
+    """Raises unless there is at least one input in x."""
+    if len(x.shape) == 0 or x.shape[0] == 0:
+        raise ValueError(f"`x` is empty. Received: x of shape {tuple(x.shape)}.")
+
+
+def check_real(x: np.ndarray) -> None:
+    """Raises unless the type of x is one of real numbers."""
+    if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
+        raise ValueError(f"`x` must hold real numbers. Received: x of type {x.dtype}.")
+
+
+def check_finite(x: np.ndarray) -> None:
+    """Raises unless all numbers in x are finite."""
+    bad = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"`x` must be finite. Received: NaN or infinite values in input {np.argmax(bad)} and "
+            f"{int(bad.sum()) - 1} others."
+        )
+
+
+def check_labels(y: Any, inputs: int | None, classes: int) -> None:
+    """Raises unless y holds one integer label per input; values are checked where they are known.
+
+    Args:
+        y: An array or a tensor.
+        inputs: The number of inputs; None where it is not known yet.
+        classes: The number of the model's classes.
+    """
+    shape, kind = tuple(y.shape), str(getattr(y.dtype, "name", y.dtype))
+    alone = len(shape) == 1 and (inputs is None or shape[0] in (None, inputs))
+    if not alone or not kind.startswith(("int", "uint")):
+        hint = " One-hot labels: pass y.argmax(-1)." if shape[1:] == (classes,) else ""
+        raise ValueError(
+            f"`y` must hold one integer label per input, shape ({inputs},). "
+            f"Received: y of shape {shape} and type {kind}.{hint}"
+        )
+    if backend.is_symbolic(y):
+        return
+    values = ops.convert_to_numpy(y)
+    if values.size and (values.min() < 0 or values.max() >= classes):
+        raise ValueError(
+            f"`y` must lie in [0, {classes}), the model's classes. "
+            f"Received: labels from {values.min()} to {values.max()}."
+        )
+
+
+def as_labels(y: Any, inputs: int | None, classes: int) -> Tensor:
+    """Labels as an int32 tensor, after `check_labels`."""
+    y = ops.convert_to_tensor(y)
+    check_labels(y, inputs, classes)
+    return ops.cast(y, "int32")
