@@ -18,7 +18,7 @@ _PYTHON = ("py_library", "py_binary", "py_test")
 _MAY_KNOW = {
     "types": set(),
     "version": set(),
-    "datasets": {"files"},
+    "datasets": {"types", "files"},
     "provenance": {"version", "backend"},
     "naming": set(),
     "logs": set(),
@@ -38,7 +38,7 @@ _MAY_KNOW = {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "schedules"),
     },
     "layers": {"types", "backend", "graph"},
-    "models": {"graph", "network", "rules", "layers"},
+    "models": {"types", "graph", "network", "rules", "layers"},
     "objectives": {
         *("types", "backend", "regions", "relaxations", "graph", "rules", "network", "bounds"),
         *("schedules", "attacks", "smoothing", "layers"),
@@ -47,18 +47,33 @@ _MAY_KNOW = {
     "trainer": {
         *("types", "backend", "graph", "network", "objectives", "schedules", "fitting", "naming"),
     },
-    "interchange": {"regions", "network", "bounds", "attacks"},
+    "interchange": {"types", "regions", "network", "bounds", "attacks"},
     "certification": {
-        *("backend", "checks", "regions", "graph", "heads", "network", "bounds", "attacks", "logs"),
-        *("naming", "provenance"),
+        *(
+            "types",
+            "backend",
+            "checks",
+            "regions",
+            "graph",
+            "heads",
+            "network",
+            "bounds",
+            "attacks",
+            "logs",
+        ),
+        *("naming", "provenance", "runs"),
     },
-    "scaling": {"regions", "logs", "files", "certification"},
+    "scaling": {"types", "regions", "logs", "files", "runs", "certification"},
     "evaluation": {"regions", "bounds", "attacks"},
+    "runs": {"graph", "regions"},
     "saved_model": {"provenance"},
-    "smoothing": {"types", "backend", "checks", "regions", "graph", "saved_model"},
+    "smoothing": {
+        *("types", "backend", "checks", "regions", "graph", "logs", "provenance", "runs"),
+        "saved_model",
+    },
     "export": {
         *("types", "backend", "regions", "rules", "network", "bounds", "certification"),
-        "saved_model",
+        *("runs", "saved_model"),
     },
     "tfcert": {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),

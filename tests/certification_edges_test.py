@@ -7,7 +7,8 @@ import pytest
 import tfcert
 from tests import certification_support
 from tfcert import LpBall, logs
-from tfcert.certification import cascade, identity, stages
+from tfcert.certification import cascade, stages
+from tfcert.runs import identity
 
 
 def line():

@@ -11,7 +11,8 @@ import tfcert
 from tests import certification_support as support
 from tests.certification_support import REGION, certify, classes
 from tfcert import attacks, logs, methods, naming, objectives
-from tfcert.certification import cascade, findings, identity, stages
+from tfcert.certification import cascade, findings, stages
+from tfcert.runs import identity
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def test_another_backend_does_not_go_on(settings, monkeypatch):
         (SMOOTH, {"alpha": 0.01}, "settings .*alpha was 0.001, is 0.01"),
         (SMOOTH, {"skip": 60}, "data"),
         (SMOOTH, {"noise": "laplace"}, "settings"),
-        (SMOOTH, {"precision": "bfloat16"}, "settings .*precision was .float32., is .bfloat16."),
+        (SMOOTH, {"precision": "bfloat16"}, "model, settings .*precision was .float32., is .bf"),
         (BOUNDS, {"eps": 0.06}, "region, settings"),
         (BOUNDS, {"max": 300}, "data"),
         (BOUNDS, {**SMOOTH, "eps": None}, "kind, columns"),

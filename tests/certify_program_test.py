@@ -14,8 +14,9 @@ import tfcert
 from tests import certification_support, certify_program_support
 from tests.certify_program_support import BOUNDS, SMOOTH, run
 from tfcert import logs, smoothing
-from tfcert.certification import UnsoundCertificateError, findings, identity
+from tfcert.certification import UnsoundCertificateError, findings
 from tfcert.cli import certify, certify_run
+from tfcert.runs import identity
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from keras import ops
 
 from tfcert import backend, saved_model
 from tfcert.bounds import api, methods
-from tfcert.certification import identity
 from tfcert.certification.subject import Subject
 from tfcert.network import Network
 from tfcert.regions import LpBall, Region
-from tfcert.types import Tensor
+from tfcert.runs import identity
+from tfcert.types import MethodName, PathLike, Tensor
 
 __all__ = ["ROUNDING_TOLERANCE", "export_certified"]
 
@@ -28,9 +28,9 @@ ROUNDING_TOLERANCE = 1e-4
 
 def export_certified(
     model: keras.Model,
-    path: Any,
+    path: PathLike,
     region: Region,
-    method: Any = "crown-ibp",
+    method: MethodName | methods.Method = "crown-ibp",
     *,
     jit_compile: bool = False,
     overwrite: bool = False,

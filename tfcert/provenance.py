@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import pathlib
 import platform
 import subprocess
+from typing import Any
 
 from tfcert import backend, version
 
-__all__ = ["commit", "machine", "versions"]
+__all__ = ["commit", "machine", "session", "versions"]
+
+
+def session() -> dict[str, Any]:
+    """What may change when a run goes on: the time, the versions, the commit and the machine."""
+    return {
+        "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "commit": commit(),
+        "machine": machine(),
+    }
 
 
 def machine() -> str:

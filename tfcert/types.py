@@ -1,19 +1,67 @@
-"""The few types that every part of the package shares."""
+"""The types that every part of the package shares, and that users see in signatures."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import os
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
-__all__ = ["Bounds", "Tensor"]
+import keras
+import numpy.typing as npt
+
+__all__ = [
+    "ArrayLike",
+    "AttackLoss",
+    "Bounds",
+    "DatasetName",
+    "Initializer",
+    "MethodName",
+    "Norm",
+    "NormName",
+    "Operand",
+    "PathLike",
+    "Seed",
+    "Statistics",
+    "Tensor",
+]
 
 # A tensor of whichever backend Keras runs on; keras.KerasTensor where a model is only described.
 Tensor = Any
+
+# What can be made an array: numbers, nested lists, NumPy's arrays, and tensors of both backends.
+ArrayLike = npt.ArrayLike
+
+# The names of bounding methods, of the norms of a ball, of how batch normalisation is bounded, of
+# what an attack makes large, and of data sets.
+MethodName = Literal["ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "lipschitz"]
+NormName = Literal["inf"]
+Norm = NormName | float
+Statistics = Literal["moving", "batch"]
+AttackLoss = Literal["cross_entropy", "margin", "logits_ratio"]
+DatasetName = Literal["digits", "mnist", "fashion_mnist", "cifar10"]
+
+# A file or a folder.
+PathLike = str | os.PathLike[str]
+
+# What decides random numbers: a number, a generator that counts on, or a tensor of such a number.
+Seed = int | keras.random.SeedGenerator | Tensor
+
+# What Keras takes as an initializer.
+Initializer = str | dict[str, Any] | keras.initializers.Initializer | Callable[..., Tensor]
+
+# A constant of a rule: numbers, a variable that is read anew by every evaluation, or a function
+# that is called by every evaluation.
+Operand = ArrayLike | keras.Variable | Callable[[], Tensor]
 
 
 class Bounds(NamedTuple):
     """An elementwise enclosure: ``lower <= value <= upper``.
 
     A named tuple is a structure that ``keras.tree``, ``tf.function`` and XLA accept as it is.
+
+    Attributes:
+        lower: At most the value, entry by entry.
+        upper: At least the value.
     """
 
     lower: Tensor

@@ -75,7 +75,7 @@ elif _NAME == "jax":
         with_gradient,
         writes_tensorboard,
     )
-    from tfcert.backend.jax_noise import (  # type: ignore[assignment]
+    from tfcert.backend.jax_noise import (
         draw_noise,
         noise_keys,
         noise_parameters,
@@ -89,7 +89,7 @@ else:
 
 def name() -> str:
     """The backend's name, for the facts of a run: which backend it is, only this package asks."""
-    return _NAME
+    return keras.backend.backend()
 
 
 __all__ = [

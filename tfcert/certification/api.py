@@ -6,24 +6,29 @@ import contextlib
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from tfcert import attacks, backend, logs
+from tfcert import attacks, backend, logs, provenance
 from tfcert.bounds import methods
 from tfcert.bounds.api import checked_network
-from tfcert.certification import arguments, cascade, checking, progress, recording, stages
+from tfcert.certification import arguments, cascade, checking, recording, stages
 from tfcert.certification.findings import Findings, Problem
 from tfcert.certification.results import Certificates
 from tfcert.certification.stages import Stage
 from tfcert.certification.subject import Subject
 from tfcert.naming import trained_with
 from tfcert.regions import Region
+from tfcert.runs import progress
+from tfcert.types import ArrayLike, MethodName, PathLike
 
 __all__ = ["certify"]
+
+# What stands for one method, or for several of them.
+MethodLike = MethodName | Literal["auto"] | methods.Method
 
 # Inputs in a batch, by how much memory and time the methods take. Larger batches help a GPU.
 _SIZES = {
@@ -40,13 +45,13 @@ _CHECK_STEPS, _CHECK_RESTARTS = 100, 2
 
 def certify(
     model: keras.Model,
-    x: Any,
-    y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
     region: Region,
-    method: Any = "auto",
-    log: str | os.PathLike[str] | None = None,
+    method: MethodLike | Sequence[MethodLike] = "auto",
+    log: PathLike | None = None,
     *,
-    attack: attacks.PGD | str | None = "auto",
+    attack: attacks.PGD | Literal["auto"] | None = "auto",
     float_safe: bool = False,
     max_eps: float | None = None,
     eps_steps: int = 10,
@@ -54,7 +59,7 @@ def certify(
     time_limit_per_input: float | None = None,
     self_check: float = 0.05,
     batch_size: int | None = None,
-    index: Any = 0,
+    index: ArrayLike = 0,
     seed: int = 0,
     facts: Mapping[str, Any] | None = None,
     verbose: int = 0,
@@ -144,7 +149,7 @@ def certify(
         if log is not None:
             run = recording.run_of(model, problem, settings, facts or {})
             more = ["radius"] if max_eps is not None else []
-            writer = logs.Writer(log, "certify", run, recording.session(), more)
+            writer = logs.Writer(log, "certify", run, provenance.session(), more)
             stack.enter_context(writer)
         recorder = recording.Recorder(writer, problem, findings)
         plan = _Plan(problem, findings, batch_size, seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,21 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcert import logs, provenance
-from tfcert.certification import identity
+from tfcert import logs
 from tfcert.certification.findings import Findings, Problem
+from tfcert.runs import identity
 
-__all__ = ["Recorder", "run_of", "session"]
-
-
-def session() -> dict[str, Any]:
-    """What may change when a run goes on."""
-    return {
-        "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
-        "machine": provenance.machine(),
-    }
+__all__ = ["Recorder", "run_of"]
 
 
 def run_of(

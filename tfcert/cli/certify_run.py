@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcert import attacks, backend, certification, datasets, files, logs, smoothing
-from tfcert.certification import identity, progress, recording
+from tfcert import attacks, certification, datasets, files, smoothing
 from tfcert.regions import LpBall
 from tfcert.smoothing import precision
 from tfcert.smoothing.noise import NOISES
+from tfcert.types import DatasetName, Norm
 
 __all__ = ["Config", "Run", "prepare", "run"]
 
@@ -44,8 +43,6 @@ _SMOOTHING: dict[str, Any] = {
     "adaptive_precision": None,
     "precision": None,
 }
-# Samples of images that are certified together, where one image needs fewer.
-_TOGETHER = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +50,18 @@ class Config:
     """The flags of ``tfcert-certify``, under their names."""
 
     model_path: str
-    dataset: str
+    dataset: DatasetName
     out: str
     data_dir: str | None = None
     split: str = "test"
     skip: int = 1
     max: int | None = None
-    method: list[str] = dataclasses.field(default_factory=lambda: ["auto"])
+    method: list[Any] = dataclasses.field(default_factory=lambda: ["auto"])
     seed: int = 0
     batch_size: int | None = None
     progress: bool = True
     eps: float | None = None
-    norm: str | None = None
+    norm: Norm | None = None
     float_safe: bool | None = None
     attack: str | None = None
     attack_steps: int | None = None
@@ -139,7 +136,7 @@ def _check_sampling(config: Config, model: keras.Model) -> None:
     """Raises for flags of smoothing that do not fit, under their own names."""
     if config.sigma is not None and not 0.0 < config.sigma < np.inf:
         raise ValueError(f"--sigma must be positive. Received: --sigma={config.sigma}.")
-    smoothing.Adaptive.of(_value(config, "adaptive"), config.adaptive_precision)
+    _adaptive(config)
     saved = precision.computes_in(model)
     if config.precision == "float32" and saved != "float32":
         raise ValueError(
@@ -162,7 +159,7 @@ def _value(config: Config, name: str) -> Any:
 
 def _bounds(subject: Run) -> str:
     config = subject.config
-    region = LpBall(config.eps, _value(config, "norm"), clip=(0.0, 1.0))
+    region = LpBall(float(config.eps or 0.0), _value(config, "norm"), clip=(0.0, 1.0))
     result = certification.certify(
         subject.model,
         subject.x,
@@ -214,78 +211,24 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _smoothing(subject: Run) -> str:
-    config, y = subject.config, subject.y
-    settings = {name: _value(config, name) for name in _SMOOTHING} | {"seed": config.seed}
-    rule = smoothing.Adaptive.of(settings["adaptive"], settings.pop("adaptive_precision"))
-    # All of the rule, so that a log goes on by the rule that it began with.
-    settings["adaptive"] = dataclasses.asdict(rule) if rule else False
-    noise = NOISES[settings["noise"]](settings["sigma"])
-    lowered = settings["precision"] == "bfloat16"
+    config = subject.config
+    noise = NOISES[_value(config, "noise")](float(config.sigma or 0.0))
+    lowered = config.precision == "bfloat16"
     model = smoothing.in_bfloat16(subject.model) if lowered else subject.model
-    settings["precision"] = precision.computes_in(model)
-    settings["backend"] = backend.name()  # Each has noise of its own.
-    smoothed = smoothing.SmoothedClassifier(model, noise=noise, batch_size=config.batch_size)
-    known = {
-        **subject.facts,
-        "hashes": {
-            "model": identity.of_model(subject.model),
-            "data": identity.of_arrays(subject.x, y, subject.index),
-            "settings": identity.of_settings(settings),
-        },
-        "inputs": len(y),
-        "settings": settings,
-    }
-    sampling = {name: settings[name] for name in ("n0", "n", "alpha", "seed")}
-    sampling["adaptive"] = rule or False
-    with logs.Writer(config.out, "smoothing", known, recording.session()) as writer:
-        entries = list(writer.entries)
-        left = [i for i in range(len(y)) if int(subject.index[i]) not in writer.done]
-
-        def counts() -> dict[str, object]:
-            right = [entry["correct"] for entry in entries]
-            return {"right": sum(right), "mean radius": f"{_mean_radius(entries):.3f}"}
-
-        bar = progress.Progress(len(y), len(entries), counts, int(config.progress))
-        together = max(1, _TOGETHER // settings["n"])
-        for start in range(0, len(left), together):
-            places = np.array(left[start : start + together])
-            begin = time.perf_counter()
-            found = smoothed.certify(subject.x[places], index=subject.index[places], **sampling)
-            seconds = (time.perf_counter() - begin) / len(places)
-            new = [
-                {
-                    "idx": int(subject.index[place]),
-                    "label": int(y[place]),
-                    "predict": int(found.prediction[i]),
-                    "radius": float(found.radius[i]),
-                    "correct": bool(found.prediction[i] == y[place]),
-                    "time": seconds,
-                }
-                for i, place in enumerate(places)
-            ]
-            writer.write(new)
-            entries += new
-            bar.add(len(new))
-        bar.close()
-    return _summary(entries, settings)
+    result = smoothing.certify_set(
+        smoothing.SmoothedClassifier(model, noise=noise, batch_size=config.batch_size),
+        subject.x,
+        subject.y,
+        log=config.out,
+        adaptive=_adaptive(config) or False,
+        seed=config.seed,
+        index=subject.index,
+        facts=subject.facts,
+        verbose=int(config.progress),
+        **{name: _value(config, name) for name in ("n0", "n", "alpha")},
+    )
+    return result.summary()
 
 
-def _mean_radius(entries: list[dict[str, Any]]) -> float:
-    """The average certified radius, where a wrong class counts as 0."""
-    return float(np.mean([entry["radius"] * entry["correct"] for entry in entries] or [0.0]))
-
-
-def _summary(entries: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    radius = np.array([entry["radius"] for entry in entries])
-    right = np.array([entry["correct"] for entry in entries])
-    gave_up = np.mean([entry["predict"] == -1 for entry in entries])
-    lines = [
-        f"{len(entries)} images, {settings['noise']} noise of width {settings['sigma']:g}, "
-        f"at most {settings['n']} samples, alpha {settings['alpha']:g}",
-        f"  abstained                 {gave_up:8.2%}",
-        f"  average certified radius  {_mean_radius(entries):8.4f}",
-    ]
-    # Multiples of the width that a radius can reach.
-    for r in settings["sigma"] * np.arange(0.0, radius.max(initial=0.0) / settings["sigma"], 0.5):
-        lines.append(f"  certified beyond {r:<8.4g} {np.mean(right & (radius > r)):8.2%}")
-    return "\n".join(lines)
+def _adaptive(config: Config) -> smoothing.Adaptive | None:
+    return smoothing.Adaptive.of(_value(config, "adaptive"), config.adaptive_precision)

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import apache_beam as beam
 import keras
@@ -22,9 +22,11 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from tfcert import files, logs
-from tfcert.certification import certify, identity
+from tfcert.certification import certify
 from tfcert.regions import LpBall
+from tfcert.runs import identity
 from tfcert.scaling.shards import ENDINGS, Shard, read_shard
+from tfcert.types import MethodName, Norm
 
 __all__ = ["FIELDS", "Settings", "certify_shards"]
 
@@ -35,9 +37,9 @@ class Settings:
 
     model_path: str
     eps: float
-    norm: str
+    norm: Norm
     clip: tuple[float, float] | None
-    method: tuple[str, ...]
+    method: tuple[MethodName | Literal["auto"], ...]
     attack: bool
     float_safe: bool
     time_limit_per_input: float | None
@@ -192,7 +194,7 @@ class _Certify(beam.DoFn):
                 block.x,
                 block.y,
                 asked.region(),
-                list(asked.method),
+                asked.method,
                 attack="auto" if asked.attack else None,
                 float_safe=asked.float_safe,
                 time_limit_per_input=asked.time_limit_per_input,

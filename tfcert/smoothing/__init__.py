@@ -1,5 +1,6 @@
 """Randomized smoothing: certificates that hold with a chosen probability, for any network."""
 
+from tfcert.smoothing.certifying import SmoothedResult, certify_set
 from tfcert.smoothing.classifier import SmoothedCertificates, SmoothedClassifier
 from tfcert.smoothing.confidence import lower_bound
 from tfcert.smoothing.noise import Gaussian, Laplace, Noise, Uniform
@@ -13,7 +14,9 @@ __all__ = [
     "Noise",
     "SmoothedCertificates",
     "SmoothedClassifier",
+    "SmoothedResult",
     "Uniform",
+    "certify_set",
     "in_bfloat16",
     "lower_bound",
 ]

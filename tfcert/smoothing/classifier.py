@@ -12,9 +12,10 @@ import numpy as np
 from tfcert import backend, checks
 from tfcert.smoothing import confidence, sequential
 from tfcert.smoothing.counting import BLOCK, VoteCounter
-from tfcert.smoothing.noise import Noise, resolve
+from tfcert.smoothing.noise import Distribution, Noise, resolve
+from tfcert.types import ArrayLike, PathLike
 
-__all__ = ["SmoothedCertificates", "SmoothedClassifier"]
+__all__ = ["SmoothedCertificates", "SmoothedClassifier", "checked_adaptive", "checked_places"]
 
 # Independent noise for each purpose: the class that is certified must not be chosen by the samples
 # that certify it.
@@ -73,7 +74,7 @@ class SmoothedClassifier:
         self,
         model: keras.Model,
         sigma: float | None = None,
-        noise: Any = None,
+        noise: Noise | Distribution | None = None,
         batch_size: int | None = None,
     ):
         self.model = _checked_model(model)
@@ -84,12 +85,12 @@ class SmoothedClassifier:
 
     def certify(
         self,
-        x: Any,
+        x: ArrayLike,
         n0: int = 100,
         n: int = 100_000,
         alpha: float = 0.001,
         seed: int = 0,
-        index: Any = 0,
+        index: ArrayLike = 0,
         adaptive: bool | sequential.Adaptive = False,
     ) -> SmoothedCertificates:
         """The smoothed class of each input, and the radius in which it is certain.
@@ -117,13 +118,10 @@ class SmoothedClassifier:
         >>> found = smoothed.certify(x, n=100_000, adaptive=True)
         >>> print(found.prediction[0], found.radius[0], found.samples[0])
         """
-        _check_count("n0", n0)
-        _check_count("n", n)
-        confidence.check_alpha(alpha)
-        x, classes = self._checked(x)
-        places = _checked_places(index, len(x))
-        _check_seed(seed)
-        rule = _checked_adaptive(adaptive)
+        self.check_sampling(n0, n, alpha, seed, adaptive)
+        x, classes = self.checked(x)
+        places = checked_places(index, len(x))
+        rule = checked_adaptive(adaptive)
         plan = self._plan(rule, n, alpha)
 
         chosen = self._counter.count(x, places, classes, (seed, _SELECTION), 0, n0)
@@ -139,7 +137,7 @@ class SmoothedClassifier:
         return SmoothedCertificates(prediction, self.noise.radius(p_lower), p_lower, samples)
 
     def predict(
-        self, x: Any, n: int = 1000, alpha: float = 0.001, seed: int = 0, index: Any = 0
+        self, x: ArrayLike, n: int = 1000, alpha: float = 0.001, seed: int = 0, index: ArrayLike = 0
     ) -> np.ndarray:
         """The smoothed class of each input, without a radius.
 
@@ -161,8 +159,8 @@ class SmoothedClassifier:
         """
         _check_count("n", n)
         confidence.check_alpha(alpha)
-        x, classes = self._checked(x)
-        places = _checked_places(index, len(x))
+        x, classes = self.checked(x)
+        places = checked_places(index, len(x))
         _check_seed(seed)
         _warn_of_few_votes(n, alpha)
         votes = self._counter.count(x, places, classes, (seed, _PREDICTION), 0, n)
@@ -172,7 +170,7 @@ class SmoothedClassifier:
 
     def export(
         self,
-        path: Any,
+        path: PathLike,
         n0: int = 100,
         n: int = 100_000,
         alpha: float = 0.001,
@@ -225,7 +223,7 @@ class SmoothedClassifier:
                 )
         confidence.check_alpha(alpha)
         _warn_of_few_votes(n_predict, alpha, "n_predict")
-        rule = _checked_adaptive(adaptive)
+        rule = checked_adaptive(adaptive)
         # Here, since it imports TensorFlow.
         from tfcert.smoothing import exporting
 
@@ -238,6 +236,16 @@ class SmoothedClassifier:
             alpha=float(alpha),
         )
         return exporting.write(path, self.model, self.noise, self._counter, procedure, overwrite)
+
+    def check_sampling(
+        self, n0: int, n: int, alpha: float, seed: int, adaptive: bool | sequential.Adaptive
+    ) -> None:
+        """Raises unless these are arguments of `certify`."""
+        _check_count("n0", n0)
+        _check_count("n", n)
+        confidence.check_alpha(alpha)
+        _check_seed(seed)
+        checked_adaptive(adaptive)
 
     def _plan(self, rule: sequential.Adaptive | None, n: int, alpha: float) -> sequential.Plan:
         if rule is None:
@@ -253,7 +261,7 @@ class SmoothedClassifier:
             )
         return plan
 
-    def _checked(self, x: Any) -> tuple[np.ndarray, int]:
+    def checked(self, x: ArrayLike) -> tuple[np.ndarray, int]:
         """The inputs as the model takes them, and its number of classes."""
         if keras.ops.is_tensor(x):
             x = keras.ops.convert_to_numpy(x)
@@ -317,7 +325,8 @@ def _check_seed(seed: Any) -> None:
         raise ValueError(f"`seed` must be a non-negative integer. Received: seed={seed!r}.")
 
 
-def _checked_places(index: Any, batch: int) -> np.ndarray:
+def checked_places(index: Any, batch: int) -> np.ndarray:
+    """The place of each input in its data set."""
     places = np.asarray(index)
     known = np.issubdtype(places.dtype, np.integer) and places.shape in ((), (batch,))
     if not known or places.min() < 0:
@@ -328,7 +337,8 @@ def _checked_places(index: Any, batch: int) -> np.ndarray:
     return places if places.shape else places + np.arange(batch)
 
 
-def _checked_adaptive(adaptive: Any) -> sequential.Adaptive | None:
+def checked_adaptive(adaptive: Any) -> sequential.Adaptive | None:
+    """The rule that the argument `adaptive` stands for; None for no rule."""
     if isinstance(adaptive, sequential.Adaptive):
         return adaptive
     if not isinstance(adaptive, (bool, np.bool_)):

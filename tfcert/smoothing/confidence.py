@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tfcert.types import ArrayLike
+
 __all__ = ["check_alpha", "lower_bound", "two_sided_test", "upper_bound"]
 
 # Where a continued fraction and a search stop. Newton's steps square their error: behind one of
@@ -23,7 +25,7 @@ _SMALL_STEP = 1e-8
 _MOST_STEPS = 50
 
 
-def lower_bound(successes: Any, trials: int, alpha: float) -> np.ndarray:
+def lower_bound(successes: ArrayLike, trials: int, alpha: float) -> np.ndarray:
     """The one-sided Clopper-Pearson lower bound of a probability.
 
     The largest p at which ``P(Binomial(trials, p) >= successes) <= alpha``: the alpha-quantile of

@@ -11,16 +11,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import keras
 import numpy as np
 
 from tfcert.smoothing import drawing
+from tfcert.types import ArrayLike, Tensor
 
-__all__ = ["NOISES", "Gaussian", "Laplace", "Noise", "Uniform", "resolve"]
+__all__ = ["NOISES", "Distribution", "Gaussian", "Laplace", "Noise", "Uniform", "resolve"]
 
 _NORMAL = statistics.NormalDist()
+
+
+class Distribution(Protocol):
+    """A distribution of TensorFlow Probability; `resolve` says which of them are noise."""
+
+    def sample(self, sample_shape: Any = (), seed: Any = None) -> Tensor: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Noise:
         """The noise with these arguments."""
         return cls(**config)
 
-    def radius(self, p_lower: Any) -> np.ndarray:
+    def radius(self, p_lower: ArrayLike) -> np.ndarray:
         """The certified radius where the class has at least probability ``p_lower``.
 
         Args:
