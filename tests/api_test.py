@@ -4,11 +4,16 @@ import importlib
 import inspect
 import re
 import types
+import typing
 
 import pytest
 
 import tfcert
 from tests import support
+from tfcert import datasets
+from tfcert import types as shared
+from tfcert.attacks import losses
+from tfcert.bounds import methods
 
 # "## `tfcert.methods`" opens a module, "- `name(arguments)`: what it is" is one of its names.
 _MODULE = re.compile(r"^## `([\w.]+)`$")
@@ -130,6 +135,53 @@ def test_annotated():
         if signature.return_annotation is empty and not name.endswith(".__init__"):
             missing.append(f"{name} -> ?")
     assert missing == []
+
+
+# Parameters that may be anything, and why.
+_ANYTHING = {
+    "tfcert.CertifiedTrainer.export(args)": "what Keras's export takes",
+    "tfcert.CertifiedTrainer.log(data)": "a batch as Keras hands it on",
+    "tfcert.CertifiedTrainer.test_step(data)": "a batch as Keras hands it on",
+    "tfcert.CertifiedTrainer.train_step(data)": "a batch as Keras hands it on",
+    "tfcert.logs.Writer.note(value)": "whatever JSON can hold",
+    "tfcert.methods.get(method)": "a name or an object; others are refused with a message",
+    "tfcert.rules.rearrange(windowed)": "a function or an object of the rules' own",
+}
+
+
+def test_parameters_have_real_types():
+    found = {
+        f"{name}({parameter.name})"
+        for name, function in _functions()
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.annotation == "Any"
+        and parameter.kind is not parameter.VAR_KEYWORD
+        and parameter.name != "self"
+    }
+    # Settings of objectives are schedules, methods and numbers, which their base class converts.
+    found = {name for name in found if not name.startswith("tfcert.objectives.")}
+    assert found <= set(_ANYTHING)
+
+
+def test_annotations_can_be_read():
+    for name, function in _functions():
+        if not name.startswith("tfcert.objectives."):
+            assert typing.get_type_hints(function), name
+    assert typing.get_type_hints(tfcert.bound)["return"] is tfcert.Bounds
+    for function in (tfcert.bound, tfcert.bound_margins):
+        assert _names(typing.get_type_hints(function)["method"]) == set(methods._NAMED)
+
+
+def _names(union: object) -> set[object]:
+    """The texts among what a union of types allows."""
+    (literal,) = (t for t in typing.get_args(union) if typing.get_origin(t) is typing.Literal)
+    return set(typing.get_args(literal))
+
+
+def test_names_are_those_that_are_known():
+    assert set(typing.get_args(shared.DatasetName)) == set(datasets.NAMES)
+    assert set(typing.get_args(shared.AttackLoss)) == set(losses.LOSSES)
+    assert set(typing.get_args(shared.MethodName)) == set(methods._NAMED)
 
 
 def test_version_is_the_one_in_the_changelog():

@@ -42,8 +42,8 @@ class Clock:
         final: Whether schedules give their last value whatever the step is, as in validation.
     """
 
-    step: Any = 0
-    steps_per_epoch: Any = 1
+    step: int | Tensor = 0
+    steps_per_epoch: int | Tensor = 1
     final: bool = False
 
     def time(self, unit: str) -> Tensor:
@@ -286,7 +286,7 @@ class Piecewise(Schedule):
         return {"boundaries": self.boundaries, "values": self.values, "unit": self.unit}
 
 
-def get(value: Any) -> Schedule:
+def get(value: Schedule | float | dict[str, Any]) -> Schedule:
     """A schedule as it is, a number as a constant one."""
     if isinstance(value, Schedule):
         return value
@@ -295,7 +295,7 @@ def get(value: Any) -> Schedule:
         if isinstance(value, Schedule):
             return value
     try:
-        return Constant(value)
+        return Constant(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise ValueError(
             f"A number or a schedule of tfcert.schedules is needed. Received: {value!r}."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeAlias
 
 import keras
 from keras import ops
@@ -11,9 +12,16 @@ from keras import ops
 from tfcert import backend, fitting, graph, naming
 from tfcert.objectives import Batch, Objective
 from tfcert.schedules import Clock
-from tfcert.types import Tensor
+from tfcert.types import ArrayLike, PathLike, Tensor
 
 __all__ = ["CertifiedTrainer"]
+
+# What ``fit`` takes besides arrays: a tf.data.Dataset or another source of batches.
+DataSet: TypeAlias = keras.utils.PyDataset | Iterable[Any]
+
+Callbacks: TypeAlias = (
+    keras.callbacks.Callback | Sequence[keras.callbacks.Callback] | keras.callbacks.CallbackList
+)
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
@@ -113,7 +121,13 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         """The model's own scores."""
         return self.model(inputs, training=training)
 
-    def compile(self, optimizer: Any = "adam", *, jit_compile: Any = "auto", **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: str | dict[str, Any] | keras.optimizers.Optimizer = "adam",
+        *,
+        jit_compile: bool | Literal["auto"] = "auto",
+        **kwargs: Any,
+    ) -> None:
         """Configures training.
 
         Args:
@@ -146,13 +160,13 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
     def evaluate(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: ArrayLike | DataSet | None = None,
+        y: ArrayLike | None = None,
         batch_size: int | None = None,
-        verbose: Any = "auto",
-        sample_weight: Any = None,
+        verbose: int | Literal["auto"] = "auto",
+        sample_weight: ArrayLike | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Any:  # A number, a list or, with return_dict, a dictionary of them.
         """As ``keras.Model.evaluate``, with the checks of ``fit``."""
         if not kwargs.get("_use_cached_eval_dataset"):  # Keras's fit: checked before training.
             x, y, sample_weight, batch_size = fitting.checked(self, x, y, sample_weight, batch_size)
@@ -160,17 +174,17 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
     def fit(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: ArrayLike | DataSet | None = None,
+        y: ArrayLike | None = None,
         batch_size: int | None = None,
         epochs: int = 1,
-        verbose: Any = "auto",
-        callbacks: Any = None,
+        verbose: int | Literal["auto"] = "auto",
+        callbacks: Callbacks | None = None,
         validation_split: float = 0.0,
-        validation_data: Any = None,
+        validation_data: Sequence[ArrayLike] | DataSet | None = None,
         shuffle: bool = True,
         **kwargs: Any,
-    ) -> Any:
+    ) -> keras.callbacks.History:
         """As ``keras.Model.fit``, with checks before the first step, and ``augment``.
 
         Arrays are shuffled by the trainer's seed and the epoch, so that a run that was stopped and
@@ -196,7 +210,9 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             self.optimizer.build(self.trainable_variables)
         return super().fit(data, **kwargs)
 
-    def batch_of(self, data: Any, train: bool, logits: Tensor | None = None) -> Batch:
+    def batch_of(
+        self, data: tuple[Tensor, ...], train: bool, logits: Tensor | None = None
+    ) -> Batch:
         """What the objective sees of one batch; runs its first pass if logits are not given."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = ops.cast(x, self.model.inputs[0].dtype)  # Data sets bring types of their own.
@@ -347,7 +363,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
     # Saving.
 
-    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+    def export(self, filepath: PathLike, *args: Any, **kwargs: Any) -> None:
         """As ``keras.Model.export``, of the model inside: its scores, without certificates.
 
         ``tfcert.export_certified`` serves those with the prediction.
@@ -369,7 +385,9 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> CertifiedTrainer:
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> CertifiedTrainer:
         config = dict(config)
         for name in ("model", "objective"):
             config[name] = keras.saving.deserialize_keras_object(

@@ -10,7 +10,7 @@ from tfcert.attacks.directions import steepest
 from tfcert.attacks.inputs import Scores
 from tfcert.attacks.pgd import PGD, better
 from tfcert.regions import Region
-from tfcert.types import Tensor
+from tfcert.types import AttackLoss, Tensor
 
 __all__ = ["APGD"]
 
@@ -42,7 +42,7 @@ class APGD(PGD):
         steps: int = 100,
         restarts: int = 1,
         *,
-        loss: str = "cross_entropy",
+        loss: AttackLoss = "cross_entropy",
         momentum: float = 0.75,
         early_stop: bool = True,
         sparsity: float = 0.05,

@@ -17,7 +17,7 @@ from tfcert.attacks.inputs import Scores
 from tfcert.network import cache_of
 from tfcert.regions import Numbers, Region
 from tfcert.schedules import Clock, Schedule, get
-from tfcert.types import Tensor
+from tfcert.types import AttackLoss, Tensor
 
 __all__ = ["FGSM", "PGD"]
 
@@ -63,7 +63,7 @@ class PGD:
         step_size: float | Schedule | None = None,
         restarts: int = 1,
         *,
-        loss: str = "cross_entropy",
+        loss: AttackLoss = "cross_entropy",
         momentum: float = 0.0,
         random_start: bool = True,
         early_stop: bool = True,
@@ -279,7 +279,7 @@ class FGSM(PGD):
     Reference: Goodfellow et al., 2015, https://arxiv.org/abs/1412.6572, section 4
     """
 
-    def __init__(self, region: Region, *, loss: str = "cross_entropy"):
+    def __init__(self, region: Region, *, loss: AttackLoss = "cross_entropy"):
         super().__init__(region, steps=1, step_size=1.0, loss=loss, random_start=False)
 
     def search(self, scores: Scores, x: Tensor, y: Tensor, seed: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from tfcert.bounds import methods, propagation
 from tfcert.bounds.statistics import batch_moments, normalizing_nodes
 from tfcert.network import Network, cache_of, network_of
 from tfcert.regions import BoundRegion, Region
-from tfcert.types import Bounds, Tensor
+from tfcert.types import Bounds, MethodName, Statistics, Tensor
 
 __all__ = ["bound", "bound_margins", "checked_network", "trace_count"]
 
@@ -24,9 +24,9 @@ def bound(
     model: keras.Model,
     x: Tensor,
     region: Region,
-    method: Any = "crown",
-    statistics: str = "moving",
-) -> Any:
+    method: MethodName | methods.Method = "crown",
+    statistics: Statistics = "moving",
+) -> Bounds:
     """Bounds on a model's outputs over all inputs of a region.
 
     Args:
@@ -71,9 +71,9 @@ def bound_margins(
     x: Tensor,
     y: Tensor,
     region: Region,
-    method: Any = "crown",
+    method: MethodName | methods.Method = "crown",
     specification: Tensor | None = None,
-    statistics: str = "moving",
+    statistics: Statistics = "moving",
 ) -> Tensor:
     """Lower bounds of the margins ``f_y(x') - f_j(x')`` over a region.
 

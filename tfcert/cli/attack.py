@@ -25,6 +25,7 @@ from tfcert import attacks, datasets, files, provenance
 from tfcert.attacks import losses
 from tfcert.cli import program
 from tfcert.regions import LpBall
+from tfcert.types import AttackLoss, DatasetName, Norm
 
 __all__ = ["Config", "attack_model", "main", "run"]
 
@@ -40,17 +41,17 @@ class Config:
     """The flags of ``tfcert-attack``, under their names."""
 
     model_path: str
-    dataset: str
+    dataset: DatasetName
     data_dir: str | None
     eps: float
-    norm: str
+    norm: Norm
     attack: str
     steps: int | None
     restarts: int | None
     step_size: float | None
     momentum: float | None
     early_stop: bool
-    loss: str
+    loss: AttackLoss
     limit: int | None
     seed: int
     batch_size: int

@@ -13,13 +13,14 @@ from keras import layers
 
 import tfcert
 from tfcert import datasets, provenance
+from tfcert.types import MethodName
 
 __all__ = ["METHODS", "Config", "Results", "build_model", "run"]
 
 # From the cheapest and loosest to the dearest and tightest.
-METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
+METHODS: tuple[MethodName, ...] = ("ibp", "crown-ibp", "crown", "alpha-crown")
 
-_RADIUS_METHOD = "crown"
+_RADIUS_METHOD: MethodName = "crown"
 _RADIUS_HIGHEST = 0.25
 _RADIUS_STEPS = 10  # halvings: radii to 0.25 / 2**10, about 2e-4
 _PIXELS = (0.0, 1.0)
@@ -132,7 +133,8 @@ def run(config: Config, log: Callable[[str], None]) -> Results:
     chosen = np.random.default_rng(0).permutation(len(x_test))[: config.examples]
     x, y = x_test[chosen], y_test[chosen]
     predictions = _classify(model, x)
-    verified, seconds = {}, {}
+    verified: dict[str, np.ndarray] = {}
+    seconds: dict[str, list[float]] = {}
     for method in METHODS:
         log(f"Verifying {len(x)} images at {len(config.eps)} sizes of eps by {method} ...")
         verified[method], seconds[method] = _verify(model, x, y, config.eps, method)
@@ -159,7 +161,7 @@ def _classify(model: keras.Model, x: np.ndarray) -> np.ndarray:
 
 
 def _margins(
-    model: keras.Model, x: np.ndarray, y: np.ndarray, region: tfcert.LpBall, method: str
+    model: keras.Model, x: np.ndarray, y: np.ndarray, region: tfcert.LpBall, method: MethodName
 ) -> np.ndarray:
     """The margin bounds, with the column of the true class set to +inf."""
     margins = keras.ops.convert_to_numpy(tfcert.bound_margins(model, x, y, region, method=method))
@@ -167,7 +169,7 @@ def _margins(
 
 
 def _verify(
-    model: keras.Model, x: np.ndarray, y: np.ndarray, sizes: tuple[float, ...], method: str
+    model: keras.Model, x: np.ndarray, y: np.ndarray, sizes: tuple[float, ...], method: MethodName
 ) -> tuple[np.ndarray, list[float]]:
     """Which image is verified at which eps, and the seconds each eps took."""
     verified, seconds = [], []

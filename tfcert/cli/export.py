@@ -22,6 +22,7 @@ from tfcert.bounds import methods
 from tfcert.cli import program
 from tfcert.regions import LpBall
 from tfcert.smoothing.noise import NOISES
+from tfcert.types import Norm
 
 __all__ = ["Config", "export_model", "main", "run"]
 
@@ -40,7 +41,7 @@ class Config:
     method: str
     overwrite: bool
     eps: float | None
-    norm: str | None
+    norm: Norm | None
     clip: list[str] | None
     float_safe: bool | None
     jit_compile: bool | None
@@ -96,7 +97,7 @@ def export_model(config: Config) -> list[str]:
         return notes
     method = dataclasses.replace(methods.get(config.method), float_safe=bool(config.float_safe))
     limits = ["0", "1"] if config.clip is None else config.clip
-    region = LpBall(config.eps, config.norm or "inf", _clip(limits))
+    region = LpBall(float(config.eps or 0.0), config.norm or "inf", _clip(limits))
     tfcert.export_certified(
         model,
         config.out,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfcert.bounds import methods
+from tfcert.types import DatasetName
 
 __all__ = [
     "EVALUATION",
@@ -39,7 +40,7 @@ class Config:
 
     objective: str
     option: list[str]
-    dataset: str
+    dataset: DatasetName
     data_dir: str | None
     model: str
     mean: list[str] | None

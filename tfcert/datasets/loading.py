@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcert import files
+from tfcert.types import DatasetName
 
 __all__ = ["NAMES", "load"]
 
@@ -37,7 +38,7 @@ _SPECS: Mapping[str, _Spec] = {
 NAMES: tuple[str, ...] = tuple(_SPECS)
 
 
-def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> tuple[Split, Split]:
+def load(name: DatasetName, data_dir: str | os.PathLike[str] | None = None) -> tuple[Split, Split]:
     """The images and labels of a data set, pixels scaled to [0, 1].
 
     ``digits`` (8x8 pixels, 1,437 images for training and 360 for testing) is a part of the

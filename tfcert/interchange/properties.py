@@ -10,17 +10,20 @@ import numpy.typing as npt
 from keras import ops
 
 from tfcert import attacks
-from tfcert.bounds import bound_margins
+from tfcert.bounds import bound_margins, methods
 from tfcert.interchange.vnnlib import Case, Property
 from tfcert.network import network_of
 from tfcert.regions import Box
+from tfcert.types import MethodName
 
 __all__ = ["attacked", "find_counterexample", "label_of", "prove"]
 
 Array = npt.NDArray[np.float64]
 
 
-def prove(model: keras.Model, asked: Property, method: Any = "crown") -> bool:
+def prove(
+    model: keras.Model, asked: Property, method: MethodName | methods.Method = "crown"
+) -> bool:
     """Whether bounds show that a property has no counterexample.
 
     Of every case, one row ``r @ (*outputs, 1) >= 0`` has to be impossible on its whole box, that

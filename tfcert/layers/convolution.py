@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,7 +11,7 @@ from keras import ops
 
 from tfcert.layers import kernels
 from tfcert.layers.distance import Distance, positive_integer
-from tfcert.types import Tensor
+from tfcert.types import Initializer, Tensor
 
 __all__ = ["LInfDistanceConv2D"]
 
@@ -49,15 +50,15 @@ class LInfDistanceConv2D(Distance):
     def __init__(
         self,
         filters: int,
-        kernel_size: Any,
-        strides: Any = 1,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
         padding: str = "valid",
         groups: int = 1,
-        dilation_rate: Any = 1,
+        dilation_rate: int | Sequence[int] = 1,
         p: float = math.inf,
         use_bias: bool = False,
-        kernel_initializer: Any = None,
-        bias_initializer: Any = "zeros",
+        kernel_initializer: Initializer | None = None,
+        bias_initializer: Initializer = "zeros",
         **kwargs: Any,
     ):
         super().__init__(p, use_bias, kernel_initializer, bias_initializer, **kwargs)

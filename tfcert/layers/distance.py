@@ -11,7 +11,7 @@ from keras import ops
 
 from tfcert import graph
 from tfcert.layers import kernels
-from tfcert.types import Tensor
+from tfcert.types import Initializer, Seed, Tensor
 
 __all__ = [
     "IdentityNormal",
@@ -38,7 +38,7 @@ class IdentityNormal(keras.initializers.RandomNormal):
     Reference: Zhang et al., 2022, https://arxiv.org/abs/2110.06850, appendix
     """
 
-    def __init__(self, value: float = -10.0, stddev: float = 1.0, seed: Any = None):
+    def __init__(self, value: float = -10.0, stddev: float = 1.0, seed: Seed | None = None):
         super().__init__(mean=0.0, stddev=stddev, seed=seed)
         self.value = float(value)
 
@@ -63,8 +63,8 @@ class Distance(keras.layers.Layer):
         self,
         p: float = math.inf,
         use_bias: bool = False,
-        kernel_initializer: Any = None,
-        bias_initializer: Any = "zeros",
+        kernel_initializer: Initializer | None = None,
+        bias_initializer: Initializer = "zeros",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -149,8 +149,8 @@ class LInfDistance(Distance):
         units: int,
         p: float = math.inf,
         use_bias: bool = False,
-        kernel_initializer: Any = None,
-        bias_initializer: Any = "zeros",
+        kernel_initializer: Initializer | None = None,
+        bias_initializer: Initializer = "zeros",
         **kwargs: Any,
     ):
         super().__init__(p, use_bias, kernel_initializer, bias_initializer, **kwargs)
@@ -180,7 +180,7 @@ def distance_layers(model: keras.Model) -> list[Distance]:
     return [layer for layer in graph.layers_of(model) if isinstance(layer, Distance)]
 
 
-def set_exponent(model: keras.Model, p: Any) -> None:
+def set_exponent(model: keras.Model, p: float | Tensor) -> None:
     """Sets the exponent of all layers of distances of a model.
 
     Args:

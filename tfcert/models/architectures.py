@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from tfcert.models import distance_networks, image_networks
+from tfcert.types import ArrayLike
 
 __all__ = ["NAMES", "get"]
 
@@ -100,8 +101,8 @@ def get(
     name: str,
     input_shape: Sequence[int],
     classes: int,
-    mean: Any = None,
-    std: Any = None,
+    mean: ArrayLike | None = None,
+    std: ArrayLike | None = None,
 ) -> keras.Model:
     """A freshly initialised model.
 

@@ -11,7 +11,7 @@ from keras import ops
 
 from tfcert.regions import arguments, region, rounding
 from tfcert.regions.numbers import Number
-from tfcert.types import Tensor
+from tfcert.types import ArrayLike, Tensor
 
 __all__ = ["Box"]
 
@@ -38,7 +38,7 @@ class Box(region.Region):
     [[0.5, 0.5]]
     """
 
-    def __init__(self, lower: Any, upper: Any):
+    def __init__(self, lower: ArrayLike, upper: ArrayLike):
         self.lower, self.upper = _limit("lower", lower), _limit("upper", upper)
         self._fraction: Any = 1.0
         low, high = arguments.concrete(self.lower), arguments.concrete(self.upper)
@@ -58,11 +58,11 @@ class Box(region.Region):
                 f"{int(crossed.sum())} of {crossed.size} entries."
             )
 
-    def with_eps(self, eps: Any) -> Box:
+    def with_eps(self, eps: ArrayLike | Tensor) -> Box:
         """The box itself: it has no eps."""
         return self
 
-    def scaled(self, fraction: Any) -> Box:
+    def scaled(self, fraction: ArrayLike | Tensor) -> Box:
         """The box with the limits ``x + fraction * (limits - x)``.
 
         Args:

@@ -12,7 +12,7 @@ from keras import ops
 
 from tfcert.regions import arguments, geometry, region, rounding, seeds
 from tfcert.regions.numbers import Number
-from tfcert.types import Tensor
+from tfcert.types import ArrayLike, Norm, Tensor
 
 __all__ = ["LpBall"]
 
@@ -50,7 +50,12 @@ class LpBall(region.Region):
     [[-0.5]]
     """
 
-    def __init__(self, eps: Any, norm: Any = "inf", clip: Any = None):
+    def __init__(
+        self,
+        eps: ArrayLike,
+        norm: Norm = "inf",
+        clip: tuple[ArrayLike, ArrayLike] | None = None,
+    ):
         if ops.is_tensor(eps) and arguments.concrete(eps) is None:
             raise ValueError(
                 "`eps` must be a number or an array. Received: a symbolic tensor. Make the ball at "
@@ -79,7 +84,7 @@ class LpBall(region.Region):
         return None if self._low is None else (self._low, self._high)
 
     @property
-    def eps(self) -> Any:
+    def eps(self) -> float | Tensor:
         """The radius: a float, an array, or a tensor where a schedule sets it."""
         one = isinstance(self._eps, np.ndarray) and self._eps.ndim == 0
         eps = float(self._eps) if one else self._eps
@@ -96,7 +101,7 @@ class LpBall(region.Region):
 
     # Sizes.
 
-    def with_eps(self, eps: Any) -> LpBall:
+    def with_eps(self, eps: ArrayLike | Tensor) -> LpBall:
         """The same ball at another size.
 
         Args:
@@ -114,7 +119,7 @@ class LpBall(region.Region):
             return self._resized(proportion * eps, 1.0)
         return self._resized(proportion, eps)
 
-    def scaled(self, fraction: Any) -> LpBall:
+    def scaled(self, fraction: ArrayLike | Tensor) -> LpBall:
         """The ball with the radius ``fraction * eps``.
 
         Args:

@@ -15,7 +15,7 @@ from tfcert import backend, types
 from tfcert.regions import arguments, rounding, seeds
 from tfcert.regions.contents import contents
 from tfcert.regions.numbers import Number, Numbers, take
-from tfcert.types import Tensor
+from tfcert.types import ArrayLike, Seed, Tensor
 
 __all__ = ["BoundRegion", "Region"]
 
@@ -212,7 +212,7 @@ class Region:
         # where, not clip: a limit is handed on as it is, denormal or not.
         return ops.where(points < lower, lower, ops.where(points > upper, upper, points))
 
-    def sample(self, x: Tensor, count: int, seed: Any, corners: bool = False) -> Tensor:
+    def sample(self, x: Tensor, count: int, seed: Seed, corners: bool = False) -> Tensor:
         """Random points of the region, uniform, or extreme ones.
 
         Args:
@@ -359,11 +359,11 @@ class Region:
 
     # Sizes: for schedules.
 
-    def with_eps(self, eps: Any) -> Region:
+    def with_eps(self, eps: ArrayLike | Tensor) -> Region:
         """The same region at another size."""
         raise NotImplementedError
 
-    def scaled(self, fraction: Any) -> Region:
+    def scaled(self, fraction: ArrayLike | Tensor) -> Region:
         """The region shrunk about x to a fraction of its size: 0 leaves x alone."""
         raise NotImplementedError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from tfcert.rules.interval import Interval
 from tfcert.rules.linear import Matrix, Rearrange, Scale, Sum, read
 from tfcert.rules.nonlinear import Elementwise, LogSumExp, MaxReduce, Product
 from tfcert.rules.primitives import Constant, Node
+from tfcert.types import Operand, Tensor
 
 __all__ = [
     "activation",
@@ -70,7 +71,7 @@ def curve(shape_of: relaxations.Curve, x: Node) -> Node:
     return registry.apply(Elementwise(shape_of), x)
 
 
-def activation(function: Any, x: Node) -> Node:
+def activation(function: str | Callable[..., Any] | None, x: Node) -> Node:
     """What a layer's ``activation`` argument computes: by its name or function."""
     resolved = keras.activations.get(function)
     if resolved is None or resolved is keras.activations.linear:
@@ -87,12 +88,14 @@ def activation(function: Any, x: Node) -> Node:
     return rule(x)
 
 
-def rearrange(function: Any, *inputs: Node, terms: int = 1, windowed: Any = None) -> Node:
+def rearrange(
+    function: Callable[..., Tensor], *inputs: Node, terms: int = 1, windowed: Any = None
+) -> Node:
     """A linear map with weights >= 0 (see ``Rearrange``)."""
     return registry.apply(Rearrange(function, terms=terms, windowed=windowed), *inputs)
 
 
-def scale(x: Node, factor: Any = None, shift: Any = None) -> Node:
+def scale(x: Node, factor: Operand | None = None, shift: Operand | None = None) -> Node:
     """``x * factor + shift``, which may enlarge x by broadcasting.
 
     Factor and shift are numbers, arrays, variables, or functions that are called at every
@@ -153,7 +156,7 @@ def _broadcast(x: Node, shape: Sequence[int]) -> Node:
     return rearrange(function, x)
 
 
-def add(*inputs: Any) -> Node:
+def add(*inputs: Node | Operand) -> Node:
     """The sum of nodes and constants, with broadcasting."""
     nodes = [x for x in inputs if isinstance(x, Node)]
     if len(nodes) == 1 and len(inputs) == 2:
@@ -164,7 +167,7 @@ def add(*inputs: Any) -> Node:
     return registry.apply(Sum(), *[_broadcast(node, shape) for node in nodes])
 
 
-def subtract(first: Any, second: Any) -> Node:
+def subtract(first: Node | Operand, second: Node | Operand) -> Node:
     """``first - second``."""
     if _read_anew(second):
         return scale(add(scale(first, -1.0), second), -1.0)
@@ -173,7 +176,7 @@ def subtract(first: Any, second: Any) -> Node:
     return add(first, scale(second, -1.0))
 
 
-def multiply(first: Any, second: Any) -> Node:
+def multiply(first: Node | Operand, second: Node | Operand) -> Node:
     """The product of two nodes, or of a node and a constant."""
     if not isinstance(second, Node):
         return scale(first, second)
@@ -211,7 +214,7 @@ def minimum(inputs: Sequence[Any]) -> Node:
     return scale(maximum(negative), -1.0)
 
 
-def dense(x: Node, kernel: Any, bias: Any = None) -> Node:
+def dense(x: Node, kernel: Operand, bias: Operand | None = None) -> Node:
     """``x @ kernel + bias`` over the last axis, with arrays, variables or functions (`scale`)."""
     kernel, bias = (v if v is None or _read_anew(v) else constant(v) for v in (kernel, bias))
     return registry.apply(Matrix(kernel, bias, fan_in=_shape(kernel)[0]), x)

@@ -16,6 +16,7 @@ import keras
 from keras import ops
 
 from tfcert import graph
+from tfcert.relaxations import Curve
 from tfcert.rules.linear import Declared
 from tfcert.rules.nonlinear import Elementwise, Opaque
 from tfcert.rules.primitives import Node, Primitive
@@ -37,7 +38,7 @@ Rule = Callable[..., Any]
 _RULES: dict[Any, Rule] = {}
 
 
-def register_rule(layer_class: Any, rule: Rule) -> None:
+def register_rule(layer_class: type | str | Callable[..., Any], rule: Rule) -> None:
     """Registers how a layer is built from nodes.
 
     Args:
@@ -107,7 +108,7 @@ def register_monotone(layer_class: type, *, decreasing: bool = False) -> None:
     register_rule(layer_class, rule)
 
 
-def register_activation(function: Any, curve: Any) -> None:
+def register_activation(function: Callable[..., Any] | type, curve: Curve) -> None:
     """Registers an elementwise function or layer by its curve.
 
     Args:
