@@ -53,7 +53,7 @@ def prepare(case: Case) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     from keras import ops
 
     from tfcert import backend
-    from tfcert.layers import kernels
+    from tfcert.layers import point_kernels
 
     x, w, g = map(ops.convert_to_tensor, arrays(case))
     p = ops.convert_to_tensor(case.p, dtype="float32")
@@ -61,7 +61,7 @@ def prepare(case: Case) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     def function(x, w, p):  # type: ignore[no-untyped-def]
         if case.p == 0.0:
             return ops.matmul(x, w)
-        return kernels.distances(x, w, p)
+        return point_kernels.distances(x, w, p)
 
     if case.backward:
         compiled = backend.compiled(

@@ -64,7 +64,7 @@ _MAY_KNOW = {
         *("naming", "provenance", "runs"),
     },
     "scaling": {"types", "regions", "logs", "files", "runs", "certification"},
-    "evaluation": {"regions", "bounds", "attacks"},
+    "assessment": {"regions", "bounds", "attacks"},
     "runs": {"graph", "regions"},
     "saved_model": {"provenance"},
     "smoothing": {
@@ -82,7 +82,7 @@ _MAY_KNOW = {
         "scaling",
     },
     "cli": {
-        *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "evaluation"),
+        *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "assessment"),
         *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
         *("certification", "smoothing", "reporting", "naming", "scaling", "files"),
         *("backend", "graph"),

@@ -14,7 +14,7 @@ from tfcert.layers import (
     LInfDistanceConv2D,
     MeanShift,
     distance_layers,
-    kernels,
+    point_kernels,
     set_exponent,
 )
 
@@ -57,7 +57,7 @@ def expected_gradients(x, w, g, p):
 
 def gradients(x, w, g, p):
     found = backend.vector_jacobian(
-        lambda x, w: kernels.distances(x, w, p), [ops.convert_to_tensor(v) for v in (x, w)], g
+        lambda x, w: point_kernels.distances(x, w, p), [ops.convert_to_tensor(v) for v in (x, w)], g
     )
     return [ops.convert_to_numpy(v) for v in found]
 
@@ -71,7 +71,7 @@ def close(found, expected, tolerance):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients(shape, p):
     x, w, g = random_case(*shape)
-    close(ops.convert_to_numpy(kernels.distances(x, w, p)), expected_values(x, w, p), POWER)
+    close(ops.convert_to_numpy(point_kernels.distances(x, w, p)), expected_values(x, w, p), POWER)
     # A power's relative error is that of its base times p.
     tolerance = 1e-6 if p == math.inf else 1e-5 + 1e-6 * p
     for found, expected in zip(gradients(x, w, g, p), expected_gradients(x, w, g, p), strict=True):
@@ -83,7 +83,7 @@ def test_safe_at_zeros_ties_and_any_scale(p):
     w = np.array([[0.0, 1.0, -3.0], [0.0, 1.0, 3.0], [0.0, 1.0, -3.0]], "float32")
     for scale in (1.0, 1e-12, 1e12):
         x = np.array([[0, 0, 0], [1, 1, 1], [-3, 3, -3], [0.5, -0.5, 0.5]], "float32")
-        found = ops.convert_to_numpy(kernels.distances(scale * x, scale * w, p))
+        found = ops.convert_to_numpy(point_kernels.distances(scale * x, scale * w, p))
         with np.errstate(invalid="ignore", divide="ignore"):
             expected = np.nan_to_num(expected_values(scale * x, scale * w, p))
         close(found, expected, 1e-5)
@@ -102,14 +102,18 @@ def test_safe_at_zeros_ties_and_any_scale(p):
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX traces every shape")
 def test_other_shapes_are_not_traced_again():
     def traces():
-        return kernels._forward.experimental_get_tracing_count()
+        return point_kernels._forward.experimental_get_tracing_count()
 
     for shape in ((2, 3, 4), (3, 4, 5)):  # The first, and one that makes all sizes variable.
-        kernels.distances(*random_case(*shape)[:2], 9.0)
+        point_kernels.distances(*random_case(*shape)[:2], 9.0)
     before = traces()
     for shape in ((4, 5, 6), (5, 17, 2), (1, 33, 3)):
         x, w, _ = random_case(*shape)
-        close(ops.convert_to_numpy(kernels.distances(x, w, 9.0)), expected_values(x, w, 9.0), POWER)
+        close(
+            ops.convert_to_numpy(point_kernels.distances(x, w, 9.0)),
+            expected_values(x, w, 9.0),
+            POWER,
+        )
     assert traces() == before
 
 
@@ -149,10 +153,10 @@ def test_convolution_takes_the_patches_of_keras(options):
 def test_float64_and_half_precision():
     x, w, g = (array.astype("float64") for array in random_case(4, 9, 5))
     for p in (7.25, 1000.0, math.inf):
-        found = kernels.distances(x, w, p)
+        found = point_kernels.distances(x, w, p)
         if keras.backend.standardize_dtype(found.dtype) == "float64":  # JAX has it on request.
             close(ops.convert_to_numpy(found), expected_values(x, w, p), 1e-12)
-    half = kernels.distances(ops.cast(x, "bfloat16"), ops.cast(w, "bfloat16"), 1000.0)
+    half = point_kernels.distances(ops.cast(x, "bfloat16"), ops.cast(w, "bfloat16"), 1000.0)
     assert keras.backend.standardize_dtype(half.dtype) == "bfloat16"
     rounded = [ops.convert_to_numpy(ops.cast(ops.cast(v, "bfloat16"), "float32")) for v in (x, w)]
     found = ops.convert_to_numpy(ops.cast(half, "float32"))
@@ -163,7 +167,7 @@ def test_nan_is_not_hidden():
     x = np.array([[math.nan, 0.0], [0.0, 1.0]], "float32")
     w = np.ones((2, 3), "float32")
     for p in (8.0, math.inf):
-        found = ops.convert_to_numpy(kernels.distances(x, w, p))
+        found = ops.convert_to_numpy(point_kernels.distances(x, w, p))
         assert np.isnan(found[0]).all() and np.isfinite(found[1]).all()
 
 
@@ -189,20 +193,20 @@ def test_moves_of_p_need_no_new_program():
     x = np.random.default_rng(0).normal(size=(2, 5)).astype("float32")
     layer(x)
     traces = []
-    original = kernels._norm
+    original = point_kernels._norm
 
     def counted(*arguments):
         traces.append(1)
         return original(*arguments)
 
-    kernels._norm = counted
+    point_kernels._norm = counted
     try:
         for p in (2.0, 77.7, math.inf, 1000.0):
             layer.p.assign(p)
             expected = expected_values(x, ops.convert_to_numpy(layer.kernel), p)
             close(ops.convert_to_numpy(layer(x)), expected, 1e-6)
     finally:
-        kernels._norm = original
+        point_kernels._norm = original
     assert not traces, "the kernel was traced again"
 
 

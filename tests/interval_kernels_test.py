@@ -9,7 +9,7 @@ from keras import ops
 
 from tests import soundness
 from tfcert import backend
-from tfcert.layers import interval_kernels, kernels
+from tfcert.layers import interval_kernels, point_kernels
 
 EXPONENTS = [math.inf, 1.0, 2.0, 3.5, 1000.0]
 
@@ -61,7 +61,7 @@ def test_corners_attain_both_ends(p):
         nearest = np.clip(own, lower, upper)
         farthest = np.where(own - lower > upper - own, lower, upper)
         for points, end in ((nearest, low), (farthest, high)):
-            reached = np.asarray(kernels.distances(points, w, p))[:, unit]
+            reached = np.asarray(point_kernels.distances(points, w, p))[:, unit]
             np.testing.assert_allclose(end[:, unit], reached, rtol=1e-9, atol=1e-9)
 
 
@@ -72,7 +72,7 @@ def test_a_layer_in_the_same_type_stays_inside_to_the_last_bit():
     for _ in range(50):
         share = rng.choice([0.0, 1.0, rng.uniform()], size=lower.shape)
         x = np.clip((lower + share * (upper - lower)).astype("float32"), lower, upper)
-        found = np.asarray(kernels.distances(x, w, math.inf))
+        found = np.asarray(point_kernels.distances(x, w, math.inf))
         assert (low <= found).all() and (found <= high).all()
 
 
@@ -147,7 +147,7 @@ def test_the_tensor_of_all_terms_is_never_made(function):
         for tensor in operation.outputs
     ]
     # The largest is the input with the last block filled up, or a gradient of both ends.
-    assert max(sizes) <= 3 * (inputs + kernels.BLOCK) * max(batch, units)
+    assert max(sizes) <= 3 * (inputs + point_kernels.BLOCK) * max(batch, units)
 
 
 def _inner(graph):

@@ -14,7 +14,7 @@ import tfcert
 from tests import rule_cases, rule_checks, soundness
 from tfcert.bounds import alpha, answers, refine, sweep
 from tfcert.layers import interval_kernels
-from tfcert.layers import kernels as kernels_of_points
+from tfcert.layers import point_kernels as kernels_of_points
 from tfcert.regions import LpBall, geometry
 from tfcert.relaxations import curve, piecewise
 from tfcert.rules import (

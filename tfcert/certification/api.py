@@ -15,7 +15,7 @@ import numpy as np
 from tfcert import attacks, backend, logs, provenance
 from tfcert.bounds import methods
 from tfcert.bounds.api import checked_network
-from tfcert.certification import arguments, cascade, checking, recording, stages
+from tfcert.certification import cascade, checking, recording, request, stages
 from tfcert.certification.findings import Findings, Problem
 from tfcert.certification.results import Certificates
 from tfcert.certification.stages import Stage
@@ -117,20 +117,20 @@ def certify(
     >>> result.verdict[:3], result.verified_accuracy
     >>> print(result.summary())
     """
-    chain = arguments.chain(method, float_safe)
+    chain = request.chain(method, float_safe)
     subject = Subject(model, chain[0].float_safe)
     for one in chain:  # Before a log is made.
         checked_network(subject.scores, one)
-    problem = arguments.problem(subject, x, y, region, index)
+    problem = request.problem(subject, x, y, region, index)
     limits = {"time_limit": time_limit, "time_limit_per_input": time_limit_per_input}
-    arguments.check_numbers(limits, self_check, batch_size, seed, verbose)
-    arguments.check_search(problem, max_eps, eps_steps)
+    request.check_numbers(limits, self_check, batch_size, seed, verbose)
+    request.check_search(problem, max_eps, eps_steps)
     # NumPy's numbers are no JSON, and 3600 is the same limit as 3600.0; infinity is none.
-    limits = {name: arguments.plain_limit(value) for name, value in limits.items()}
+    limits = {name: request.plain_limit(value) for name, value in limits.items()}
     self_check, seed = float(self_check), int(seed)
     batch_size = None if batch_size is None else int(batch_size)
     max_eps = None if max_eps is None else float(max_eps)
-    attack = arguments.attack_of(attack, region)
+    attack = request.attack_of(attack, region)
     _say_if_looser(model, chain)
     settings = {
         "region": repr(region),

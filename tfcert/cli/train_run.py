@@ -15,10 +15,10 @@ import keras
 import numpy as np
 
 from tfcert import (
+    assessment,
     attacks,
     backend,
     datasets,
-    evaluation,
     files,
     models,
     objectives,
@@ -364,7 +364,7 @@ def _evaluate(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
             "clean_error": float(np.mean(clean != y)),
             "noisy_error": noisy,
         }
-    results = evaluation.evaluate(
+    results = assessment.assess(
         trainer.model, *training.test, region, config.verify, training.attack, log=log
     )
     return {"eps": config.eps, **facts, **results}

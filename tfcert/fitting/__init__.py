@@ -1,6 +1,6 @@
 """What ``CertifiedTrainer.fit`` adds to Keras's: checks, the order of samples, callbacks."""
 
-from tfcert.fitting.arguments import checked, labels, prepare
+from tfcert.fitting.data import checked, labels, prepare
 from tfcert.fitting.models import check_model
 from tfcert.fitting.samples import Augmentation, Batches, Shuffled
 from tfcert.fitting.watching import Latest, StopOnNaN

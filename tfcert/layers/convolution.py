@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcert.layers import kernels
+from tfcert.layers import point_kernels
 from tfcert.layers.distance import Distance, positive_integer
 from tfcert.types import Initializer, Tensor
 
@@ -103,7 +103,7 @@ class LInfDistanceConv2D(Distance):
             channels = slice(group * kernel.shape[2], (group + 1) * kernel.shape[2])
             own = kernel[..., group * filters : (group + 1) * filters]
             rows = ops.reshape(patches[..., channels], (-1, size))
-            found = kernels.distances(rows, ops.reshape(own, (size, filters)), self.p)
+            found = point_kernels.distances(rows, ops.reshape(own, (size, filters)), self.p)
             parts.append(ops.reshape(found, (-1, height, width, filters)))
         whole = parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
         return self.with_bias(whole)

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfcert import graph
-from tfcert.layers import kernels
+from tfcert.layers import point_kernels
 from tfcert.types import Initializer, Seed, Tensor
 
 __all__ = [
@@ -166,7 +166,7 @@ class LInfDistance(Distance):
         self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: input_shape[-1]})
 
     def call(self, inputs: Tensor) -> Tensor:
-        return self.with_bias(kernels.distances(inputs, self.kernel, self.p))
+        return self.with_bias(point_kernels.distances(inputs, self.kernel, self.p))
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (input_shape[0], self.units)
@@ -196,8 +196,10 @@ def set_exponent(model: keras.Model, p: float | Tensor) -> None:
 def exponent(p: Any) -> float:
     """The exponent of a norm, as the layers take it."""
     number = float(p)
-    if not (1.0 <= number <= kernels.LARGEST or number == math.inf):
-        raise ValueError(f"`p` must lie in [1, {kernels.LARGEST:g}] or be inf. Received: p={p}.")
+    if not (1.0 <= number <= point_kernels.LARGEST or number == math.inf):
+        raise ValueError(
+            f"`p` must lie in [1, {point_kernels.LARGEST:g}] or be inf. Received: p={p}."
+        )
     return number
 
 

@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 from tfcert import backend
-from tfcert.layers import kernels, powers
+from tfcert.layers import point_kernels, powers
 from tfcert.types import Tensor
 
 __all__ = ["interval_distances"]
@@ -84,7 +84,7 @@ def _forward(a: Tensor, b: Tensor, w: Tensor, p: Tensor) -> Tensor:
     def larger(total: Tensor, index: Tensor, a_i: Tensor, b_i: Tensor, w_i: Tensor) -> Tensor:
         return ops.maximum(total, ops.maximum(a_i[:, None] - w_i, w_i - b_i[:, None]))
 
-    largest = _positive(kernels.accumulate(larger, zeros, *rows, fills=_ZEROS))
+    largest = _positive(point_kernels.accumulate(larger, zeros, *rows, fills=_ZEROS))
 
     def norm() -> Tensor:
         scale = p * powers.log2(largest)
@@ -93,7 +93,7 @@ def _forward(a: Tensor, b: Tensor, w: Tensor, p: Tensor) -> Tensor:
             terms = _terms(a_i[:, None], b_i[:, None], w_i)
             return total + powers.exp2(p * powers.log2(terms) - scale)
 
-        total = kernels.accumulate(more, zeros, *rows, fills=_ZEROS)
+        total = point_kernels.accumulate(more, zeros, *rows, fills=_ZEROS)
         # At least the largest term itself; less where all are 0.
         return largest * ops.exp(ops.log(ops.maximum(total, 1.0)) / p)
 
@@ -119,7 +119,9 @@ def _largest_gradients(a: Tensor, b: Tensor, w: Tensor, norm: Tensor, upstream: 
         return ops.where(ops.logical_and(first < 0, attained), index, first)
 
     first = ops.cast(ops.full_like(norm, -1), "int32")
-    first = kernels.accumulate(step, first, ops.transpose(a), ops.transpose(b), w, fills=_ZEROS)
+    first = point_kernels.accumulate(
+        step, first, ops.transpose(a), ops.transpose(b), w, fills=_ZEROS
+    )
     first = ops.maximum(first, 0)  # NaN attains nothing.
     rows = ops.arange(ops.shape(a)[0], dtype="int32")[:, None]
     columns = ops.arange(ops.shape(w)[1], dtype="int32")
@@ -128,9 +130,9 @@ def _largest_gradients(a: Tensor, b: Tensor, w: Tensor, norm: Tensor, upstream: 
     for_a = ops.where(high - far >= far - low, upstream, ops.zeros_like(upstream))
     for_b = for_a - upstream
     return (
-        kernels.scattered(a, at_x, for_a),
-        kernels.scattered(b, at_x, for_b),
-        kernels.scattered(w, at_w, -for_a - for_b),
+        point_kernels.scattered(a, at_x, for_a),
+        point_kernels.scattered(b, at_x, for_b),
+        point_kernels.scattered(w, at_w, -for_a - for_b),
     )
 
 
@@ -157,10 +159,10 @@ def _norm_gradients(
         return total - high - low
 
     # An upstream gradient of 0 must not meet an infinite power: a huge scale makes it 0.
-    fills = (0.0, kernels.HUGE, 0.0)
+    fills = (0.0, point_kernels.HUGE, 0.0)
     columns = map(ops.transpose, (w, scale, upstream))
     zeros = ops.zeros((2, *ops.shape(a)), dtype=a.dtype)
-    for_a, for_b = ops.unstack(kernels.accumulate(to_x, zeros, *columns, fills=fills), 2)
+    for_a, for_b = ops.unstack(point_kernels.accumulate(to_x, zeros, *columns, fills=fills), 2)
     rows = a, b, scale, upstream
-    for_w = kernels.accumulate(to_w, ops.zeros_like(w), *rows, fills=(0.0, *fills))
+    for_w = point_kernels.accumulate(to_w, ops.zeros_like(w), *rows, fills=(0.0, *fills))
     return for_a, for_b, for_w

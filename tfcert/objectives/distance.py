@@ -12,7 +12,7 @@ from keras import ops
 
 from tfcert.bounds import lipschitz
 from tfcert.bounds.margins import Margins
-from tfcert.layers import distance_layers, kernels, set_exponent
+from tfcert.layers import distance_layers, point_kernels, set_exponent
 from tfcert.objectives.losses import cross_entropy
 from tfcert.objectives.objective import Batch, RobustObjective
 from tfcert.regions import LpBall, Region
@@ -94,7 +94,7 @@ class LInfDistance(RobustObjective):
         if not self.train_radius:
             raise ValueError(f"The training radius must be > 0. Received: {self.train_region!r}.")
         self.weight_ends = _pair("weight", weight, 0.0, math.inf)
-        self.exponents = _pair("exponents", exponents, 1.0, kernels.LARGEST)
+        self.exponents = _pair("exponents", exponents, 1.0, point_kernels.LARGEST)
         for name, value, known in (("loss", loss, _LOSSES), ("method", method, _METHODS)):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}.")

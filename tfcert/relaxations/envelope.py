@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -14,10 +14,7 @@ from keras import ops
 
 from tfcert import types
 
-if TYPE_CHECKING:
-    from tfcert.relaxations.curve import Curve
-
-__all__ = ["Envelope", "SLACK", "between", "epsilon"]
+__all__ = ["Envelope", "Known", "SLACK", "between", "epsilon"]
 
 _INF = math.inf
 
@@ -35,6 +32,27 @@ _STEPS = 24
 Pair = tuple[types.Tensor, types.Tensor]
 
 
+class Known(Protocol):
+    """A scalar function and what its lines follow from; `Curve` says what each fact means."""
+
+    @property
+    def breaks(self) -> tuple[float, ...]: ...
+
+    @property
+    def curvature(self) -> tuple[str, ...]: ...
+
+    @property
+    def shape(self) -> str | None: ...
+
+    @property
+    def noise(self) -> float: ...
+
+    @property
+    def derivative(self) -> Callable[[types.Tensor], types.Tensor]: ...
+
+    def __call__(self, x: types.Tensor) -> types.Tensor: ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Envelope:
     """Lines below ``g = sign * f`` on ``[lower, upper]``, where all of g is finite.
@@ -47,7 +65,7 @@ class Envelope:
         lower, upper: Ends of the interval, of one shape.
     """
 
-    curve: Curve
+    curve: Known
     sign: float
     lower: types.Tensor
     upper: types.Tensor

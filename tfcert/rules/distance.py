@@ -9,7 +9,7 @@ from typing import Any
 from keras import ops
 
 from tfcert import backend, layers
-from tfcert.layers import interval_kernels, kernels
+from tfcert.layers import interval_kernels, point_kernels
 from tfcert.rules import building
 from tfcert.rules.interval import Interval
 from tfcert.rules.linear import read
@@ -41,7 +41,7 @@ class Distances(Opaque):
         return read(self.kernel, dtype), read(self.layer.p, dtype)
 
     def apply(self, p: Any, *values: Tensor) -> Tensor:
-        return _on_last(lambda x: kernels.distances(x, *p), p[0], values[0])
+        return _on_last(lambda x: point_kernels.distances(x, *p), p[0], values[0])
 
     def interval(self, p: Any, *intervals: Interval) -> Interval:
         x, (w, exponent) = intervals[0], p
@@ -59,7 +59,7 @@ class Distances(Opaque):
         w, exponent = p
 
         def sizes(x: Tensor) -> Tensor:
-            return kernels.distances(x, -ops.abs(w), ops.full_like(exponent, math.inf))
+            return point_kernels.distances(x, -ops.abs(w), ops.full_like(exponent, math.inf))
 
         error = rounding_error(_on_last(sizes, w, magnitudes[0]), 2, unit)
         return ops.where(ops.isinf(exponent), error, ops.full_like(error, math.inf))

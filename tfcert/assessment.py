@@ -14,10 +14,10 @@ from tfcert import attacks
 from tfcert.bounds import bound_margins
 from tfcert.regions import Region
 
-__all__ = ["evaluate"]
+__all__ = ["assess"]
 
 
-def evaluate(
+def assess(
     model: keras.Model,
     x: Any,
     y: Any,
