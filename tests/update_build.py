@@ -43,6 +43,7 @@ DATA = {
     "tests/demo_test": ["//trainers:demo"],
     "tests/docs_test": ["//:docs", "//tfcert/datasets:data"],
     "tests/export_program_test": ["//trainers:export"],
+    "tests/fixed_weights": ["data/weights_after_25_steps.npz"],
     "tests/onnx_test": ["//:docs"],
     "tests/packaging_test": ["//tfcert/datasets:data"],
     "tests/report_program_test": ["//trainers:report"],
