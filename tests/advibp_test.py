@@ -167,18 +167,18 @@ def test_the_attack_and_its_quality():
     model = ts.mlp()
     objective = _objective()
     _, batch = ts.batch_at(objective, model, x, y, epoch=9)
-    loss, quality = objective._adversarial(batch)
+    loss, quality = objective.adversarial_loss(batch)
     clean = ts.terms_at(objectives.Standard(), model, x, y)["natural"]
     strong = attacks.PGD(ts.REGION, 40, early_stop=False)(model, x, y)
     bound = ts.terms_at(objectives.Standard(), model, np.asarray(strong), y)["natural"]
     assert clean < float(ops.mean(loss)) <= bound * 1.05
     assert 0 <= float(quality) < 0.01
     # More steps come closer to a stationary point.
-    better = _objective(attack_steps=8)._adversarial(batch)[1]
+    better = _objective(attack_steps=8).adversarial_loss(batch)[1]
     assert float(better) <= float(quality) + 1e-9
     # A sample that rests after its first step keeps its point.
-    resting = _objective(attack_steps=8, conflict_threshold=1e9)._adversarial(batch)
-    single = _objective(attack_steps=2, conflict_threshold=1e9)._adversarial(batch)
+    resting = _objective(attack_steps=8, conflict_threshold=1e9).adversarial_loss(batch)
+    single = _objective(attack_steps=2, conflict_threshold=1e9).adversarial_loss(batch)
     np.testing.assert_allclose(resting[0], single[0], rtol=1e-6)
 
 
@@ -188,8 +188,9 @@ def test_an_attack_from_a_clip_limit_reaches_the_other_end():
     x = np.zeros((16, *ts.mlp().input_shape[1:]), "float32")
     objective = _objective()
     _, batch = ts.batch_at(objective, ts.mlp(), x, y, epoch=9)
-    lower, upper, reach, scores = objective._attacked_box(batch)
-    points, _ = objective._attack(batch, scores, lower, upper, reach)
+    place = objective.attacked_place(batch)
+    points, _ = objective.attack(place, 0.0)
+    lower, upper = place.region.inner_limits(place.center)
     points, lower, upper = (np.asarray(part) for part in (points, lower, upper))
     assert lower.max() == 0 < upper.min()
     assert np.all((points == lower) | (points == upper)) and (points == upper).mean() > 0.2
@@ -313,7 +314,8 @@ def test_the_latent_attack_stays_in_the_interval():
         CertifiedTrainer(model, objective)
     freeze_before(model, 2)
     _, batch = ts.batch_at(objective, model, x, y)
-    lower, upper, reach, scores = objective._attacked_box(batch)
+    place = objective.attacked_place(batch)
+    lower, upper = place.region.inner_limits(place.center)
     network = network_of(model)
     region = objective.region.bind(ops.convert_to_tensor(x))
     evaluation = propagation.evaluate(
@@ -321,14 +323,14 @@ def test_the_latent_attack_stays_in_the_interval():
     )
     node = latent_node(network, 2)
     np.testing.assert_allclose(lower, evaluation.intervals[node].lower, rtol=1e-6)
-    points, _ = objective._attack(batch, scores, lower, upper, reach)
+    points, _ = objective.attack(place, 0.0)
     assert (np.asarray(points) >= np.asarray(lower)).all()
     assert (np.asarray(points) <= np.asarray(upper)).all()
     # Behind the attacked value the network is the same.
     from tfcert.bounds.statistics import node_values
 
     inner = node_values(network, {network.input: ops.convert_to_tensor(x)}, batch.moments)[node]
-    np.testing.assert_allclose(scores(inner), batch.forward(batch.x), atol=1e-5)
+    np.testing.assert_allclose(place.scores(inner), batch.forward(batch.x), atol=1e-5)
 
 
 def test_stages_need_a_chain():

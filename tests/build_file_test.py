@@ -45,7 +45,8 @@ _MAY_KNOW = {
     },
     "fitting": {"types", "backend", "checks", "graph", "heads", "bounds", "network", "schedules"},
     "trainer": {
-        *("types", "backend", "graph", "network", "objectives", "schedules", "fitting", "naming"),
+        *("types", "backend", "graph", "bounds", "network", "objectives", "schedules", "fitting"),
+        "naming",
     },
     "interchange": {"types", "regions", "network", "bounds", "attacks"},
     "certification": {

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from tfcert import backend, fitting, graph, naming
+from tfcert.bounds.statistics import clean_moments
 from tfcert.objectives import Batch, Objective
 from tfcert.schedules import Clock
 from tfcert.types import ArrayLike, PathLike, Tensor
@@ -234,6 +235,9 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             if train:
                 self._reseed_layers(step)
             batch.logits = self.objective.first_pass(batch)
+        # Behind the first pass, which may change what the layers compute (an exponent).
+        if train and self.objective.needs_moments:
+            batch.moments = clean_moments(self.model, x)
         return batch
 
     def _noise_seed(self, step: Tensor, train: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -14,6 +15,7 @@ from tfcert.bounds.method import rival_rows
 from tfcert.bounds.sweep import sweep
 from tfcert.network import network_of
 from tfcert.regions import Region
+from tfcert.rules.interval import Interval
 from tfcert.rules.primitives import Node
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Tensor
@@ -49,8 +51,9 @@ class Margins:
         method: "ibp" or a backward method; decides how hidden layers are bounded.
         moments: ``{node: (mean, variance)}`` of batch normalisations, from ``clean_moments``;
             others use their moving statistics.
-        known: What is known of hidden values, such as a box at a hidden node that the bounds are
-            to start from.
+        known: Intervals of hidden nodes, ``{node: interval}``, for bounds over a latent region: all
+            values of these nodes within their intervals, whether or not an input of the region
+            leads there. Every path to the outputs must lead through one of them.
     """
 
     def __init__(
@@ -61,11 +64,21 @@ class Margins:
         region: Region,
         method: Any = "ibp",
         moments: dict[Node, tuple[Tensor, Tensor]] | None = None,
-        known: Known | None = None,
+        known: dict[Node, Interval] | None = None,
     ):
         self.method = methods.get(method)
         self.network = network_of(model)
         self.region, self.x = region, ops.cast(x, self.network.dtype)
+        known = known or {}
+        starts = set(known)
+        if self.network.outputs in starts or (
+            starts and self.network.input in self.network.behind(starts)
+        ):
+            raise ValueError(
+                "`known` must hold nodes before the outputs, one on every path to them. Received: "
+                f"{', '.join(repr(node.name) for node in known)}."
+            )
+        places = {self.network.index[node]: value.bounds for node, value in known.items()}
         self.evaluation: Evaluation = propagation.evaluate(
             self.network,
             region,
@@ -74,7 +87,7 @@ class Margins:
             moments,
             trains=True,
             point=self.x,
-            known=known,
+            known=Known(intervals=places, starts=frozenset(places)),
         )
         classes = self.network.outputs.shape[-1]
         self.y = ops.cast(y, "int32")
@@ -86,11 +99,25 @@ class Margins:
         Args:
             sign: -1.0 for lower bounds of ``f_j - f_y`` instead.
         """
-        return self._lower(methods.IBP(), sign)
+        return self._lower(self._near, sign)
+
+    def if_swept(self, wanted: Tensor, swept: Callable[[], Tensor], otherwise: Tensor) -> Tensor:
+        """``swept()``, which calls ``backward`` or ``backward_of``, or else a value at hand.
+
+        A sweep costs several times what intervals cost; it is not computed where it is not wanted.
+
+        Args:
+            wanted: A scalar condition.
+            swept: Computes the value with a sweep.
+            otherwise: The value without one.
+        """
+        # The relaxations are made before the branch, so that code behind it can read them too.
+        self._prepare()
+        return ops.cond(wanted, swept, lambda: otherwise)
 
     def backward(self) -> Tensor:
         """By the method's backward sweep alone, ``(batch, classes)``; 0 for y."""
-        return self._lower(self.method)
+        return self._lower(self.backward_of)
 
     def best(self) -> Tensor:
         """The larger of the intervals' bounds and the method's own, ``(batch, classes)``."""
@@ -115,9 +142,7 @@ class Margins:
         eye = ops.eye(classes, dtype=self.hot.dtype)
         rows = ops.reshape(eye[:, None] - eye[None], (1, classes**2, classes))
         rows = ops.broadcast_to(rows, (ops.shape(self.hot)[0], classes**2, classes))
-        node, method = self.network.outputs, methods.IBP()
-        lower = propagation.lower_rows(self.evaluation, method, node, rows, intersect=False)
-        lower = ops.reshape(lower, (-1, classes, classes))
+        lower = ops.reshape(self._near(rows), (-1, classes, classes))
         return ops.where(eye > 0, ops.zeros_like(lower), lower)
 
     def relaxed_minimum(self, rows: Tensor) -> RelaxedMinimum:
@@ -128,13 +153,13 @@ class Margins:
         """
         record: dict[Node, Tensor] = {}
         node = self.network.outputs
-        self.prepare()
+        self._prepare()
         value = sweep(self.evaluation, node, Rows(rows), Frame(), record=record)
         point = self.region.minimiser(record[self.network.input], self.x)
         return RelaxedMinimum(value, ops.stop_gradient(point), record)
 
-    def prepare(self) -> None:
-        """Makes the relaxations that ``backward`` reads."""
+    def _prepare(self) -> None:
+        """Makes the relaxations that sweeps read."""
         self.evaluation.prepare(self.network.outputs, False)
 
     @property
@@ -147,12 +172,15 @@ class Margins:
         """The same without that of the label, ``(batch, classes - 1, classes)``."""
         return rival_rows(self.y, self.hot.shape[-1], self.hot.dtype)
 
-    def _lower(self, method: methods.Method, sign: float = 1.0) -> Tensor:
-        """Sweeps the rows of all classes but y, and puts the 0 of y between them."""
-        node, classes = self.network.outputs, self.hot.shape[-1]
-        y, rows = self.y[:, None], sign * self.other_rows
-        lower = propagation.lower_rows(self.evaluation, method, node, rows, intersect=False)
-        label = ops.arange(classes, dtype="int32")[None]
+    def _near(self, rows: Tensor) -> Tensor:
+        """Lower bounds of linear functions of the scores by intervals, ``(batch, rows)``."""
+        node, ibp = self.network.outputs, methods.IBP()
+        return propagation.lower_rows(self.evaluation, ibp, node, rows, intersect=False)
+
+    def _lower(self, bound: Callable[[Tensor], Tensor], sign: float = 1.0) -> Tensor:
+        """Bounds the rows of all classes but y, and puts the 0 of y between them."""
+        y, lower = self.y[:, None], bound(sign * self.other_rows)
+        label = ops.arange(self.hot.shape[-1], dtype="int32")[None]
         # No gather: XLA cannot compile the gradient of Keras's inside of a condition.
         below, above = ops.pad(lower, ((0, 0), (0, 1))), ops.pad(lower, ((0, 0), (1, 0)))
         lower = ops.where(label < y, below, above)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
+import sys
 from typing import Any
 
 import numpy as np
 
-__all__ = ["as_count", "as_positive", "as_switch"]
+__all__ = ["as_choice", "as_count", "as_positive", "as_switch", "in_full", "user_stacklevel"]
+
+
+def as_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """One of several names."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value!r}.")
+    return value
 
 
 def as_count(name: str, value: Any) -> int:
@@ -31,3 +40,30 @@ def as_switch(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}.")
     return bool(value)
+
+
+def in_full(kind: type) -> inspect.Signature:
+    """The signature of a constructor, with the arguments that it hands on to its parent's.
+
+    A constructor lists its own arguments and takes the shared ones as ``**shared``. Help texts,
+    editors and the program ``tfcert-train`` read this signature, which names all of them.
+    """
+    own = inspect.signature(kind.__init__)  # type: ignore[misc]
+    *listed, last = own.parameters.values()
+    if last.kind is not inspect.Parameter.VAR_KEYWORD:
+        return own
+    parent = next(base for base in kind.__mro__[1:] if "__init__" in vars(base))
+    handed_on = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(parent.__init__).parameters.items()  # type: ignore[misc]
+        if name not in own.parameters and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    return own.replace(parameters=[*listed, *handed_on])
+
+
+def user_stacklevel() -> int:
+    """The ``stacklevel`` of a warning that points at the code that calls this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith(__package__):
+        frame, level = frame.f_back, level + 1
+    return level

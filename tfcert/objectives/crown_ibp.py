@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import keras
-from keras import ops
 
 from tfcert.bounds import methods
 from tfcert.bounds.margins import Margins
-from tfcert.objectives.ibp import IBP
-from tfcert.objectives.objective import Batch
+from tfcert.objectives.batch import Batch
+from tfcert.objectives.ibp import IBP, CertifiedLoss
+from tfcert.objectives.mixture import SweepShare
 from tfcert.regions import Region
 from tfcert.types import Tensor
 
-__all__ = ["CrownIBP"]
+__all__ = ["CrownIBP", "SweptLoss"]
+
+
+class SweptLoss(CertifiedLoss, total=False):
+    """Keyword arguments of CROWN-IBP and of every objective that is built on it."""
+
+    slope: str
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
@@ -26,15 +32,23 @@ class CrownIBP(IBP):
 
     Args:
         region: The target region.
-        natural_weight: kappa, as in ``IBP``.
-        backward_weight: beta: a number, a schedule, or a pair as in ``IBP``. ``(1.0, 1.0)`` keeps
-            the backward bound to the end.
-        slope: The lower line of an unstable ReLU, see ``tfcert.methods.CrownIBP``.
-        train_eps: See ``RobustObjective``.
-        ramp: See ``RobustObjective``.
-        regularizer: As in ``IBP``.
-        tolerance: As in ``IBP``.
-        validation_method: Default: "ibp" where beta ends at 0, else "crown-ibp".
+        natural_weight: kappa, the share of the clean loss, from 0 to 1: a number, a schedule, or a
+            pair (at radius 0, at full radius) between which it moves as the radius grows.
+        backward_weight: beta, the share of the backward bound, from 0 to 1: a number, a schedule,
+            or a pair (at radius 0, at full radius). ``(1.0, 1.0)`` keeps the backward bound to
+            the end.
+        slope: The lower line of an unstable ReLU in the backward sweep: "adaptive" (1 where
+            u > -l, else 0), "zero", "one", or "same" (parallel to the upper line).
+        regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
+            radius grows. They balance how fast intervals widen and how many units stay unstable.
+            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+        tolerance: tau, the tolerance of these regularisers.
+        train_eps: The radius to train at, where it differs from the region's. The literature
+            trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
+        ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
+            ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
+        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+            ``tfcert.methods``. Default: "ibp" where beta ends at 0, else "crown-ibp".
 
     Reference: Zhang et al., 2019, https://arxiv.org/abs/1906.06316, equations 13 to 15.
     """
@@ -46,45 +60,27 @@ class CrownIBP(IBP):
         backward_weight: Any = (1.0, 0.0),
         *,
         slope: str = "adaptive",
-        train_eps: float | None = None,
-        ramp: Any = 1.0,
-        regularizer: float = 0.0,
-        tolerance: float = 0.5,
-        validation_method: Any = None,
+        **base: Unpack[CertifiedLoss],
     ):
-        super().__init__(
-            region,
-            natural_weight,
-            train_eps=train_eps,
-            ramp=ramp,
-            regularizer=regularizer,
-            tolerance=tolerance,
-            validation_method=validation_method,
-        )
+        super().__init__(region, natural_weight, **base)
         self.add_weights(most=1.0, backward_weight=backward_weight)
         self.slope = slope
-        self._method: methods.Method = methods.CrownIBP(slope)
+        self.share = SweepShare(self.weights["backward_weight"], self.sweep_method())
+
+    def sweep_method(self) -> methods.Method:
+        """How the backward sweep is done."""
+        return methods.CrownIBP(self.slope)
 
     def training_method(self) -> Any:
-        return "ibp" if self.weights["backward_weight"].is_zero else self._method
+        return self.share.training_method
 
     @property
     def default_method(self) -> Any:  # type: ignore[override]
         """How ``verified_accuracy`` is bounded: as at the end of training."""
-        return "ibp" if self.weights["backward_weight"].last == 0 else self._method
+        return self.share.last_method
 
     def margin_bounds(self, batch: Batch, known: Margins) -> Tensor:
-        interval = known.interval()
-        if self.weights["backward_weight"].is_zero:
-            return interval
-        beta = self.weight("backward_weight", batch.clock)
-        known.prepare()  # Outside of the branch: others may read it too.
-
-        def mixed() -> Tensor:
-            return beta * known.backward() + (1.0 - beta) * interval
-
-        # The sweep costs several times what all else does: not where its weight is 0.
-        return ops.cond(beta > 0, mixed, lambda: interval)
+        return self.share.margins(known, self.weight("backward_weight", batch.clock))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "slope": self.slope}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 from keras import ops
@@ -13,8 +13,11 @@ from keras import ops
 from tfcert.bounds import lipschitz
 from tfcert.bounds.margins import Margins
 from tfcert.layers import distance_layers, point_kernels, set_exponent
+from tfcert.objectives.arguments import as_choice
+from tfcert.objectives.batch import Batch
 from tfcert.objectives.losses import cross_entropy
-from tfcert.objectives.objective import Batch, RobustObjective
+from tfcert.objectives.objective import RobustObjective
+from tfcert.objectives.settings import Radius
 from tfcert.regions import LpBall, Region
 from tfcert.schedules import Clock
 from tfcert.types import Tensor
@@ -44,8 +47,8 @@ class LInfDistance(RobustObjective):
         region: The target region, an l-inf ``LpBall``.
         ramp: A schedule from 0 to 1, or a pair ``(begin, end)`` of epochs; default: p infinite at
             once.
-        weight: Of the cross-entropy, a pair (at ramp 0, at ramp 1), both > 0. The paper has 0.05 to
-            0.0002 on MNIST.
+        weight: Weight of the cross-entropy, a pair (at ramp 0, at ramp 1), both > 0. The paper has
+            0.05 to 0.0002 on MNIST.
         exponents: The first and the last finite p, from 1 to 1000.
         loss: "boosted" as above, or "hinge": the first paper's ``max(1 - m_j / (2 L eps), 0)``,
             not clipped, without cross-entropy, a mixture of its largest value over the classes
@@ -57,8 +60,10 @@ class LInfDistance(RobustObjective):
             ``m`` less ``2 L eps`` is the interval bound. The latter trains hybrids, whose last
             layers are dense, too; L is there the factor of what lies before the first layer of
             distances, and 1 where that has none.
-        train_eps: The radius to train at; the papers take 0.45 for MNIST at 0.3.
-        validation_method: How ``verified_accuracy`` is bounded. Default: by `method`.
+        train_eps: The radius to train at, where it differs from the region's; the papers take 0.45
+            for MNIST at 0.3.
+        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+            ``tfcert.methods``. Default: `method`.
 
     Example:
 
@@ -80,24 +85,20 @@ class LInfDistance(RobustObjective):
         mixture: float = 0.5,
         scale_rate: float = 0.2,
         method: str = "lipschitz",
-        train_eps: float | None = None,
-        validation_method: Any = None,
+        **shared: Unpack[Radius],
     ):
-        super().__init__(
-            region, train_eps=train_eps, ramp=ramp, validation_method=validation_method
-        )
+        super().__init__(region, ramp=ramp, **shared)
         if not isinstance(region, LpBall) or region.norm != math.inf:
             raise ValueError(
                 f"`region` must be a tfcert.LpBall in the l-inf norm. Received: region={region!r}."
             )
-        self.train_radius = self._largest_eps() or 0.0
+        self.train_radius = self.settings.largest_eps or 0.0
         if not self.train_radius:
             raise ValueError(f"The training radius must be > 0. Received: {self.train_region!r}.")
         self.weight_ends = _pair("weight", weight, 0.0, math.inf)
         self.exponents = _pair("exponents", exponents, 1.0, point_kernels.LARGEST)
         for name, value, known in (("loss", loss, _LOSSES), ("method", method, _METHODS)):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}.")
+            as_choice(name, value, known)
         if not 0.0 <= mixture <= 1.0 or not scale_rate > 0.0:
             raise ValueError(
                 "`mixture` must lie in [0, 1] and `scale_rate` be > 0. "
@@ -176,7 +177,7 @@ class LInfDistance(RobustObjective):
             return super().margins(model, x, y)
 
     @property
-    def default_method(self) -> str:  # type: ignore[override]
+    def default_method(self) -> str:
         """How ``verified_accuracy`` is bounded."""
         return self.method
 

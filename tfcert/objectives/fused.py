@@ -6,9 +6,9 @@ import keras
 from keras import ops
 
 from tfcert.bounds.margins import Margins
+from tfcert.objectives.batch import Batch
 from tfcert.objectives.crown_ibp import CrownIBP
 from tfcert.objectives.losses import cross_entropy
-from tfcert.objectives.objective import Batch
 from tfcert.types import Tensor
 
 __all__ = ["FusedCrownIBP"]
@@ -34,7 +34,27 @@ class FusedCrownIBP(CrownIBP):
     The sum is mixed with that of the intervals, ``sum_j exp(u_j)``, by beta. What is bounded is the
     largest loss of one point, while ``CrownIBP`` lets each margin have a worst point of its own;
     for that, the chords are looser than the exponentials. Verified accuracy is measured with exact
-    margins, as always. The arguments are those of ``CrownIBP``.
+    margins, as always.
+
+    Args:
+        region: The target region.
+        natural_weight: kappa, the share of the clean loss, from 0 to 1: a number, a schedule, or a
+            pair (at radius 0, at full radius) between which it moves as the radius grows.
+        backward_weight: beta, the share of the backward bound, from 0 to 1: a number, a schedule,
+            or a pair (at radius 0, at full radius). ``(1.0, 1.0)`` keeps the backward bound to
+            the end.
+        slope: The lower line of an unstable ReLU in the backward sweep: "adaptive" (1 where
+            u > -l, else 0), "zero", "one", or "same" (parallel to the upper line).
+        regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
+            radius grows. They balance how fast intervals widen and how many units stay unstable.
+            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+        tolerance: tau, the tolerance of these regularisers.
+        train_eps: The radius to train at, where it differs from the region's. The literature
+            trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
+        ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
+            ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
+        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+            ``tfcert.methods``. Default: "ibp" where beta ends at 0, else "crown-ibp".
 
     Example:
 
@@ -48,10 +68,9 @@ class FusedCrownIBP(CrownIBP):
         return known.interval()
 
     def robust_loss(self, batch: Batch, known: Margins, worst: Tensor) -> Tensor:
-        if self.weights["backward_weight"].is_zero:
+        if self.share.is_zero:
             return cross_entropy(batch.y, worst)
         beta = self.weight("backward_weight", batch.clock)
-        known.prepare()  # Outside of the branch: others may read it too.
         # The label's own exponential, exp(0), is exact, and is taken apart from the others.
         others = 1.0 - known.hot
         shift = ops.stop_gradient(ops.max(worst, axis=-1))
@@ -60,7 +79,7 @@ class FusedCrownIBP(CrownIBP):
         def mixed() -> Tensor:
             return beta * self._fused(known, worst, shift) + (1.0 - beta) * interval
 
-        total = ops.cond(beta > 0, mixed, lambda: interval)
+        total = known.if_swept(beta > 0, mixed, interval)
         # The sum of exponentials is positive; its bound in float32 may fall below by rounding.
         total = ops.maximum(total, _TINY)
         return ops.log(ops.exp(-shift) + total) + shift

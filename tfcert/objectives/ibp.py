@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 
 from tfcert.bounds.margins import Margins
+from tfcert.objectives.batch import Batch
 from tfcert.objectives.losses import cross_entropy, worst_case_logits
-from tfcert.objectives.objective import Batch, RobustObjective
+from tfcert.objectives.objective import RobustObjective
+from tfcert.objectives.settings import Ramped
 from tfcert.objectives.warmup import warmup_regularizers
 from tfcert.regions import Region
 from tfcert.types import Tensor
 
-__all__ = ["IBP"]
+__all__ = ["IBP", "CertifiedLoss"]
+
+
+class CertifiedLoss(Ramped, total=False):
+    """Keyword arguments of IBP and of every objective that is built on it."""
+
+    regularizer: float
+    tolerance: float
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
@@ -24,15 +33,18 @@ class IBP(RobustObjective):
 
     Args:
         region: The target region.
-        natural_weight: kappa: a number, a schedule, or a pair (at radius 0, at full radius)
-            between which it moves as the radius grows.
-        train_eps: See ``RobustObjective``.
-        ramp: See ``RobustObjective``.
-        regularizer: Weight of the warm-up regularisers of Shi et al., which fade out as the radius
-            grows; they balance how fast intervals widen and how many units stay unstable. Use with
-            ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
-        tolerance: tau of these regularisers.
-        validation_method: See ``RobustObjective``.
+        natural_weight: kappa, the share of the clean loss, from 0 to 1: a number, a schedule, or a
+            pair (at radius 0, at full radius) between which it moves as the radius grows.
+        regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
+            radius grows. They balance how fast intervals widen and how many units stay unstable.
+            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+        tolerance: tau, the tolerance of these regularisers.
+        train_eps: The radius to train at, where it differs from the region's. The literature
+            trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
+        ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
+            ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
+        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+            ``tfcert.methods``. Default: "ibp".
 
     Example:
 
@@ -50,15 +62,11 @@ class IBP(RobustObjective):
         region: Region,
         natural_weight: Any = (1.0, 0.5),
         *,
-        train_eps: float | None = None,
-        ramp: Any = 1.0,
         regularizer: float = 0.0,
         tolerance: float = 0.5,
-        validation_method: Any = None,
+        **shared: Unpack[Ramped],
     ):
-        super().__init__(
-            region, train_eps=train_eps, ramp=ramp, validation_method=validation_method
-        )
+        super().__init__(region, **shared)
         self.add_weights(most=1.0, natural_weight=natural_weight)
         self.regularizer, self.tolerance = float(regularizer), float(tolerance)
         if self.regularizer < 0 or not self.tolerance > 0:

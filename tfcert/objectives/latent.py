@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import keras
 
-from tfcert.bounds.statistics import node_values
 from tfcert.network import Network, network_of
-from tfcert.objectives.objective import Batch
 from tfcert.rules.linear import Kernel, Matrix
 from tfcert.rules.primitives import Constant, Node
-from tfcert.types import Tensor
 
-__all__ = ["check_frozen", "freeze_before", "latent_node", "next_stage", "scores_from"]
+__all__ = ["check_frozen", "freeze_before", "latent_node"]
 
 
 def weighted_nodes(network: Network) -> list[Node]:
@@ -74,44 +68,3 @@ def check_frozen(model: keras.Model, stage: int) -> None:
             "it are frozen. Go there by tfcert.objectives.next_stage(trainer), or set their "
             f"trainable=False. Received: trainable layers {', '.join(map(repr, free))}."
         )
-
-
-def scores_from(batch: Batch, node: Node) -> Callable[[Tensor], Tensor]:
-    """The scores as a function of an inner value."""
-    network = network_of(batch.model)
-    return lambda value: node_values(network, {node: value}, batch.moments)[network.outputs]
-
-
-def next_stage(trainer: Any, **changes: Any) -> Any:
-    """A trainer for the next layer-wise stage of AdvIBP, on the same model.
-
-    Freezes every layer up to the dense or convolutional one that the finished stage began with, and
-    what lies between it and the next, such as batch normalisation; keeps seed and verified_share;
-    and starts with the full radius, conflict threshold 0 and fresh moments. Compile it with a new
-    optimizer.
-
-    Args:
-        trainer: A ``CertifiedTrainer`` with an ``AdvIBP`` objective.
-        **changes: Arguments of ``AdvIBP`` that differ from this.
-
-    Example:
-
-    >>> following = tfcert.objectives.next_stage(trainer)
-    >>> following.compile(keras.optimizers.Adam(2.5e-4))
-    """
-    from tfcert.objectives.advibp import AdvIBP
-
-    objective = trainer.objective
-    if not isinstance(objective, AdvIBP):
-        raise ValueError(f"`trainer` must train AdvIBP. Received: objective={objective!r}.")
-    stage = objective.stage + 1
-    freeze_before(trainer.model, stage)
-    config = objective.get_config()
-    config.update(stage=stage, ramp=1.0, attack_ramp=1.0, joint_begin=None, conflict_threshold=0.0)
-    config.update(changes)
-    return type(trainer)(
-        trainer.model,
-        AdvIBP.from_config(config),
-        seed=trainer.seed,
-        verified_share=trainer.verified_share,
-    )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 from keras import ops
 
 from tfcert.bounds.margins import Margins
-from tfcert.objectives.crown_ibp import CrownIBP
+from tfcert.objectives.arguments import as_choice
+from tfcert.objectives.batch import Batch
+from tfcert.objectives.crown_ibp import CrownIBP, SweptLoss
 from tfcert.objectives.losses import boosted_cross_entropy, cross_entropy, kl_divergence
-from tfcert.objectives.objective import Batch
 from tfcert.regions import Region
 from tfcert.types import Tensor
 
@@ -40,9 +41,12 @@ class MAAR(CrownIBP):
 
     Args:
         region: The target region.
-        weight: lambda: a number, a schedule, or a pair (at radius 0, at full radius).
-        natural_weight: kappa, as in ``IBP``.
-        backward_weight: beta, as in ``CrownIBP``.
+        weight: lambda, the weight of the consistency term: a number, a schedule, or a pair (at
+            radius 0, at full radius).
+        natural_weight: kappa, the share of the clean loss, from 0 to 1: a number, a schedule, or a
+            pair (at radius 0, at full radius) between which it moves as the radius grows.
+        backward_weight: beta, the share of the backward bound, from 0 to 1: a number, a schedule,
+            or a pair (at radius 0, at full radius). 0.0 makes the base IBP.
         classification: "cross_entropy", or "boosted" for MART's loss of the worst-case logits.
         divergence: "clean" for KL(p || p_worst), "worst" for the reverse, "symmetric" for half the
             sum of both, or "upper_bound" for a number that no KL(p(x) || p(x')) in the region
@@ -50,13 +54,19 @@ class MAAR(CrownIBP):
         selection: "soft" for the weight 1 - p_y, "hard" for 1 where the clean input is
             misclassified and 0 elsewhere.
         consistency_bound: "training" for the worst-case logits of the base, or "ibp".
-        detach: What takes no gradient of this term: any of "weight" and "clean".
-        slope: As in ``CrownIBP``.
-        train_eps: See ``RobustObjective``.
-        ramp: See ``RobustObjective``.
-        regularizer: As in ``IBP``.
-        tolerance: As in ``IBP``.
-        validation_method: As in ``CrownIBP``.
+        detach: The parts that take no gradient of this term: any of "weight" and "clean".
+        slope: The lower line of an unstable ReLU in the backward sweep: "adaptive" (1 where
+            u > -l, else 0), "zero", "one", or "same" (parallel to the upper line).
+        regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
+            radius grows. They balance how fast intervals widen and how many units stay unstable.
+            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+        tolerance: tau, the tolerance of these regularisers.
+        train_eps: The radius to train at, where it differs from the region's. The literature
+            trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
+        ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
+            ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
+        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+            ``tfcert.methods``. Default: "ibp" where beta ends at 0, else "crown-ibp".
 
     Example:
 
@@ -79,32 +89,15 @@ class MAAR(CrownIBP):
         selection: str = "soft",
         consistency_bound: str = "training",
         detach: tuple[str, ...] = (),
-        slope: str = "adaptive",
-        train_eps: float | None = None,
-        ramp: Any = 1.0,
-        regularizer: float = 0.0,
-        tolerance: float = 0.5,
-        validation_method: Any = None,
+        **base: Unpack[SweptLoss],
     ):
-        super().__init__(
-            region,
-            natural_weight,
-            backward_weight,
-            slope=slope,
-            train_eps=train_eps,
-            ramp=ramp,
-            regularizer=regularizer,
-            tolerance=tolerance,
-            validation_method=validation_method,
-        )
+        super().__init__(region, natural_weight, backward_weight, **base)
         self.add_weights(weight=weight)
         self.classification, self.divergence = classification, divergence
         self.selection, self.consistency_bound = selection, consistency_bound
         self.detach = tuple(detach)
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                value = getattr(self, name)
-                raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value!r}.")
+            as_choice(name, getattr(self, name), choices)
         if not set(self.detach) <= set(_DETACHABLE):
             raise ValueError(
                 f"`detach` may hold {' and '.join(_DETACHABLE)}. Received: detach={detach!r}."

@@ -8,9 +8,10 @@ import keras
 from keras import ops
 
 from tfcert.objectives.arguments import as_count
+from tfcert.objectives.batch import Batch
 from tfcert.objectives.losses import cross_entropy
-from tfcert.objectives.objective import Batch, Objective
-from tfcert.schedules import Constant, Schedule, get
+from tfcert.objectives.objective import Objective
+from tfcert.schedules import Constant, Schedule
 from tfcert.smoothing import drawing
 from tfcert.smoothing.noise import Gaussian, resolve
 from tfcert.types import Tensor
@@ -38,19 +39,10 @@ class NoisyObjective(Objective):
         super().__init__()
         self.noise = resolve(sigma, noise)
         self.copies = as_count("copies", copies)
-        self.weights: dict[str, Schedule] = {}
 
-    def add_weights(self, **values: Any) -> None:
-        """Takes arguments that are weights of terms: numbers or schedules."""
-        for name, value in values.items():
-            schedule = get(value)
-            if schedule.last < 0:
-                raise ValueError(f"`{name}` must be at least 0. Received: {name}={value!r}.")
-            self.weights[name] = schedule
-
-    def weight(self, name: str, batch: Batch) -> Tensor:
-        """A weight at this step."""
-        return ops.cast(self.weights[name](batch.clock), batch.logits.dtype)
+    def weight_of(self, name: str, batch: Batch) -> Tensor:
+        """A weight at this step, in the type of the scores."""
+        return ops.cast(self.weight(name, batch.clock), batch.logits.dtype)
 
     def first_pass(self, batch: Batch) -> Tensor:
         """Scores of all copies, ``(batch, copies, classes)``."""
@@ -91,17 +83,17 @@ class NoisyObjective(Objective):
         return ops.mean(cross_entropy(labels, batch.logits), axis=1)
 
     def schedules(self) -> dict[str, Schedule]:
-        return {k: v for k, v in self.weights.items() if not isinstance(v, Constant)}
+        known = self.settings.weight_schedules()
+        return {k: v for k, v in known.items() if not isinstance(v, Constant)}
 
     def get_config(self) -> dict[str, Any]:
         gaussian = isinstance(self.noise, Gaussian)
-        serialize = keras.saving.serialize_keras_object
-        noise = {} if gaussian else {"noise": serialize(self.noise)}
+        noise = {} if gaussian else {"noise": keras.saving.serialize_keras_object(self.noise)}
         return {
             "sigma": self.noise.scale if gaussian else None,
             "copies": self.copies,
             **noise,
-            **{name: serialize(weight) for name, weight in self.weights.items()},
+            **self.settings.weights_config(),
         }
 
     def __repr__(self) -> str:

@@ -1,12 +1,9 @@
-"""What every training objective shares: its region, its ramp, and the terms it answers with."""
+"""What every training objective shares: its settings, and the terms that it answers with."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
-import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import keras
 import numpy as np
@@ -14,91 +11,17 @@ from keras import ops
 
 from tfcert.bounds import lipschitz, methods
 from tfcert.bounds.margins import Margins
-from tfcert.bounds.statistics import clean_moments, node_values
-from tfcert.network import network_of
-from tfcert.regions import LpBall, Region
-from tfcert.regions.seeds import Seeds
+from tfcert.objectives.arguments import in_full
+from tfcert.objectives.batch import Batch
+from tfcert.objectives.parts import part_of_region
+from tfcert.objectives.settings import Ramped, Settings, Weight
+from tfcert.regions import Region
+from tfcert.rules.interval import Interval
 from tfcert.rules.primitives import Node
-from tfcert.schedules import Clock, Constant, Linear, Schedule, get
+from tfcert.schedules import Clock, Schedule
 from tfcert.types import Tensor
 
-__all__ = [
-    "Batch",
-    "Objective",
-    "RobustObjective",
-    "Weight",
-    "checked_method",
-    "mean_of",
-    "ramp_of",
-]
-
-
-@dataclasses.dataclass
-class Batch:
-    """What an objective sees of one step.
-
-    Attributes:
-        model: The user's model.
-        x: Inputs.
-        y: Integer labels, ``(batch,)``.
-        logits: What the objective's ``first_pass`` gave: by default ``model(x)``, in training mode
-            while training.
-        clock: Where training stands; ``clock.final`` in validation.
-        training: Whether this step trains.
-        seed: Integer tensor of shape ``(2,)``, made of the trainer's seed and the step.
-        sample_weight: Weights, ``(batch,)``, or None.
-        known: Which labels exist, ``(batch,)``; ``y`` is 0 for the others.
-        notes: What ``terms`` leaves for ``combine``, and either for the History.
-    """
-
-    model: keras.Model
-    x: Tensor
-    y: Tensor
-    logits: Tensor
-    clock: Clock
-    training: bool
-    seed: Tensor
-    sample_weight: Tensor | None = None
-    known: Tensor | bool = True
-    notes: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean over the samples, with their weights as Keras's losses take them."""
-        if len(values.shape) == 0:
-            return values
-        if self.sample_weight is not None:
-            values = values * ops.cast(self.sample_weight, values.dtype)
-        return mean_of(values)
-
-    @functools.cached_property
-    def moments(self) -> dict[Node, tuple[Tensor, Tensor]]:
-        """Statistics of the clean batch, as all bounds and inner passes of a training step use."""
-        return clean_moments(self.model, self.x) if self.training else {}
-
-    def random(self, index: int = 0) -> keras.random.SeedGenerator:
-        """Seeds for ``keras.random`` that depend on the trainer's seed and the step alone."""
-        return Seeds(self.seed)[index]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The scores at other inputs than the clean ones, in inference mode.
-
-        BatchNormalization is affine here, with the statistics of the clean batch while training.
-        """
-        if not self.moments:
-            return self.model(x, training=False)
-        network = network_of(self.model)
-        return node_values(network, {network.input: x}, self.moments)[network.outputs]
-
-    def attacked(self, attack: Any) -> Tensor:
-        """Points where an attack ends, in inference mode; no gradient flows through them."""
-        x = attack.last_point(lambda t: self.model(t, training=False), self.x, self.y, self.seed)
-        return ops.stop_gradient(x)
-
-
-def mean_of(values: Tensor) -> Tensor:
-    """The mean, and 0 of nothing: of several devices some may have no part of a small batch."""
-    size = ops.cast(ops.maximum(ops.size(values), 1), values.dtype)
-    return ops.sum(values) / size
+__all__ = ["Objective", "RobustObjective"]
 
 
 class Objective:
@@ -107,9 +30,20 @@ class Objective:
     A subclass implements ``terms`` and ``term_names`` and lists its arguments in ``get_config``.
     The trainer reduces each term by ``batch.mean``, logs it under its name and minimises the sum.
 
+    Args:
+        region: The target region, at which ``verified_accuracy`` is measured in validation; None
+            without one.
+        train_eps: The radius to train at, where it differs from that of the region.
+        ramp: The fraction of the training radius over time, see ``RobustObjective``.
+        validation_method: How ``verified_accuracy`` is bounded; default: as the objective trains.
+
     Attributes:
-        region: The target region, of ``verified_accuracy`` in validation; None without one.
+        settings: These arguments and the weights of terms, in one object.
+        region: The target region.
         separate: Whether the gradient of each term is wanted on its own, for ``combine``.
+        needs_moments: Whether a training step bounds or passes through the model at other inputs
+            than the clean ones, so that ``batch.moments`` are made. By default where there is a
+            region.
     """
 
     separate: ClassVar[bool] = False
@@ -117,13 +51,33 @@ class Objective:
     logged_notes: ClassVar[tuple[str, ...]] = ()
     # Under which name the accuracy of the first pass is logged.
     accuracy_name: ClassVar[str] = "accuracy"
+    # How ``verified_accuracy`` is bounded where `validation_method` is None.
+    default_method: ClassVar[Any] = "ibp"
 
-    def __init__(self, region: Region | None = None):
-        if region is not None and not isinstance(region, Region):
-            raise ValueError(
-                f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
-            )
-        self.region = region
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__.__signature__ = in_full(cls)  # type: ignore[attr-defined]
+
+    def __init__(
+        self,
+        region: Region | None = None,
+        *,
+        train_eps: float | None = None,
+        ramp: Any = 1.0,
+        validation_method: Any = None,
+    ):
+        self.settings = Settings(region, train_eps, ramp, validation_method)
+
+    @property
+    def region(self) -> Region | None:
+        """The target region; None without one."""
+        return self.settings.region
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether a training step needs the statistics of the clean batch."""
+        return self.region is not None
 
     @property
     def bound(self) -> str | None:
@@ -132,6 +86,9 @@ class Objective:
 
     def build(self, trainer: Any) -> None:
         """Called once by the trainer, before training; may add variables to it."""
+        method = methods.get(self.settings.validation_method or self.default_method)
+        if self.region is not None and isinstance(method, methods.Lipschitz):
+            lipschitz.factor(trainer.model)  # Raises where a layer declares none.
 
     def check_inputs(self, x: Any) -> None:
         """Raises a ValueError where inputs, concrete arrays, cannot be trained on."""
@@ -160,6 +117,21 @@ class Objective:
         """The loss terms by their names, each ``(batch,)`` or a scalar."""
         raise NotImplementedError
 
+    def add_weights(self, most: float = math.inf, **values: Any) -> None:
+        """Takes arguments that are weights of terms, from 0 to ``most``.
+
+        Each is a number, a schedule or, with a region, a pair (at radius 0, at full radius).
+        """
+        self.settings.add_weights(most, **values)
+
+    def weight(self, name: str, clock: Clock) -> Tensor:
+        """A weight at this step, a float32 scalar."""
+        return self.settings.weight(name, clock)
+
+    def region_at(self, clock: Clock) -> Region:
+        """The region of this step: in validation the target."""
+        return self.settings.region_at(clock)
+
     def schedules(self) -> dict[str, Schedule]:
         """The schedules by the names under which their values are logged."""
         return {}
@@ -180,7 +152,14 @@ class Objective:
 
     def margins(self, model: keras.Model, x: Tensor, y: Tensor) -> Tensor | None:
         """Margin bounds at the target region, for ``verified_accuracy``; None without a region."""
-        return None
+        if self.region is None:
+            return None
+        method = methods.get(self.settings.validation_method or self.default_method)
+        known = Margins(model, x, y, self.region, method)
+        margins = known.interval()
+        if isinstance(method, methods.Backward):
+            margins = ops.maximum(margins, known.backward())
+        return margins
 
     def get_config(self) -> dict[str, Any]:
         region = self.region
@@ -200,53 +179,6 @@ class Objective:
         return f"{type(self).__name__}(region={self.region!r})"
 
 
-class Weight:
-    """The weight of a term: a number, a schedule, or a pair that follows the radius.
-
-    Args:
-        name: For messages.
-        value: What the user gave, at least 0; a pair is (at radius 0, at full radius).
-        most: The largest value that makes sense: 1 for a share.
-    """
-
-    def __init__(self, name: str, value: Any, most: float = math.inf):
-        self.schedule: Schedule | None = None
-        if isinstance(value, (tuple, list)):
-            if len(value) != 2:
-                raise ValueError(
-                    f"`{name}` must be a number, a schedule or a pair (at radius 0, at full "
-                    f"radius). Received: {name}={value!r}."
-                )
-            self.first, self.last = float(value[0]), float(value[1])
-        else:
-            self.schedule = get(value)
-            self.first = self.last = self.schedule.last
-        reached = [self.first, self.last] if self.schedule is None else self.schedule.reached
-        if not all(0.0 <= number <= most for number in reached):
-            wanted = "be at least 0" if most == math.inf else f"lie in [0, {most:g}]"
-            raise ValueError(f"`{name}` must {wanted} all the time. Received: {name}={value!r}.")
-
-    def at(self, ramp: Tensor, clock: Clock) -> Tensor:
-        """The weight at a fraction of the radius, a float32 scalar."""
-        if self.schedule is not None:
-            return self.schedule(clock)
-        return ops.cast(self.first + (self.last - self.first) * ramp, "float32")
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether it is 0 all the time, so that the term need not be computed."""
-        if self.schedule is not None:
-            return self.schedule == Constant(0.0)
-        return self.first == self.last == 0.0
-
-    @property
-    def config(self) -> Any:
-        """The weight as a configuration holds it."""
-        if self.schedule is None:
-            return [self.first, self.last]
-        return keras.saving.serialize_keras_object(self.schedule)
-
-
 class RobustObjective(Objective):
     """An objective that trains at a radius which grows from 0.
 
@@ -260,125 +192,85 @@ class RobustObjective(Objective):
         validation_method: How ``verified_accuracy`` is bounded; default: as in training.
     """
 
-    default_method: ClassVar[str] = "ibp"
-
-    def __init__(
-        self,
-        region: Region,
-        *,
-        train_eps: float | None = None,
-        ramp: Any = 1.0,
-        validation_method: Any = None,
-    ):
-        super().__init__(region)
+    def __init__(self, region: Region, **shared: Unpack[Ramped]):
         if region is None:
             raise ValueError("`region` must be a tfcert.LpBall or tfcert.Box. Received: None.")
-        if train_eps is not None and not isinstance(region, LpBall):
-            raise ValueError(
-                "`train_eps` needs a region with an eps, tfcert.LpBall. "
-                f"Received: region={region!r}."
-            )
-        self.train_eps = train_eps
-        self.ramp = ramp_of("ramp", ramp)
-        self.validation_method = checked_method(validation_method)
-        self.train_region = region if train_eps is None else region.with_eps(train_eps)
-        # By the names of the arguments that they come from, which the History shows too.
-        self.weights: dict[str, Weight] = {}
-
-    def build(self, trainer: Any) -> None:
-        super().build(trainer)
-        method = methods.get(self.validation_method or self.default_method)
-        if self.region is not None and isinstance(method, methods.Lipschitz):
-            lipschitz.factor(trainer.model)  # Raises where a layer declares none.
+        super().__init__(region, **shared)
 
     @property
     def bound(self) -> str | None:
         return methods.name_of(methods.get(self.default_method))
 
-    def add_weights(self, most: float = math.inf, **values: Any) -> None:
-        """Takes arguments that are weights of terms, from 0 to ``most``."""
-        for name, value in values.items():
-            self.weights[name] = Weight(name, value, most)
+    @property
+    def target(self) -> Region:
+        """The target region, which every objective of this kind has."""
+        assert self.region is not None
+        return self.region
 
-    def weight(self, name: str, clock: Clock) -> Tensor:
-        """A weight at this step."""
-        return self.weights[name].at(self.ramp(clock), clock)
+    @property
+    def train_region(self) -> Region:
+        """The region at the training radius."""
+        assert self.settings.train_region is not None
+        return self.settings.train_region
+
+    @property
+    def train_eps(self) -> float | None:
+        """The radius to train at, where it differs from the region's."""
+        return self.settings.train_eps
+
+    @property
+    def ramp(self) -> Schedule:
+        """The fraction of the training radius."""
+        return self.settings.ramp
+
+    @property
+    def validation_method(self) -> Any:
+        """How ``verified_accuracy`` is bounded; None: as in training."""
+        return self.settings.validation_method
+
+    @property
+    def weights(self) -> dict[str, Weight]:
+        """The weights of terms, by the names of the arguments that they come from."""
+        return self.settings.weights
 
     def schedules(self) -> dict[str, Schedule]:
-        known = {name: weight.schedule for name, weight in self.weights.items()}
-        return {"ramp": self.ramp, **{k: v for k, v in known.items() if v is not None}}
+        return {"ramp": self.ramp, **self.settings.weight_schedules()}
 
     def current(self, clock: Clock) -> dict[str, Tensor]:
-        ramp, eps = self.ramp(clock), self._largest_eps()
+        ramp, eps = self.ramp(clock), self.settings.largest_eps
         # A box has no radius: the History shows the fraction of its size.
         values = {"ramp": ramp} if eps is None else {"eps": ramp * eps}
         return values | {name: self.weight(name, clock) for name in self.weights}
 
-    @property
-    def target(self) -> Region:
-        """The target region, of objectives that have one."""
-        assert self.region is not None
-        return self.region
+    def bounds(
+        self,
+        batch: Batch,
+        method: Any,
+        *,
+        around: Tensor | None = None,
+        region: Region | None = None,
+        known: dict[Node, Interval] | None = None,
+    ) -> Margins:
+        """Margin bounds of a batch at the region of the step, or at a part of it.
 
-    def _largest_eps(self) -> float | None:
-        if not isinstance(self.train_region, LpBall):
-            return None
-        return float(np.max(self.train_region.eps))
-
-    def region_at(self, clock: Clock) -> Region:
-        """The region of this step: in validation the target."""
-        if clock.final:
-            return self.target
-        return self.train_region.scaled(self.ramp(clock))
-
-    def bounds(self, batch: Batch, method: Any) -> Margins:
-        """Margin bounds of a batch at the region of the step."""
-        region = self.region_at(batch.clock)
-        return Margins(batch.model, batch.x, batch.y, region, method, batch.moments)
-
-    def margins(self, model: keras.Model, x: Tensor, y: Tensor) -> Tensor:
-        method = methods.get(self.validation_method or self.default_method)
-        known = Margins(model, x, y, self.target, method)
-        margins = known.interval()
-        if isinstance(method, methods.Backward):
-            margins = ops.maximum(margins, known.backward())
-        return margins
+        Args:
+            batch: The batch.
+            method: How hidden layers are bounded: a name or an object of ``tfcert.methods``.
+            around: Points of the region of the step, such as attacked ones, to bound around;
+                default: the inputs.
+            region: What is put around these points, in place of the region of the step. With
+                either argument the result covers what both have in common, which needs boxes
+                (norm inf).
+            known: Intervals of inner nodes to start from, for bounds over a latent region: the
+                result covers all values of these nodes within their intervals. See ``Margins``.
+        """
+        whole, x = self.region_at(batch.clock), batch.x
+        if around is not None or region is not None:
+            whole, x = part_of_region(whole, x, region or whole, x if around is None else around)
+        return Margins(batch.model, x, batch.y, whole, method, batch.moments, known)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "train_eps": self.train_eps,
-            "ramp": keras.saving.serialize_keras_object(self.ramp),
-            "validation_method": keras.saving.serialize_keras_object(self.validation_method),
-            **{name: weight.config for name, weight in self.weights.items()},
-        }
-
-
-def checked_method(method: Any) -> Any:
-    """A name, an object of ``tfcert.methods`` or None, that validation can run."""
-    if method is not None and methods.get(method).float_safe:
-        raise ValueError(
-            "`validation_method` is for training, whose bounds are in float32; certify with "
-            f"float_safe afterwards. Received: validation_method={method!r}."
-        )
-    return method
-
-
-def ramp_of(name: str, value: Any) -> Schedule:
-    """A fraction of a radius that grows to 1: a schedule, a number, or a pair of epochs."""
-    ramp = get(Linear(0.0, 1.0, *value) if isinstance(value, (tuple, list)) else value)
-    if not all(0.0 <= number <= 1.0 for number in ramp.reached) or ramp.last == 0.0:
-        raise ValueError(
-            f"`{name}` is a fraction of the training radius: it must lie in [0, 1] and end above "
-            f"0. Received: {name}={value!r}."
-        )
-    if ramp.last < 1.0:
-        warnings.warn(
-            f"`{name}` ends at {ramp.last:g}: the training radius is never reached. To train at a "
-            "smaller one set `train_eps`, which leaves the ramp to end at 1.",
-            stacklevel=4,
-        )
-    return ramp
+        return self.settings.get_config()
 
 
 def _is_object(value: Any) -> bool:

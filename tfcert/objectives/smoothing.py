@@ -9,10 +9,10 @@ import keras
 from keras import ops
 
 from tfcert import backend
-from tfcert.objectives.arguments import as_count, as_positive
+from tfcert.objectives.arguments import as_choice, as_count, as_positive
+from tfcert.objectives.batch import Batch
 from tfcert.objectives.losses import cross_entropy
 from tfcert.objectives.noisy import NoisyObjective
-from tfcert.objectives.objective import Batch
 from tfcert.regions import LpBall
 from tfcert.schedules import Clock, Linear, Schedule
 from tfcert.types import Tensor
@@ -32,6 +32,13 @@ _TINY = 1e-20
 class GaussianSmoothing(NoisyObjective):
     """Cross-entropy of noisy copies; the noise is Gaussian, or another one that is given.
 
+    Args:
+        sigma: Standard deviation of the noise, in the units of the input; None where `noise` is
+            given.
+        copies: m, the noisy copies of each input. The papers cut a batch of 256 into m chunks of
+            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
+        noise: Another noise that ``SmoothedClassifier`` certifies, instead of `sigma`.
+
     Reference: Cohen et al., 2019, https://arxiv.org/abs/1902.02918, section 3.3
     """
 
@@ -50,10 +57,12 @@ class StabilitySmoothing(NoisyObjective):
     the second term wins, and the model settles on one class for everything.
 
     Args:
-        sigma: See ``GaussianSmoothing``.
+        sigma: Standard deviation of the noise, in the units of the input; None where `noise` is
+            given.
         weight: lambda, a number or a schedule.
-        copies: See ``GaussianSmoothing``.
-        noise: See ``GaussianSmoothing``.
+        copies: m, the noisy copies of each input. The papers cut a batch of 256 into m chunks of
+            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
+        noise: Another noise that ``SmoothedClassifier`` certifies, instead of `sigma`.
 
     Reference: Li et al., 2019, https://arxiv.org/abs/1809.03113, in the form that Jeong and Shin,
     2020, https://arxiv.org/abs/2006.04062, compare with.
@@ -71,7 +80,7 @@ class StabilitySmoothing(NoisyObjective):
         stability = -ops.sum(p * ops.log_softmax(batch.logits), axis=-1)
         return {
             "natural": cross_entropy(batch.y, clean),
-            "stability": self.weight("weight", batch) * ops.mean(stability, axis=1),
+            "stability": self.weight_of("weight", batch) * ops.mean(stability, axis=1),
         }
 
 
@@ -81,17 +90,20 @@ class SmoothAdv(NoisyObjective):
 
     Ascent on ``-log`` of the mean softmax of the copies, in the l2 ball of the radius, with the
     noise that is trained on: steps of ``2 r / T`` along the normalised gradient, clipped to
-    valid pixels. The model is in inference mode meanwhile.
+    valid pixels. The model is in inference mode meanwhile, with moving statistics: no bound needs
+    those of the clean batch here, and any layer will do.
 
     Args:
-        sigma: See ``GaussianSmoothing``.
-        radius: r, of the l2 ball.
-        steps: T.
-        copies: See ``GaussianSmoothing``.
+        sigma: Standard deviation of the noise, in the units of the input; None where `noise` is
+            given.
+        radius: r, the radius of the l2 ball.
+        steps: T, the steps of the attack.
+        copies: m, the noisy copies of each input. The papers cut a batch of 256 into m chunks of
+            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
         warmup: Epochs over which the radius grows: ``min(r, (epoch + 1) r / warmup)``.
         clip: Limits of valid inputs, (low, high), each a number or one per channel; None for none.
             An input outside of them is an error.
-        noise: See ``GaussianSmoothing``.
+        noise: Another noise that ``SmoothedClassifier`` certifies, instead of `sigma`.
 
     Reference: Salman et al., 2019, https://arxiv.org/abs/1906.04584, section 2.2.
     """
@@ -177,12 +189,13 @@ class MACER(NoisyObjective):
     q and ``|xi| <= gamma``.
 
     Args:
-        sigma: See ``GaussianSmoothing``.
+        sigma: Standard deviation of the noise, in the units of the input.
         weight: lambda: a number or a schedule; the paper applies it after the first drop of the
             learning rate on MNIST.
-        gamma: Of the hinge.
-        beta: The inverse temperature.
-        copies: See ``GaussianSmoothing``.
+        gamma: The largest difference xi that the hinge still raises.
+        beta: The inverse temperature of q.
+        copies: m, the noisy copies of each input. The papers cut a batch of 256 into m chunks of
+            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
 
     Reference: Zhai et al., 2020, https://arxiv.org/abs/2001.02378, algorithm 1.
     """
@@ -213,7 +226,7 @@ class MACER(NoisyObjective):
         margin = _quantile(ops.where(known, right, 0.75)) - _quantile(ops.where(known, other, 0.25))
         active = ops.logical_and(known, ops.abs(margin) <= self.gamma)
         hinge = ops.where(active, self.gamma - margin, ops.zeros_like(margin))
-        factor = self.weight("weight", batch) * (self.noise.scale / 2.0)
+        factor = self.weight_of("weight", batch) * (self.noise.scale / 2.0)
         return {"noisy": noisy, "radius": factor * hinge}
 
     def get_config(self) -> dict[str, Any]:
@@ -237,17 +250,20 @@ class ConsistencySmoothing(SmoothAdv):
     of it. With a radius the copies are those of an attacked input, as in ``SmoothAdv``.
 
     Args:
-        sigma: See ``GaussianSmoothing``.
+        sigma: Standard deviation of the noise, in the units of the input; None where `noise` is
+            given.
         weight: lambda, a number or a schedule.
         eta: Weight of the entropy, a number or a schedule.
-        copies: m, see ``GaussianSmoothing``.
+        copies: m, the noisy copies of each input. The papers cut a batch of 256 into m chunks of
+            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
         form: "default"; "cross_entropy" for ``lambda mean_i H(F, F_i)`` (both weights lambda);
             "kl" without the entropy; "squared" for ``lambda |F_1 - F_2|^2`` of the first two.
-        radius: Of the attack; 0 for none.
-        steps: Of the attack.
-        warmup: Of its radius, in epochs.
-        clip: Of the attacked inputs, as in ``SmoothAdv``.
-        noise: See ``GaussianSmoothing``.
+        radius: Radius of the attack's l2 ball; 0 for no attack.
+        steps: Steps of the attack.
+        warmup: Epochs over which the attack's radius grows.
+        clip: Limits of attacked inputs, (low, high), each a number or one per channel; None for
+            none. An input outside of them is an error.
+        noise: Another noise that ``SmoothedClassifier`` certifies, instead of `sigma`.
 
     Example:
 
@@ -279,8 +295,7 @@ class ConsistencySmoothing(SmoothAdv):
         super().__init__(sigma, radius or 1.0, steps, copies, warmup, clip, noise)
         self.add_weights(weight=weight, eta=eta)
         self.radius, self.form = float(radius), form
-        if form not in _FORMS:
-            raise ValueError(f"`form` must be one of {_FORMS}. Received: form={form!r}.")
+        as_choice("form", form, _FORMS)
         if self.copies < 2:
             raise ValueError(f"`copies` must be at least 2 to agree. Received: copies={copies}.")
 
@@ -306,14 +321,16 @@ class ConsistencySmoothing(SmoothAdv):
 
     def _consistency(self, batch: Batch) -> Tensor:
         log_f, f = ops.log_softmax(batch.logits), ops.softmax(batch.logits)
-        weight = self.weight("weight", batch)
+        weight = self.weight_of("weight", batch)
         mean = ops.mean(f, axis=1, keepdims=True)
         log_mean = ops.log(ops.maximum(mean, _TINY))
         if self.form == "squared":
             return weight * ops.sum((f[:, 0] - f[:, 1]) ** 2, axis=-1)
         entropy = -ops.sum(mean * log_mean, axis=-1)[:, 0]
         kl = ops.mean(ops.sum(mean * (log_mean - log_f), axis=-1), axis=1)
-        eta = {"default": self.weight("eta", batch), "cross_entropy": weight, "kl": 0.0}[self.form]
+        eta = {"default": self.weight_of("eta", batch), "cross_entropy": weight, "kl": 0.0}[
+            self.form
+        ]
         return weight * kl + eta * entropy
 
     def get_config(self) -> dict[str, Any]:

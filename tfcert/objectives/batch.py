@@ -1,0 +1,117 @@
+"""What an objective sees of one step, and the passes through the model that it may make."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from tfcert.attacks import PGD
+from tfcert.bounds.statistics import node_values
+from tfcert.network import network_of
+from tfcert.objectives.attacking import Place
+from tfcert.regions import Box, Region
+from tfcert.regions.seeds import Seeds
+from tfcert.rules.interval import Interval
+from tfcert.rules.primitives import Node
+from tfcert.schedules import Clock
+from tfcert.types import Tensor
+
+__all__ = ["Batch", "mean_of"]
+
+
+@dataclasses.dataclass
+class Batch:
+    """What an objective sees of one step.
+
+    BatchNormalization and MeanShift are affine in all bounds, attacks and losses of a training step
+    but the first pass: they normalise with ``moments``, the statistics of the clean batch. An
+    attack and the loss that it serves therefore see the same network.
+
+    Attributes:
+        model: The user's model.
+        x: Inputs.
+        y: Integer labels, ``(batch,)``.
+        logits: What the objective's ``first_pass`` gave: by default ``model(x)``, in training mode
+            while training.
+        clock: Where training stands; ``clock.final`` in validation.
+        training: Whether this step trains.
+        seed: Integer tensor of shape ``(2,)``, made of the trainer's seed and the step.
+        sample_weight: Weights, ``(batch,)``, or None.
+        known: Which labels exist, ``(batch,)``; ``y`` is 0 for the others.
+        notes: What ``terms`` leaves for ``combine``, and either for the History.
+        moments: Mean and variance of the clean batch at every layer that normalises, by node. Empty
+            in validation and for objectives whose ``needs_moments`` is False: layers then use
+            their moving statistics.
+    """
+
+    model: keras.Model
+    x: Tensor
+    y: Tensor
+    logits: Tensor
+    clock: Clock
+    training: bool
+    seed: Tensor
+    sample_weight: Tensor | None = None
+    known: Tensor | bool = True
+    notes: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    moments: dict[Node, tuple[Tensor, Tensor]] = dataclasses.field(default_factory=dict)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the samples, with their weights as Keras's losses take them."""
+        if len(values.shape) == 0:
+            return values
+        if self.sample_weight is not None:
+            values = values * ops.cast(self.sample_weight, values.dtype)
+        return mean_of(values)
+
+    def random(self, index: int = 0) -> keras.random.SeedGenerator:
+        """Seeds for ``keras.random`` that depend on the trainer's seed and the step alone."""
+        return Seeds(self.seed)[index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The scores at other inputs than the clean ones, in inference mode with ``moments``."""
+        if not self.moments:
+            return self.model(x, training=False)
+        return self.forward_from(network_of(self.model).input, x)
+
+    def forward_from(self, node: Node, values: Tensor) -> Tensor:
+        """The scores where an inner node has given values, in inference mode with ``moments``.
+
+        Args:
+            node: A node that every path to the outputs passes, see ``latent_node``.
+            values: ``(batch, *shape of the node)``.
+        """
+        network = network_of(self.model)
+        return node_values(network, {node: values}, self.moments)[network.outputs]
+
+    def attacked(self, attack: PGD) -> Tensor:
+        """Inputs where an attack ends; no gradient flows through them."""
+        return self.at_input(attack.region).worst(attack)
+
+    def at_input(self, region: Region) -> Place:
+        """The inputs of a region around the batch, as a place for an attack."""
+        return Place(region, self.x, self.y, self.seed, self.forward)
+
+    def at_node(self, node: Node, interval: Interval) -> Place:
+        """The values of an inner node within its bounds, as a place for an attack.
+
+        Args:
+            node: A node that every path to the outputs passes.
+            interval: Bounds of its values, such as ``known.evaluation.intervals[node]`` of
+                ``objective.bounds(batch, "ibp")``. No gradient flows through them here.
+        """
+        lower, upper = (ops.stop_gradient(end) for end in interval.bounds)
+        center = ops.clip(0.5 * (lower + upper), lower, upper)
+
+        def scores(values: Tensor) -> Tensor:
+            return self.forward_from(node, values)
+
+        return Place(Box(lower, upper), center, self.y, self.seed, scores)
+
+
+def mean_of(values: Tensor) -> Tensor:
+    """The mean, and 0 of nothing: of several devices some may have no part of a small batch."""
+    size = ops.cast(ops.maximum(ops.size(values), 1), values.dtype)
+    return ops.sum(values) / size
