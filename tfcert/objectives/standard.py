@@ -79,8 +79,8 @@ class AdversarialTraining(RobustObjective):
         self.attack = PGD(self.train_region, steps, step_size)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        attack = self.attack.with_region(self.region_at(batch.clock))
-        return {"adversarial": cross_entropy(batch.y, batch.forward(batch.attacked(attack)))}
+        place = batch.at_input(self.region_at(batch.clock))
+        return {"adversarial": cross_entropy(batch.y, place.scores(place.worst(self.attack)))}
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "steps": self.steps, "step_size": self.step_size}
