@@ -64,8 +64,12 @@ class CrownIBP(IBP):
     ):
         super().__init__(region, natural_weight, **base)
         self.add_weights(most=1.0, backward_weight=backward_weight)
-        self.slope = slope
-        self.share = SweepShare(self.weights["backward_weight"], self.sweep_method())
+        self.slope = methods.CrownIBP(slope).slope  # Checked there.
+
+    @property
+    def share(self) -> SweepShare:
+        """How margins of the sweep and of intervals are mixed."""
+        return SweepShare(self.weights["backward_weight"], self.sweep_method())
 
     def sweep_method(self) -> methods.Method:
         """How the backward sweep is done."""

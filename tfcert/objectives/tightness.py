@@ -203,12 +203,12 @@ class TightRelaxation(CrownIBP):
         reduction: str = "mean",
         **shared: Unpack[SweptLoss],
     ):
+        super().__init__(region, natural_weight, backward_weight, **shared)
+        self.add_weights(gap_weight=gap_weight, feasibility_weight=feasibility_weight)
         self.base, self.specifications = base, specifications
         self.distance, self.reduction = distance, reduction
         for name, choices in _CHOICES.items():
             as_choice(name, getattr(self, name), choices)
-        super().__init__(region, natural_weight, backward_weight, **shared)
-        self.add_weights(gap_weight=gap_weight, feasibility_weight=feasibility_weight)
 
     def sweep_method(self) -> methods.Method:
         return methods.FastLin() if self.base == "fast-lin" else super().sweep_method()
