@@ -182,8 +182,7 @@ class KerasInternalsTest(absltest.TestCase):
             if private.search(path.read_text(encoding="utf-8"))
         }
         known = {"graph.py", "backend/shared.py"}
-        # The last two can call graph.layers_of.
-        self.assertLessEqual(found, known | {"bounds/api.py", "objectives/latent.py"})
+        self.assertEqual(found, known)
 
 
 def _identity():

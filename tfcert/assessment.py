@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfcert import attacks
-from tfcert.bounds import bound_margins
+from tfcert.bounds import least_margins
 from tfcert.regions import Region
 
 __all__ = ["assess"]
@@ -111,7 +111,7 @@ def _verified(
     parts = []
     for start in range(0, len(x), size):
         chosen = np.minimum(np.arange(start, start + size), len(x) - 1)
-        margins = ops.convert_to_numpy(bound_margins(model, x[chosen], y[chosen], region, method))
-        others = np.where(np.arange(margins.shape[1]) == y[chosen, None], np.inf, margins)
-        parts.append(np.all(others > 0, axis=1, keepdims=True)[: len(x) - start, 0])
+        again = len(x) > size
+        least = least_margins(model, x[chosen], y[chosen], region, method, again=again)
+        parts.append(ops.convert_to_numpy(least)[: len(x) - start] > 0)
     return np.concatenate(parts)

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from tfcert import backend, saved_model
-from tfcert.bounds import api, methods
+from tfcert.bounds import methods
 from tfcert.certification.subject import Subject
 from tfcert.network import Network
 from tfcert.regions import LpBall, Region
@@ -219,7 +219,7 @@ def _checked_subject(model: Any, method: methods.Method) -> Subject:
             f"({type(model).__name__}); pass trainer.model."
         )
     subject = Subject(model, method.float_safe)
-    api.checked_network(subject.scores, method)
+    method.check(subject.network)
     return subject
 
 

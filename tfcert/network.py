@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import keras
 
@@ -15,7 +17,9 @@ from tfcert.rules.primitives import Constant, Input, Node, Nonlinear
 from tfcert.rules.rows import Window, covers, union
 from tfcert.rules.windows import Shift, Sliding
 
-__all__ = ["Network", "cache_of", "network_of"]
+__all__ = ["Derived", "Network", "checked_model", "derived_from", "network_of"]
+
+T = TypeVar("T")
 
 
 class Network:
@@ -216,19 +220,50 @@ def _sorted(outputs: list[Node]) -> list[Node]:
     return order
 
 
-def cache_of(model: keras.Model) -> dict[str, Any]:
-    """What was derived from a model, kept on the model itself and gone with it.
+class Derived:
+    """What was derived from a model as it is: its network, compiled programs, models of its parts.
 
-    (A dictionary that is keyed weakly by the model would hold its keys: compiled programs refer to
-    the model.)
+    It is kept on the model itself and gone with it. (A dictionary that is keyed weakly by the model
+    would hold its keys: compiled programs refer to the model.) It is made anew where a layer or an
+    attribute of a layer was replaced since.
     """
-    if "_tfcert_cache" not in model.__dict__:
-        object.__setattr__(model, "_tfcert_cache", {})  # Past Keras's tracking of attributes.
-    return model.__dict__["_tfcert_cache"]
+
+    def __init__(self, model: keras.Model, settings: list):
+        self.settings = settings
+        self._model = weakref.ref(model)
+        self._made: dict[Callable[..., Any], Any] = {}
+
+    def once(self, make: Callable[[keras.Model], T]) -> T:
+        """``make(model)``, which is computed the first time only."""
+        if make not in self._made:
+            model = self._model()
+            assert model is not None
+            self._made[make] = make(model)
+        return self._made[make]
+
+    @property
+    def network(self) -> Network:
+        """The model's graph of primitives."""
+        return self.once(_network)
 
 
-def network_of(model: Any) -> Network:
-    """The network of a model, built anew only where the model was changed."""
+def derived_from(model: keras.Model) -> Derived:
+    """What was derived from a model, made anew only where the model was changed."""
+    settings = graph.settings(model)
+    known = model.__dict__.get("_tfcert_derived")
+    if known is None or not graph.same_settings(known.settings, settings):
+        known = Derived(model, settings)
+        object.__setattr__(model, "_tfcert_derived", known)  # Past Keras's tracking.
+    return known
+
+
+def _network(model: keras.Model) -> Network:
+    with backend.eagerly():  # Shapes are found by running layers, which needs numbers.
+        return Network(model)
+
+
+def checked_model(model: Any) -> keras.Model:
+    """Raises unless a model is a built Keras model."""
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"`model` must be a keras.Model. Received: {model!r} (of type {type(model).__name__})."
@@ -238,10 +273,9 @@ def network_of(model: Any) -> Network:
             f"Model {model.name!r} is not built, so its shapes are unknown. Start it with "
             "keras.Input(shape), or call model.build((None, ...)) or the model on data first."
         )
-    settings = graph.settings(model)
-    known = cache_of(model).get("network")
-    if known is None or not graph.same_settings(known[0], settings):
-        with backend.eagerly():  # Shapes are found by running layers, which needs numbers.
-            known = (settings, Network(model))
-        cache_of(model)["network"] = known
-    return known[1]
+    return model
+
+
+def network_of(model: Any) -> Network:
+    """The network of a model, built anew only where the model was changed."""
+    return derived_from(checked_model(model)).network

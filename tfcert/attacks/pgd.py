@@ -10,11 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend, graph
+from tfcert import backend
 from tfcert.attacks import inputs, losses
 from tfcert.attacks.directions import steepest
 from tfcert.attacks.inputs import Scores
-from tfcert.network import cache_of
+from tfcert.programs import programs_of
 from tfcert.regions import Numbers, Region
 from tfcert.schedules import Clock, Schedule, get
 from tfcert.types import AttackLoss, Tensor
@@ -118,36 +118,32 @@ class PGD:
         size = x.shape[0]
         piece = min(size, _positive("batch_size", batch_size))
         numbers = self.region.numbers(x, outward=False)
-        compiled = self._compiled(model)
         found = []
         for index, start in enumerate(range(0, size, piece)):
             # The last batch is filled up, so that all of them run the same program.
             chosen = np.minimum(np.arange(start, start + piece), size - 1)
             key = ops.convert_to_tensor(np.array([int(seed) & 0x7FFFFFFF, index], "int32"))
             cut = [ops.take(tensor, chosen, axis=0) for tensor in (x, y)]
-            points = compiled(key, numbers.cut(chosen), *cut)
+            arguments = (key, numbers.cut(chosen), *cut)
+            points = self._program(model, arguments)(*arguments)
             found.append(points[: min(piece, size - start)])
         return found[0] if len(found) == 1 else ops.concatenate(found, axis=0)
 
-    def _compiled(self, model: keras.Model) -> Callable:
-        """The search as one program, kept with the model as long as its layers are the same."""
-        settings = graph.settings(model)
-        before, programs = cache_of(model).get("attacks", (None, {}))
-        if before is None or not graph.same_settings(before, settings):
-            programs = {}
-            cache_of(model)["attacks"] = (settings, programs)
+    def _program(self, model: keras.Model, arguments: tuple) -> Callable:
+        """The search as one program for all sizes of the region."""
         # The numbers of the region are an argument of the program and no part of its key.
         rest = tuple(value for name, value in vars(self).items() if name != "region")
-        key = (type(self), self.region.signature(), rest)
-        if key not in programs:
-            attack = self.with_region(self.region.template())  # whose attributes nobody changes
+        attack = self.with_region(self.region.template())  # whose attributes nobody changes
 
+        def make() -> Callable:
             def run(seed: Tensor, numbers: Numbers, x: Tensor, y: Tensor) -> Tensor:
                 found = attack.with_region(attack.region.with_numbers(numbers))
                 return found.search(inputs.scores_of(model), x, y, seed)
 
-            programs[key] = backend.compile_function(run, model)
-        return programs[key]
+            return run
+
+        key = (type(self), self.region.signature(), rest)
+        return programs_of(model).get(model, "attack", key, make, arguments)
 
     def with_region(self, region: Region) -> PGD:
         """The same attack elsewhere."""

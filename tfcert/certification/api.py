@@ -14,7 +14,6 @@ import numpy as np
 
 from tfcert import attacks, backend, logs, provenance
 from tfcert.bounds import methods
-from tfcert.bounds.api import checked_network
 from tfcert.certification import cascade, checking, recording, request, stages
 from tfcert.certification.findings import Findings, Problem
 from tfcert.certification.results import Certificates
@@ -120,7 +119,7 @@ def certify(
     chain = request.chain(method, float_safe)
     subject = Subject(model, chain[0].float_safe)
     for one in chain:  # Before a log is made.
-        checked_network(subject.scores, one)
+        one.check(subject.network)
     problem = request.problem(subject, x, y, region, index)
     limits = {"time_limit": time_limit, "time_limit_per_input": time_limit_per_input}
     request.check_numbers(limits, self_check, batch_size, seed, verbose)

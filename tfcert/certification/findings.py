@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from tfcert.bounds import bound_margins, methods
+from tfcert.bounds import least_margins, methods
 from tfcert.certification.subject import Subject
 from tfcert.regions import Region
 
@@ -96,22 +96,26 @@ class Problem:
         batch = self.filled(places, size)
         sizes = None if eps is None else self.filled(eps, size)
         try:
-            margins = self._margins(batch, method, sizes)
+            margins = self._margins(batch, method, sizes, again=len(self.x) > size)
         except ValueError as error:
             self._name_the_input(places, size, method, eps, error)
             raise
         return margins[: len(places)]
 
     def _margins(
-        self, batch: np.ndarray, method: methods.Method, eps: np.ndarray | None
+        self,
+        batch: np.ndarray,
+        method: methods.Method,
+        eps: np.ndarray | None,
+        again: bool = True,
     ) -> np.ndarray:
-        margins = bound_margins(
-            self.subject.scores, self.x[batch], self.y[batch], self.region_of(batch, eps), method
+        least = least_margins(
+            *(self.subject.scores, self.x[batch], self.y[batch]),
+            *(self.region_of(batch, eps), method),
+            again=again,
         )
-        margins = np.asarray(ops.convert_to_numpy(margins), "float64")
-        others = np.arange(margins.shape[1]) != self.y[batch, None]
-        least = np.where(others, margins, np.inf).min(axis=1)
-        bad = np.isnan(margins).any(axis=1) | (least == np.inf)
+        least = np.asarray(ops.convert_to_numpy(least), "float64")
+        bad = np.isnan(least) | (least == np.inf)
         if bad.any():
             raise ValueError(
                 f"Input {self.index[batch[np.argmax(bad)]]}: {method!r} gives bounds that are NaN "

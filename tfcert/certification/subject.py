@@ -10,7 +10,8 @@ import numpy as np
 from keras import ops
 
 from tfcert import backend, heads
-from tfcert.network import Network, cache_of, network_of
+from tfcert.network import Network, derived_from, network_of
+from tfcert.programs import programs_of
 
 __all__ = ["Subject", "in_float64"]
 
@@ -40,11 +41,14 @@ class Subject:
         self.network: Network = network_of(self.scores)
         self.classes: int = self.network.outputs.shape[0]
         self.dtype: str = self.network.dtype
-        self._run = _compiled(model)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """What the model itself returns, as it is executed in batches of this size."""
-        return np.asarray(ops.convert_to_numpy(self._run(ops.convert_to_tensor(x))))
+        points = ops.convert_to_tensor(x)
+        program = programs_of(self.model).get(
+            self.model, "predict", None, lambda: _prediction(self.model), (points,)
+        )
+        return np.asarray(ops.convert_to_numpy(program(points)))
 
     def classify(self, x: np.ndarray) -> np.ndarray:
         """The model's classes; -1 where an output is NaN."""
@@ -63,13 +67,8 @@ class Subject:
         return margins_of(np.asarray(ops.convert_to_numpy(self.scores(x, training=False))), y)
 
 
-def _compiled(model: keras.Model) -> Callable[..., Any]:
-    """The model as one program, kept with it as long as its layers are the same."""
-    network, cache = network_of(model), cache_of(model)
-    if cache.get("inference", [None])[0] is not network:
-        run = backend.compile_function(lambda points: model(points, training=False), model)
-        cache["inference"] = (network, run)
-    return cache["inference"][1]
+def _prediction(model: keras.Model) -> Callable[..., Any]:
+    return lambda points: model(points, training=False)
 
 
 def margins_of(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -109,15 +108,22 @@ def _scores_of(
     if outputs > 1 and not strips:
         return model, None
     # Kept with the model, so that compiled bounds are used again.
-    network, cache = network_of(model), cache_of(model)
-    if cache.get("scores", [None])[0] is not network:
-        scores, copies = heads.without_activation(model) if strips else (model, [])
-        cache["scores"] = (network, scores if outputs > 1 else _pair(scores), copies)
-    _, scores, copies = cache["scores"]
+    scores, copies = derived_from(model).once(_stripped if strips else _paired)
     for layer, copy in copies:
         copy.set_weights(layer.get_weights())
     threshold = 0.5 if ending == "sigmoid" else 0.0
     return scores, threshold if outputs == 1 else None
+
+
+def _stripped(model: keras.Model) -> tuple[keras.Model, list]:
+    """The model of the scores where the model ends in an activation, and the copied layers."""
+    scores, copies = heads.without_activation(model)
+    return (scores if model.output_shape[-1] > 1 else _pair(scores)), copies
+
+
+def _paired(model: keras.Model) -> tuple[keras.Model, list]:
+    """The model of two scores where the model gives one logit."""
+    return _pair(model), []
 
 
 def _pair(logit: keras.Model) -> keras.Model:

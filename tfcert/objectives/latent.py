@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from tfcert import graph
 from tfcert.network import Network, network_of
 from tfcert.rules.linear import Kernel, Matrix
 from tfcert.rules.primitives import Constant, Node
@@ -49,7 +50,7 @@ def layers_before(model: keras.Model, stage: int) -> list[keras.layers.Layer]:
     # That layer itself may first rearrange what it reads.
     if nodes[stage - 1].name not in {node.name for node in nodes[: stage - 1]}:
         names.discard(nodes[stage - 1].name)
-    layers = [x for x in model._flatten_layers(include_self=False) if x.name in names]
+    layers = [x for x in graph.layers_of(model) if x.name in names]
     return [x for x in layers if x.weights and not isinstance(x, keras.Model)]
 
 

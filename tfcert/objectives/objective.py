@@ -9,8 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert.bounds import lipschitz, methods
+from tfcert.bounds import methods
 from tfcert.bounds.margins import Margins
+from tfcert.network import network_of
 from tfcert.objectives.arguments import in_full
 from tfcert.objectives.batch import Batch
 from tfcert.objectives.parts import part_of_region
@@ -86,9 +87,9 @@ class Objective:
 
     def build(self, trainer: Any) -> None:
         """Called once by the trainer, before training; may add variables to it."""
-        method = methods.get(self.settings.validation_method or self.default_method)
-        if self.region is not None and isinstance(method, methods.Lipschitz):
-            lipschitz.factor(trainer.model)  # Raises where a layer declares none.
+        if self.region is not None:
+            method = methods.get(self.settings.validation_method or self.default_method)
+            method.check(network_of(trainer.model))
 
     def check_inputs(self, x: Any) -> None:
         """Raises a ValueError where inputs, concrete arrays, cannot be trained on."""
@@ -155,11 +156,7 @@ class Objective:
         if self.region is None:
             return None
         method = methods.get(self.settings.validation_method or self.default_method)
-        known = Margins(model, x, y, self.region, method)
-        margins = known.interval()
-        if isinstance(method, methods.Backward):
-            margins = ops.maximum(margins, known.backward())
-        return margins
+        return Margins(model, x, y, self.region, method).best()
 
     def get_config(self) -> dict[str, Any]:
         region = self.region

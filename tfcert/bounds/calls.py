@@ -1,0 +1,184 @@
+"""One call for bounds: it is checked, run as one program or in pieces, and its numbers checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import backend, checks, graph
+from tfcert.bounds import methods, propagation
+from tfcert.bounds.evaluation import Evaluation
+from tfcert.bounds.statistics import batch_moments, normalizing_nodes
+from tfcert.network import Network, checked_model, derived_from
+from tfcert.programs import Programs
+from tfcert.regions import Numbers, Region
+from tfcert.rules.primitives import Node
+from tfcert.types import Tensor
+
+__all__ = ["Call", "Setting", "check_numbers", "prepare"]
+
+
+class Setting(NamedTuple):
+    """What a program for bounds is made for, besides the region."""
+
+    network: Network
+    method: methods.Method
+
+    def moments(self, values: list) -> dict[Node, Any]:
+        """Statistics of batch normalisations, from a list of them in the order of the nodes."""
+        if not values:
+            return {}
+        return dict(zip(normalizing_nodes(self.network), values, strict=True))
+
+    def evaluate(self, region: Region, moments: list, x: Tensor) -> Evaluation:
+        """Bounds of all nodes before the outputs."""
+        return propagation.evaluate(
+            self.network, region, region.bind(x), self.method, self.moments(moments), point=x
+        )
+
+
+# compute(setting, region, moments, x, *more) -> tensors with the batch axis first
+Compute = Callable[..., Any]
+
+
+class Call(NamedTuple):
+    """One checked call."""
+
+    model: keras.Model
+    network: Network
+    programs: Programs
+    x: Tensor
+    region: Region
+    method: methods.Method
+    statistics: str
+
+    @property
+    def batch(self) -> int | None:
+        """The number of inputs; None where a graph is being built for any number."""
+        return self.x.shape[0]
+
+    def run(
+        self, kind: str, compute: Compute, *more: Tensor, rows: int, again: bool = False
+    ) -> Any:
+        """Runs a computation, in the graph under construction, or as a program.
+
+        Args:
+            kind: The name of the computation.
+            compute: The computation.
+            *more: Further arguments, with a batch axis.
+            rows: How many linear functions of the outputs it bounds for each sample.
+            again: Whether the same call will come back.
+        """
+        moments = batch_moments(self.network, self.x) if self.statistics == "batch" else []
+        numbers, setting = self.region.numbers(self.x, outward=True), self._setting
+        if any(map(backend.is_symbolic, keras.tree.flatten((self.x, numbers, more)))):
+            return compute(setting, self.region, moments, self.x, *more)
+        piece = self.method.samples_at_once(self.network, rows)
+        if self.batch is None or self.batch <= piece:
+            return self._program(kind, compute, (numbers, moments, self.x, *more), again)
+        parts = []
+        for start in range(0, self.batch, piece):
+            chosen = np.minimum(np.arange(start, start + piece), self.batch - 1)
+            cut = [ops.take(tensor, chosen, axis=0) for tensor in (self.x, *more)]
+            part = self._program(kind, compute, (numbers.cut(chosen), moments, *cut), again=True)
+            keep = min(piece, self.batch - start)
+            parts.append(keras.tree.map_structure(lambda t, keep=keep: t[:keep], part))
+        return keras.tree.map_structure(lambda *ts: ops.concatenate(ts, axis=0), *parts)
+
+    @property
+    def _setting(self) -> Setting:
+        return Setting(self.network, self.method)
+
+    def _program(self, kind: str, compute: Compute, arguments: tuple, again: bool) -> Any:
+        def make() -> Callable[..., Any]:
+            # Nothing of this call but its setting: the region without its numbers.
+            return _program_of(compute, self._setting, self.region.template())
+
+        program = self.programs.get(
+            self.model,
+            kind,
+            (self.method, self.statistics, self.region.signature()),
+            make,
+            arguments,
+            jit_compile=self.method.jit_compile or None,
+            at_once=not again and self.method.first_call_at_once(self.network),
+        )
+        return program(*arguments)
+
+
+def _program_of(compute: Compute, setting: Setting, template: Region) -> Callable[..., Any]:
+    def run(numbers: Numbers, moments: list, x: Tensor, *more: Tensor) -> Any:
+        return compute(setting, template.with_numbers(numbers), moments, x, *more)
+
+    return run
+
+
+def prepare(model: Any, x: Any, region: Any, method: Any, statistics: str = "moving") -> Call:
+    """Checks the arguments of a call."""
+    method = methods.get(method)
+    if statistics not in ("moving", "batch"):
+        raise ValueError(
+            f'`statistics` must be "moving" or "batch". Received: statistics={statistics!r}.'
+        )
+    if not isinstance(region, Region):
+        raise ValueError(
+            f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
+        )
+    derived = derived_from(checked_model(model))
+    network = derived.network
+    method.check(network, statistics)
+    x = ops.convert_to_tensor(x)
+    if keras.backend.standardize_dtype(x.dtype) in ("complex64", "complex128", "string"):
+        raise ValueError(f"`x` must hold real numbers. Received: x of type {x.dtype}.")
+    checks.check_inputs(x, network.input.shape, model.name)
+    x = ops.cast(x, method.dtype(network))
+    region.validate(x)
+    return Call(model, network, derived.once(Programs), x, region, method, statistics)
+
+
+def check_numbers(call: Call, tensors: list[Tensor]) -> None:
+    """Raises where a bound is NaN; says where it comes from."""
+    if any(map(backend.is_symbolic, tensors)):
+        return
+    if not any(np.isnan(ops.convert_to_numpy(t)).any() for t in tensors):
+        return
+    for layer in graph.layers_of(call.model):
+        if isinstance(layer, keras.Model):
+            continue  # Its layers follow.
+        for weight in layer.weights:
+            if not np.isfinite(ops.convert_to_numpy(weight)).all():
+                raise ValueError(
+                    f"Layer {layer.name!r} has NaN or infinite values in its weight "
+                    f"{weight.name!r}, so the model's outputs have no bounds."
+                )
+    raise ValueError(_where_from(call))
+
+
+def _where_from(call: Call) -> str:
+    """Names the first layer whose interval is NaN or leaves the domain."""
+    evaluation = propagation.evaluate(
+        call.network, call.region, call.region.bind(call.x), methods.IBP()
+    )
+    for node in call.network.nodes:
+        interval = evaluation.intervals[node]
+        ends = [ops.convert_to_numpy(t) for t in interval.bounds]
+        if not np.isnan(ends).any():
+            continue
+        curve = evaluation.parameters[node]
+        if getattr(curve, "domain_text", ""):
+            source = evaluation.intervals[node.inputs[0]].bounds
+            low, high = (ops.convert_to_numpy(t) for t in source)
+            return (
+                f"Layer {node.name!r}: {curve.domain_text}, but its inputs may lie in "
+                f"[{low.min():g}, {high.max():g}] over this region. Use a smaller region, a "
+                "tighter method, or clip the inputs inside the model."
+            )
+        return (
+            f"The bounds of layer {node.name!r} are not numbers: values became too large for "
+            f"{evaluation.dtype}. Use a smaller region, or a model of dtype float64."
+        )
+    return "The bounds are NaN although all intervals are numbers: values are too large."

@@ -1,0 +1,144 @@
+"""The compiled programs of one model: what bounds, attacks and certification run again and again.
+
+A program is found by what it computes, by everything that its code depends on, and by the shapes of
+its arguments. It keeps none of the arguments, so that no call's inputs outlive the call.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import keras
+
+from tfcert import backend
+from tfcert.network import derived_from
+from tfcert.types import Tensor
+
+__all__ = ["Program", "Programs", "programs_of"]
+
+# Programs that a model keeps; the one that was used longest ago makes room for a new one.
+_MOST = 64
+
+
+class Program:
+    """A function of tensors that is compiled when it comes back.
+
+    Args:
+        kind: What it computes, such as "bound".
+        function: The function, which reads no tensors but its arguments and the model's weights.
+        model: The model.
+        jit_compile: Whether XLA compiles it; None: as the backend likes it.
+        at_once: Whether the first call is carried out operation by operation. To trace and
+            optimise a program costs many times what one call saves.
+
+    Attributes:
+        calls: How often it was called.
+        traces: How often it was traced.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        function: Callable[..., Any],
+        model: keras.Model,
+        jit_compile: bool | None,
+        at_once: bool,
+    ):
+        self.kind, self.calls, self.traces = kind, 0, 0
+        self._at_once = at_once and backend.runs_at_once()
+        self._function = function
+
+        def counted(*arguments: Any) -> Any:
+            self.traces += 1
+            return function(*arguments)
+
+        self._compiled = backend.compile_function(counted, model, jit_compile)
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.calls += 1
+        if self._at_once and self.calls == 1:
+            return self._function(*arguments)
+        return self._compiled(*arguments)
+
+    def __repr__(self) -> str:
+        return f"<Program {self.kind}: {self.calls} calls, {self.traces} traces>"
+
+
+class Programs:
+    """The programs of one model that were used last.
+
+    Example:
+
+    >>> programs = tfcert.programs.programs_of(model)
+    >>> for program in programs:
+    ...     print(program.kind, program.calls, program.traces)
+    bound 3 1
+    """
+
+    def __init__(self, model: keras.Model):
+        self._kept: collections.OrderedDict[Hashable, Program] = collections.OrderedDict()
+        self._forgotten: collections.Counter[str] = collections.Counter()
+
+    def get(
+        self,
+        model: keras.Model,
+        kind: str,
+        key: Hashable,
+        make: Callable[[], Callable[..., Any]],
+        arguments: Any,
+        *,
+        jit_compile: bool | None = None,
+        at_once: bool = False,
+    ) -> Program:
+        """The program for some arguments.
+
+        Args:
+            model: The model.
+            kind: What the program computes.
+            key: Everything else that its code depends on, such as the method and the region's
+                signature.
+            make: Makes the function; it is called for a new program only.
+            arguments: What the program will be called with; only structure, shapes and types count.
+            jit_compile: As for ``Program``.
+            at_once: As for ``Program``.
+        """
+        place = (kind, key, _form(arguments))
+        program = self._kept.pop(place, None)
+        if program is None:
+            program = Program(kind, make(), model, jit_compile, at_once)
+            while len(self._kept) >= _MOST:
+                _, oldest = self._kept.popitem(last=False)
+                self._forgotten[oldest.kind] += oldest.traces
+        self._kept[place] = program
+        return program
+
+    def traces(self, *kinds: str) -> int:
+        """How many programs of some kinds were traced, those that made room included."""
+        kept = sum(program.traces for program in self if program.kind in kinds)
+        return kept + sum(self._forgotten[kind] for kind in kinds)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[Program]:
+        return iter(self._kept.values())
+
+    def __repr__(self) -> str:
+        return f"Programs({', '.join(map(repr, self))})"
+
+
+def programs_of(model: keras.Model) -> Programs:
+    """The programs of a model; none where the model was changed since they were made."""
+    return derived_from(model).once(Programs)
+
+
+def _form(arguments: Any) -> Hashable:
+    """Structure, shapes and types of tensors."""
+    return tuple(_leaf(value) for value in keras.tree.flatten(arguments))
+
+
+def _leaf(value: Tensor) -> Hashable:
+    shape = getattr(value, "shape", None)
+    return None if shape is None else (tuple(shape), value.dtype)
