@@ -1,5 +1,7 @@
 # make demo        train a small digit classifier, certify it, leave figures in demo_output/
-# make test        run the tests
+# make test        run the tests that every change has to pass, in about 5 minutes
+# make test-slow   run the others, which are marked as slow
+# make test-all    run all tests
 # make lint        formatter and linter, changing nothing
 # make format      formatter and linter, changing files
 # make typecheck   mypy
@@ -24,7 +26,7 @@ endif
 RUN_STAMP := $(VENV)/.installed-$(VERSION)
 TEST_STAMP := $(VENV)/.installed-test-$(VERSION)
 
-.PHONY: help demo test lint format typecheck bazel BUILD clean
+.PHONY: help demo test test-slow test-all lint format typecheck bazel BUILD clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -36,8 +38,16 @@ demo: $(RUN_STAMP)
 # The tests keep one core busy nearly all of the time, hence a process per core; what XLA compiled
 # stays, and two of them have 4 to 7 GB each in the end, hence not more than 4.
 # `make test ARGS="-n 0"` runs them in one process.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
+
 test: $(TEST_STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(TEST_STAMP)
+	$(PYTEST) -m slow $(ARGS)
+
+test-all: $(TEST_STAMP)
+	$(PYTEST) $(ARGS)
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import types
 
 # Before Keras is imported, since it reads the variable once. KERAS_BACKEND=jax still wins.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -38,3 +39,20 @@ gc.set_threshold(20_000, 10, 10)
 def shared_dir() -> pathlib.Path:
     """The folder of data sets and reference results beside the checkout; skips without it."""
     return support.shared_path()
+
+
+# Workers of pytest-xdist leave out tests by themselves, and their number is in no summary.
+
+
+def pytest_deselected(items):
+    config = items[0].config if items else None
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["deselected"] = len(items) + config.workeroutput.get("deselected", 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Every worker leaves out the same tests: the summary shows their number once."""
+    count = getattr(node, "workeroutput", {}).get("deselected", 0)
+    reporter = node.config.pluginmanager.get_plugin("terminalreporter")
+    reporter.stats["deselected"] = [types.SimpleNamespace()] * count
