@@ -6,6 +6,10 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -20,6 +24,18 @@ def shared_path(*parts: str) -> pathlib.Path:
         name = "/".join(("..", "shared", *parts))
         raise unittest.SkipTest(f"needs {name} beside the checkout, which is not there")
     return path
+
+
+def slow_except(quick: Callable[[Any], bool], cases: Iterable[Any]) -> list[Any]:
+    """The cases of a parametrised test, of which `make test` runs only those that are quick.
+
+    Example: ``@pytest.mark.parametrize("seed", support.slow_except(lambda s: s < 2, range(20)))``
+    """
+    marked = []
+    for case in cases:
+        values = case if isinstance(case, tuple) else (case,)
+        marked.append(pytest.param(*values, marks=() if quick(case) else pytest.mark.slow))
+    return marked
 
 
 # Code that makes importing TensorFlow fail, as where it is not installed.
