@@ -37,6 +37,7 @@ def limited(code, folder, size):
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_there(tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(20_000)])
     small().save(tmp_path / "model.keras")
@@ -64,6 +65,7 @@ for call in (
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_training_on_a_full_disk_goes_on_later(tmp_path):
     # Not even the backup of an epoch fits.
     changes = {"model": "mlp_1x400", "epochs": "2", "ramp": "0,1"}
@@ -79,14 +81,13 @@ def test_training_on_a_full_disk_goes_on_later(tmp_path):
 
 
 def test_files_of_a_run_that_are_no_json(tmp_path):
-    done = train_program_test.run(tmp_path / "run", epochs="1", ramp="0,1")
-    assert done.returncode == 0, done.stderr
+    train_program_test.run_here(tmp_path / "run", epochs="1", ramp="0,1", verify="ibp")
     for name in ("history.json", "run.json"):
         content = (tmp_path / "run" / name).read_text()
         for broken in (content[: len(content) // 2], "", "[1]", "\x00"):
             (tmp_path / "run" / name).write_text(broken)
             arguments = ["--resume", f"--out={tmp_path / 'run'}"]
-            given = {**train_program_test.SMALL, "epochs": "1", "ramp": "0,1"}
+            given = {**train_program_test.SMALL, "epochs": "1", "ramp": "0,1", "verify": "ibp"}
             arguments += [f"--{k}={v}" for k, v in given.items()]
             config = train_program_test.config_of(arguments)
             with pytest.raises(ValueError, match=f"{name} must be a JSON object"):
