@@ -12,6 +12,7 @@ import textwrap
 import unittest
 
 import keras
+import pytest
 
 from tests import support
 
@@ -72,7 +73,8 @@ class JaxTest(unittest.TestCase):
             self.skipTest("needs jax, which is not installed")
 
     def test_bounds_without_tensorflow(self):
-        run_without_tensorflow("""
+        run_without_tensorflow(
+            """
         points = np.asarray(region.sample(x, 50, seed=0)).reshape(-1, 6, 6, 1)
         scores = np.asarray(model(points)).reshape(2, 50, 4)
         for method in ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown"):
@@ -93,8 +95,11 @@ class JaxTest(unittest.TestCase):
         point = tfcert.bound(model, x, region.with_eps(0.0), "crown")
         same(point.lower, model(x))
         assert tfcert.bounds.trace_count(model) == before
-        """)
+        """,
+            **COMPILED_FAST,
+        )
 
+    @pytest.mark.slow
     def test_training_without_tensorflow(self):
         run_without_tensorflow(
             """
@@ -158,6 +163,7 @@ class JaxTest(unittest.TestCase):
             **COMPILED_FAST,
         )
 
+    @pytest.mark.slow
     def test_distances_without_tensorflow(self):
         run_without_tensorflow(
             """
@@ -185,6 +191,7 @@ class JaxTest(unittest.TestCase):
             **COMPILED_FAST,
         )
 
+    @pytest.mark.slow
     def test_float64_is_asked_for(self):
         run_without_tensorflow("""
         safe = methods.Crown(float_safe=True)
@@ -204,6 +211,7 @@ class JaxTest(unittest.TestCase):
                 raise AssertionError("not refused")
         """)
 
+    @pytest.mark.slow
     def test_float_safe_with_float64(self):
         run_without_tensorflow(
             """
@@ -224,6 +232,7 @@ class JaxTest(unittest.TestCase):
             JAX_ENABLE_X64="1",
         )
 
+    @pytest.mark.slow
     def test_a_part_of_the_suite(self):
         files = "tests/agreement_test.py tests/rules_test.py tests/float_safe_test.py"
         chosen = (
@@ -232,6 +241,7 @@ class JaxTest(unittest.TestCase):
         )
         self.run_suite(files, chosen, JAX_ENABLE_X64="1")
 
+    @pytest.mark.slow
     def test_pages(self):
         self.run_suite("tests/docs_test.py", "code_runs and bounds", **COMPILED_FAST)
 
