@@ -68,7 +68,9 @@ def close(found, expected, tolerance):
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", [SHAPES[0], pytest.param(SHAPES[1], marks=pytest.mark.slow), SHAPES[2]]
+)
 def test_values_and_gradients(shape, p):
     x, w, g = random_case(*shape)
     close(ops.convert_to_numpy(point_kernels.distances(x, w, p)), expected_values(x, w, p), POWER)
@@ -99,6 +101,7 @@ def test_safe_at_zeros_ties_and_any_scale(p):
     assert np.linalg.norm(tie[0], ord=q) == pytest.approx(1.0, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX traces every shape")
 def test_other_shapes_are_not_traced_again():
     def traces():
@@ -171,6 +174,7 @@ def test_nan_is_not_hidden():
         assert np.isnan(found[0]).all() and np.isfinite(found[1]).all()
 
 
+@pytest.mark.slow
 def test_finite_differences_of_the_layer():
     """Of the layer's own values, which are exact to float32: large steps, smooth p."""
     layer = LInfDistance(3, p=4.0)
@@ -210,6 +214,7 @@ def test_moves_of_p_need_no_new_program():
     assert not traces, "the kernel was traced again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [9.0, math.inf])
 def test_the_tensor_of_differences_is_never_made(p):
     """It would have 4 GB; what is computed with has a few megabytes."""

@@ -74,6 +74,7 @@ def test_hinge_by_hand():
         assert "cross_entropy" not in logs and "scale" not in logs
 
 
+@pytest.mark.slow
 def test_schedules_move_together_and_nothing_is_traced_again():
     model = network()
     objective = objectives.LInfDistance(REGION, ramp=(0, 2), weight=(0.4, 0.1))
@@ -106,6 +107,7 @@ def test_schedules_move_together_and_nothing_is_traced_again():
     assert exponents(model) == [math.inf, math.inf]
 
 
+@pytest.mark.slow
 def test_training_sees_the_exponent_of_its_step_and_validation_infinity():
     """The same data: in training the loss of p = 2, in validation that of p = inf."""
     model = network()
@@ -127,6 +129,7 @@ def test_training_sees_the_exponent_of_its_step_and_validation_infinity():
     assert history["cross_entropy"][0] == pytest.approx(0.05 * float(entropy), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_scale_learns_at_its_own_rate():
     model = network()
     objective = objectives.LInfDistance(REGION, ramp=(5, 6), scale_rate=0.2)
@@ -139,6 +142,7 @@ def test_scale_learns_at_its_own_rate():
     assert before == pytest.approx(1.0) and abs(after - before) == pytest.approx(0.006, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_small_images_are_certified():
     model = network("linf_mlp_3x64")
     (x, y), test = tfcert.datasets.load("digits")
@@ -163,6 +167,7 @@ def test_small_images_are_certified():
     assert ((margins > 0).sum(axis=1) == 9)[certified].all()
 
 
+@pytest.mark.slow
 def test_hybrid_trains_through_interval_bounds():
     model = network("linf_hybrid_2x32")
     objective = objectives.LInfDistance(REGION.with_eps(0.02), ramp=(0, 3), method="ibp")
@@ -177,6 +182,7 @@ def test_hybrid_trains_through_interval_bounds():
         trainer_of(model, objectives.LInfDistance(REGION)).evaluate(x[:10], y[:10], verbose=0)
 
 
+@pytest.mark.slow
 def test_configuration_and_saving(tmp_path):
     objective = objectives.LInfDistance(
         REGION, ramp=(1, 2), weight=(0.1, 0.01), exponents=(4.0, 500.0), scale_rate=0.5
@@ -240,6 +246,7 @@ def test_both_methods_miss_the_same_margin(std):
     assert float(objective.stretch()) == pytest.approx(1.0 if std is None else 4.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", [4, 1])
 def test_a_network_without_anything_before_its_distances(units):
     """Their gradients keep the shapes that the loop of an attack and a fit rely on."""
