@@ -145,6 +145,7 @@ def test_phases_with_a_sweep():
         assert float(objective.weight("backward_weight", batch.clock)) == weight
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="one program on JAX")
 def test_a_sweep_by_xla_trains_as_without():
     x, y = ts.data(16, (6, 6, 1))
@@ -262,6 +263,7 @@ def steps_at(epochs, rate=0.0, eagerly=False):
 PHASES = (0.5, 1.5, 3.0, 4.5, 5.0)
 
 
+@pytest.mark.slow
 def test_every_phase_eagerly():
     """Where a loss takes no part, no weight is connected to it."""
     changes = [steps_at(PHASES, eagerly=eagerly)[0] for eagerly in (True, False)]
@@ -282,6 +284,7 @@ def test_regularization_keeps_its_weight_in_every_phase():
         np.testing.assert_allclose(*lasts, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_layerwise_stages():
     x, y = ts.data(32, shape=(6, 6, 1))
     model = ts.cnn(batch_norm=True)

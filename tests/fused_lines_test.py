@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfcert
+from tests import support
 from tests import training_support as ts
 from tfcert import methods
 from tfcert.bounds import sweep
@@ -65,7 +66,11 @@ def _margins_and_gradients(make, slope):
 
 # The slope of the lower line depends on the weights where it is the upper one's: "same".
 @pytest.mark.parametrize(
-    ("make", "slope"), [(_branching, "adaptive"), (_branching, "same"), (_plain, "adaptive")]
+    ("make", "slope"),
+    support.slow_except(
+        lambda case: case == (_branching, "same"),
+        [(_branching, "adaptive"), (_branching, "same"), (_plain, "adaptive")],
+    ),
 )
 def test_margins_and_gradients_are_those_of_apply_lines(make, slope, monkeypatch):
     seen = []
@@ -85,6 +90,7 @@ def test_margins_and_gradients_are_those_of_apply_lines(make, slope, monkeypatch
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fit_is_the_same(monkeypatch):
     # The sweep stands in a condition there: its weight falls to 0.
     def fitted(jit_compile):

@@ -3,6 +3,7 @@
 import hypothesis as hp
 import keras
 import numpy as np
+import pytest
 from hypothesis import strategies as hps
 
 from tests import training_support as ts
@@ -72,6 +73,7 @@ def test_fused_loss_of_an_affine_network():
             assert (found <= separate + 1e-5).all() and (found < separate - 1e-3).any()
 
 
+@pytest.mark.slow
 def test_fused_loss_stays_finite_where_bounds_are_wide():
     x, y = ts.data(10)
     model = ts.mlp(units=(8, 8))

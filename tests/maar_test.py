@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 
 import tfcert
+from tests import support
 from tests import training_support as ts
 from tests.objectives_support import SEEDS, SETTINGS, softmax
 from tfcert import backend, bound_margins, objectives, schedules
@@ -57,7 +58,10 @@ def test_maar_consistency(divergence):
 
 @hp.given(seed=SEEDS)
 @SETTINGS
-@pytest.mark.parametrize("divergence", ["clean", "worst", "symmetric", "upper_bound"])
+@pytest.mark.parametrize(
+    "divergence",
+    support.slow_except("upper_bound".__eq__, ["clean", "worst", "symmetric", "upper_bound"]),
+)
 def test_maar_is_never_negative_and_leaves_sure_samples_alone(divergence, seed):
     model, (x, y) = ts.mlp(seed), ts.data(6, seed=seed)
     objective = objectives.MAAR(ts.REGION, 1.0, 0.0, 0.0, divergence=divergence)
@@ -127,6 +131,7 @@ def test_boosted_cross_entropy():
     assert np.isfinite(np.asarray(boosted_cross_entropy(np.array([0]), sure))).all()
 
 
+@pytest.mark.slow
 def test_xla_compiles_a_sweep_whose_weight_falls():
     def weights(jit_compile):
         objective = objectives.MAAR(

@@ -8,6 +8,7 @@ from keras import ops
 from scipy import stats
 from tensorflow_probability import distributions as tfd
 
+from tests import support
 from tests import training_support as ts
 from tfcert import CertifiedTrainer, LpBall, datasets, objectives, schedules
 from tfcert.smoothing import Laplace, SmoothedClassifier, Uniform, in_bfloat16
@@ -50,7 +51,9 @@ def test_configuration_and_names(name):
     assert terms == first(again)[3]
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    "name", support.slow_except(["gaussian", "consistency"].__contains__, EVERY)
+)
 def test_fit(name):
     (x, y), test = datasets.load("digits")
     keras.utils.set_random_seed(0)
@@ -77,6 +80,7 @@ def with_attention():
     return keras.Model(start, keras.layers.Dense(10)(keras.layers.Flatten()(hidden)))
 
 
+@pytest.mark.slow
 def test_any_layer_can_be_trained():
     (x, y), test = datasets.load("digits")
     x, x_test = x[..., 0], test[0][..., 0]
@@ -104,7 +108,9 @@ def test_sizes_may_be_open():
         trainer.fit(x[..., 0], y, verbose=0)
 
 
-@pytest.mark.parametrize("name", ["gaussian", "macer", "consistency_adv"])
+@pytest.mark.parametrize(
+    "name", support.slow_except("gaussian".__eq__, ["gaussian", "macer", "consistency_adv"])
+)
 def test_mixed_precision(name):
     """The same steps as in float32 but for rounding; the weights stay in float32."""
     x, y = ts.data(64, (6, 6, 1))
@@ -375,6 +381,7 @@ def test_the_attack_radius_warms_up():
     assert float(objective.current(schedules.Clock(0, 10, final=True))["attack_radius"]) > 0.79
 
 
+@pytest.mark.slow
 def test_consistency_raises_certified_radii():
     (x, y), (xt, yt) = datasets.load("digits")
 

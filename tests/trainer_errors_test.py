@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests import support
 from tests import training_support as ts
 from tests.trainer_support import TARGET, fitted, ibp, same_weights, tf
 from tfcert import CertifiedTrainer, methods, objectives
@@ -99,6 +100,7 @@ def test_data_that_cannot_be_trained_on(name):
         fitted(**{"x": X, "y": Y, "batch_size": batch_size, **changes})
 
 
+@pytest.mark.slow
 def test_inputs_outside_of_the_region_are_never_verified():
     trainer = CertifiedTrainer(ts.mlp(), ibp())
     trainer.compile("sgd")
@@ -143,7 +145,9 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name", support.slow_except(lambda name: name in ("standard", "ibp"), OBJECTIVES)
+)
 def test_data_sets_of_other_types(name):
     x, y = ts.data(32)
     data = tf.data.Dataset.from_tensor_slices((x.astype("float64"), y.astype("int32"))).batch(16)

@@ -34,7 +34,7 @@ RESUMED = {
 
 
 @pytest.mark.filterwarnings("error:A backup of step")
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", support.slow_except("adversarial".__eq__, RESUMED))
 def test_a_resumed_run_equals_an_unbroken_one(name, tmp_path):
     whole, history = fitted(RESUMED[name]())
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
@@ -47,6 +47,7 @@ def test_a_resumed_run_equals_an_unbroken_one(name, tmp_path):
     np.testing.assert_array_equal(rest["loss"], history["loss"][2:])
 
 
+@pytest.mark.slow
 def test_a_backup_of_the_middle_of_an_epoch_is_named(tmp_path):
     def backup():
         return keras.callbacks.BackupAndRestore(tmp_path / "backup", 2, delete_checkpoint=False)
@@ -63,6 +64,7 @@ def test_a_backup_of_the_middle_of_an_epoch_is_named(tmp_path):
         trainer.fit(*ts.data(40), batch_size=10, verbose=0)
 
 
+@pytest.mark.slow
 def test_order_and_noise_follow_the_seed():
     first, _ = fitted(RESUMED["adversarial"]())
     again, _ = fitted(RESUMED["adversarial"]())
@@ -103,6 +105,7 @@ def test_saving_keeps_the_place_in_the_schedule(tmp_path):
     np.testing.assert_array_equal(plain(x), again.model(x))
 
 
+@pytest.mark.slow
 def test_mirrored_strategy_equals_one_device():
     code = """
     import numpy as np
@@ -211,6 +214,7 @@ def test_mirrored_strategy_equals_one_device():
     assert result.stdout.split()[-1:] == ["equal"], result.stdout + result.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_a_schedule_that_outlasts_training_warns():
     with pytest.warns(UserWarning, match="schedule of ramp ends after epoch 9.*after 4"):
         fitted(ibp(ramp=(1, 9)))
@@ -232,6 +236,7 @@ def test_going_on_with_a_shorter_fit_warns_of_what_is_left_alone():
         trainer.fit(x, y, 16, 1, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_method_of_validation_is_saved(tmp_path):
     """With its options, by the trainer's own file and by that of a checkpoint."""
     method = methods.CrownIBP("zero", intersect=False)

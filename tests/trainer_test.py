@@ -117,6 +117,7 @@ def test_weights_of_samples_and_classes():
         np.testing.assert_allclose(value * kept.mean(), terms[name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_data_sets():
     x, y = ts.data(40)
     arrays, history = fitted(shuffle=False)
@@ -149,6 +150,7 @@ def test_pipeline_of_arrays_is_not_tuned():
         assert made.options().autotune.enabled is False
 
 
+@pytest.mark.slow
 def test_validation_split_and_several_steps_per_execution():
     _, history = fitted(validation_split=0.25)
     assert len(history["val_loss"]) == 4
@@ -163,12 +165,14 @@ def _full_batches():
     return {"x": x, "y": y}
 
 
+@pytest.mark.slow
 def test_xla_and_eager_give_the_same():
     plain, _ = fitted()  # The last batch is smaller than the others.
     same_weights(plain, fitted(compile_options={"jit_compile": True})[0], rtol=1e-3, atol=1e-5)
     same_weights(plain, fitted(compile_options={"run_eagerly": True})[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_xla_compiles_attacks():
     def objective(random_start):
         made = objectives.AdversarialTraining(TARGET, 3, ramp=(0, 2))
@@ -182,6 +186,7 @@ def test_xla_compiles_attacks():
     assert history["loss"][-1] < history["loss"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA is always used elsewhere")
 def test_xla_takes_gradients_of_sweeps_of_hidden_layers():
     # Loops, which are slow to trace and to compile: once.

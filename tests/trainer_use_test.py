@@ -25,6 +25,7 @@ def dropping():
     return keras.Sequential([keras.Input((5,)), *middle, keras.layers.Dense(3)])
 
 
+@pytest.mark.slow
 def test_noise_of_layers_goes_on_after_a_stop(tmp_path):
     """Keras keeps neither the seed of a Dropout layer nor how often it was used."""
     whole, _ = fitted(model=dropping())
@@ -102,6 +103,7 @@ def test_classes_without_a_weight_weigh_1():
         part.fit(X, Y, class_weight={3: 2.0}, verbose=0)
 
 
+@pytest.mark.slow
 def test_names_of_metrics_are_in_the_order_of_their_values():
     for objective in (objectives.AdvIBP(TARGET), ibp()):
         trainer = trainer_of(objective)
@@ -112,6 +114,7 @@ def test_names_of_metrics_are_in_the_order_of_their_values():
         assert found == pytest.approx(named)
 
 
+@pytest.mark.slow
 def test_early_stopping_knows_which_way_is_up():
     for name in ("val_accuracy", "val_verified_accuracy", "verified_accuracy", "val_robust"):
         callback = keras.callbacks.EarlyStopping(name, patience=1)
@@ -167,12 +170,14 @@ def test_advibp_refuses_weights_that_were_frozen_later(gradients):
         trainer.fit(X, Y, verbose=0)
 
 
+@pytest.mark.slow
 def test_advibp_trains_in_a_box():
     trainer = trainer_of(objectives.AdvIBP(Box(0.0, 1.0), (1, 2)))
     history = trainer.fit(X, Y, batch_size=16, epochs=3, verbose=0).history
     assert history["ramp"] == [0.0, pytest.approx(0.5), 1.0] and history["attack_ramp"][-1] == 1.0
 
 
+@pytest.mark.slow
 def test_a_region_for_the_samples_of_the_only_batch():
     for region in (Box(0.9 * X, 0.9 * X + 0.1), TARGET.with_eps(np.full(32, 0.03))):
         trainer = trainer_of(objectives.IBP(region))

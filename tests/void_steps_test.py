@@ -23,6 +23,7 @@ def trainer_of(model, objective, optimizer="adam", **options):
     return trainer
 
 
+@pytest.mark.slow
 def test_nan_stops_with_its_cause():
     x, y = ts.data(40)
     trainer = CertifiedTrainer(ts.mlp(), ibp())
@@ -67,7 +68,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize("eagerly", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_void_step_changes_nothing(name, eagerly):
     """Not by the momentum of the optimizer either, nor by statistics of the broken batch."""
     objective, value = BROKEN[name]
