@@ -98,6 +98,7 @@ def test_program_leaves_its_results(tmp_path):
         assert f"{name.replace('_', ' ')} {results[name]:.4f}" in done.stderr
 
 
+@pytest.mark.slow
 def test_program_refuses_bad_flags(tmp_path):
     done = _start("--model_path=none.keras", "--eps=0.1", "--out=a.json", cwd=tmp_path)
     assert done.returncode != 0

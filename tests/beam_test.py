@@ -89,6 +89,7 @@ def check(paths, work):
         assert np.argmax(model(point[None])[0]) != y[place]
 
 
+@pytest.mark.slow
 def test_two_threads_with_every_bundle_twice(work, tmp_path):
     # As where workers are lost: all work is done again, and its results come twice.
     options = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
@@ -110,6 +111,7 @@ def test_two_threads_with_every_bundle_twice(work, tmp_path):
     assert facts["inputs"] == COUNT and len(facts["hashes"]["data"].split()) == 3
 
 
+@pytest.mark.slow
 def test_two_processes(work, tmp_path):
     folder = work[0]
     arguments = {
@@ -140,6 +142,7 @@ def test_two_processes(work, tmp_path):
     assert (tmp_path / "out" / "all.tsv") in map(pathlib.Path, result.stdout.split())
 
 
+@pytest.mark.slow
 def test_an_input_that_stands_in_two_shards(work, tmp_path):
     folder = work[0]
     x, y = work[2]

@@ -70,6 +70,7 @@ def killed(config, cwd, after):
     return process.returncode
 
 
+@pytest.mark.slow
 def test_bounds_go_on_after_kills(settings, tmp_path):
     rng = random.Random(1)
     config = settings(**{**BOUNDS, "skip": 2, "method": ["ibp"]}, batch_size=4, self_check=0.0)
@@ -96,6 +97,7 @@ def test_bounds_go_on_after_kills(settings, tmp_path):
         assert f"{name:<14}{count:>7}" in text
 
 
+@pytest.mark.slow
 def test_smoothing_goes_on_with_the_same_lines(settings, tmp_path):
     config = settings(**{**SMOOTH, "n": 10_000, "skip": 12}, adaptive=True, seed=3)
     assert killed(config, tmp_path, after=3) == -signal.SIGKILL
@@ -161,6 +163,7 @@ certify.run()
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk(settings, tmp_path):
     pytest.importorskip("resource")
     config = settings(**{**SMOOTH, "n": 100, "skip": 2})

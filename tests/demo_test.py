@@ -59,6 +59,7 @@ def test_program_leaves_its_results(tmp_path):
         assert min(image.size) > 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -75,6 +76,7 @@ def test_help_shows_the_program_s_own_flags(command, tmp_path):
     assert "0.0625" in done.stdout
 
 
+@pytest.mark.slow
 def test_program_refuses_bad_flags(tmp_path):
     done = _python(support.ROOT / "trainers/demo.py", "--eps=0.01,-0.5", cwd=tmp_path)
     assert done.returncode != 0

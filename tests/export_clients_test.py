@@ -112,6 +112,7 @@ np.savez(sys.argv[3], **results)
 """
 
 
+@pytest.mark.slow
 def test_runs_where_only_tensorflow_is(exported, tmp_path):
     model, path, _ = exported
     x = inputs(6)
@@ -123,6 +124,7 @@ def test_runs_where_only_tensorflow_is(exported, tmp_path):
             check(part, model, x, REGION, "crown-ibp")
 
 
+@pytest.mark.slow
 def test_the_command_line_tool_of_tensorflow(exported, tmp_path):
     _, path, signatures = exported
     tool = os.path.join(os.path.dirname(sys.executable), "saved_model_cli")

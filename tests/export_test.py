@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import tfcert
-from tests import random_models
+from tests import random_models, support
 from tfcert import LpBall, methods
 
 if keras.backend.backend() != "tensorflow":
@@ -66,7 +66,9 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", support.slow_except(lambda name: name in ("ibp", "crown", "pieces"), METHODS)
+)
 def test_methods(name, tmp_path, monkeypatch):
     model, method = make_small(), METHODS[name]
     if name == "pieces":  # Five samples at a time.
@@ -121,6 +123,7 @@ def test_a_single_probability(tmp_path):
     np.testing.assert_allclose(found["scores"].numpy()[1], 1 / (1 + np.exp(-1)), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("softmax", "bends"), [(False, False), (True, True)])
 def test_the_margin_rule_gives_a_radius(softmax, bends, tmp_path):
     last = layers.ReLU(negative_slope=1.5) if bends else layers.Rescaling(-1.5)
@@ -146,6 +149,7 @@ def test_the_margin_rule_gives_a_radius(softmax, bends, tmp_path):
     assert not found["certified"].numpy().any()
 
 
+@pytest.mark.slow
 def test_distance_networks(tmp_path):
     model = keras.Sequential(
         [
@@ -166,6 +170,7 @@ def test_distance_networks(tmp_path):
     assert found["certified"].numpy().any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 5])
 def test_random_models(seed, tmp_path):
     rng = np.random.default_rng(seed)

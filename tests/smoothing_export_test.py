@@ -135,7 +135,11 @@ def test_a_wrong_number_of_seeds_is_an_error(exported):
         signatures["certify"](x=tf.constant(inputs(3)), seed=seeds(1, 2))
 
 
-@pytest.mark.parametrize("noise", [smoothing.Laplace(0.3), smoothing.Uniform(0.8)], ids=repr)
+@pytest.mark.parametrize(
+    "noise",
+    [smoothing.Laplace(0.3), pytest.param(smoothing.Uniform(0.8), marks=pytest.mark.slow)],
+    ids=repr,
+)
 def test_other_noise_with_a_fixed_number_of_samples(noise, tmp_path):
     smoothed = smoothing.SmoothedClassifier(make_model(), noise=noise)
     smoothed.export(tmp_path / "1", **SETTINGS)
@@ -161,6 +165,7 @@ np.savez(sys.argv[3], **{name: value.numpy() for name, value in found.items()})
 """
 
 
+@pytest.mark.slow
 def test_runs_where_only_tensorflow_is(exported, tmp_path):
     smoothed, path, _ = exported
     x = inputs(6)
