@@ -220,16 +220,25 @@ def _part(*names):
     return [name for name in FILES if FULL or name in names]
 
 
-@pytest.mark.parametrize(
-    ("method", "name"),
-    [("CROWN-IBP", name) for name in _part("tanh_mlp_s1", "bn_pool_res_s2")]
-    + [("CROWN", name) for name in _part(*FILES)]
-    + [
+BACKWARD = [
+    *[("CROWN-IBP", name) for name in _part("tanh_mlp_s1", "bn_pool_res_s2")],
+    *[("CROWN", name) for name in _part(*FILES)],
+    *[
         ("CROWN-Optimized-fixed", name)
         for name in _part("kw_mnist", "mnist_fc_3layer", "tanh_mlp_s1")
-    ]
-    + [("CROWN-Optimized", name) for name in _part("mnist_fc_3layer", "kw_mnist")],
-)
+    ],
+    *[("CROWN-Optimized", name) for name in _part("mnist_fc_3layer", "kw_mnist")],
+]
+# The first convolutions and the first dense layers that a method meets.
+_QUICK = [
+    ("CROWN-IBP", "bn_pool_res_s2"),
+    ("CROWN", "mnist_fc_3layer"),
+    ("CROWN", "kw_mnist"),
+    ("CROWN-Optimized-fixed", "mnist_fc_3layer"),
+]
+
+
+@pytest.mark.parametrize(("method", "name"), support.slow_except(_QUICK.__contains__, BACKWARD))
 def test_backward_methods_are_as_tight(method, name):
     margins = []
     for setting in SETTINGS if FULL else SETTINGS[-2:-1]:
@@ -278,8 +287,13 @@ def reached(case, steps=12):
     return best
 
 
-@pytest.mark.parametrize("setting", SETTINGS if FULL else ["linf_moderate_clip", "l2"])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "setting",
+    support.slow_except(
+        lambda setting: setting != "l2", SETTINGS if FULL else ["linf_moderate_clip", "l2"]
+    ),
+)
+@pytest.mark.parametrize("name", support.slow_except("kw_mnist".__eq__, FILES))
 def test_nothing_reached_leaves_the_bounds(name, setting):
     case = stored(name, setting, "IBP", samples=8 if FULL else 2)
     found = soundness.Reached(case.model, case.x, case.region, count=64, attacks=10)

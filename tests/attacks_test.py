@@ -7,6 +7,7 @@ import itertools
 import hypothesis as hp
 import keras
 import numpy as np
+import pytest
 from absl.testing import parameterized
 from hypothesis import strategies as hps
 from keras import ops
@@ -28,6 +29,7 @@ def small():
 
 class InsideTest(parameterized.TestCase):
     @parameterized.parameters(*itertools.product(NORMS, (False, True)))
+    @pytest.mark.slow
     @settings
     @hp.given(seed=seeds)
     def test_points_lie_in_balls_and_are_no_better_than_x(self, norm, clip, seed):
@@ -92,6 +94,7 @@ class InputTest(parameterized.TestCase):
     @parameterized.parameters(
         ("float64", "float64"), ("float32", "float64"), ("float64", "float32")
     )
+    @pytest.mark.slow
     def test_precisions(self, of_model, of_x):
         if not support.has_float64():
             self.skipTest("needs float64")

@@ -49,8 +49,15 @@ _DIFFERENTIABLE = ("ibp", "crown-ibp", "fast-lin", "crown")
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses tf.GradientTape")
 class GradientTest(parameterized.TestCase):
-    @parameterized.parameters(*_DIFFERENTIABLE)
-    def test_gradient_equals_finite_differences(self, method: str) -> None:
+    def test_gradient_equals_finite_differences(self) -> None:
+        self.check_gradient(_DIFFERENTIABLE[-1])
+
+    @parameterized.parameters(*_DIFFERENTIABLE[:-1])
+    @pytest.mark.slow
+    def test_gradient_of_other_methods_equals_finite_differences(self, method: str) -> None:
+        self.check_gradient(method)
+
+    def check_gradient(self, method: str) -> None:
         import tensorflow as tf
 
         keras.config.set_floatx("float64")
@@ -83,8 +90,16 @@ class GradientTest(parameterized.TestCase):
         self.assertAlmostEqual(found, expected, delta=1e-4 * max(1.0, abs(expected)))
         self.assertGreater(abs(expected), 1e-3)
 
-    @parameterized.parameters(*_DIFFERENTIABLE, "alpha-crown")
+    @parameterized.parameters(*_DIFFERENTIABLE[:2])
     def test_unknown_batch_size_inside_a_graph(self, method: str) -> None:
+        self.check_unknown_batch_size(method)
+
+    @parameterized.parameters(*_DIFFERENTIABLE[2:], "alpha-crown")
+    @pytest.mark.slow
+    def test_unknown_batch_size_of_sweeps_inside_a_graph(self, method: str) -> None:
+        self.check_unknown_batch_size(method)
+
+    def check_unknown_batch_size(self, method: str) -> None:
         import tensorflow as tf
 
         model, (x, y) = _convolutional(batch_norm=True), _inputs()
@@ -127,6 +142,7 @@ class StatisticsTest(parameterized.TestCase):
 
 
 class OptimisationTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_never_looser(self) -> None:
         model, (x, y) = _convolutional(), _inputs()
         region = tfcert.LpBall(0.05)
@@ -158,6 +174,7 @@ class CacheTest(parameterized.TestCase):
         self.assertEqual(trace_count(model), traces)
         np.testing.assert_allclose(doubled, 2.0 * first, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_programs_are_gone_with_their_model(self) -> None:
         model, (x, y) = _convolutional(), _inputs()
         tfcert.bound_margins(model, x, y, tfcert.LpBall(0.01), "crown")

@@ -199,6 +199,7 @@ def test_errors_keep_what_was_reached(digits, tmp_path, monkeypatch):
     assert "verified" in result.verdict
 
 
+@pytest.mark.slow
 def test_tables(digits):
     model, x, y = digits
     result = certify(model, x, y, REGION)

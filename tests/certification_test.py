@@ -125,10 +125,12 @@ def test_one_shape_for_each_stage(digits):
 @pytest.mark.parametrize(
     "region",
     [
-        tfcert.LpBall(0.3, norm=2),
-        tfcert.LpBall(0.9, norm=1, clip=(0.0, 1.0)),
+        pytest.param(tfcert.LpBall(0.3, norm=2), marks=pytest.mark.slow),
+        pytest.param(tfcert.LpBall(0.9, norm=1, clip=(0.0, 1.0)), marks=pytest.mark.slow),
         tfcert.LpBall(1.0, clip=(0.0, 1.0)).with_eps(np.linspace(0.0, 0.2, 30)),
-        tfcert.LpBall(np.linspace(0.0, 0.06, 64).reshape(8, 8, 1)),
+        pytest.param(
+            tfcert.LpBall(np.linspace(0.0, 0.06, 64).reshape(8, 8, 1)), marks=pytest.mark.slow
+        ),
         "box",
         "box of each",
     ],
@@ -166,6 +168,7 @@ def test_sizes_of_single_samples_are_their_own(digits):
     assert set(mixed.verdict[eps == 0.02]) != set(mixed.verdict[eps == 0.08])
 
 
+@pytest.mark.slow
 def test_softmax_is_left_out(digits):
     _, x, y = digits
     x, y = x[:40], y[:40]
@@ -287,8 +290,10 @@ def test_limits():
     ("objective", "bound"),
     [
         (objectives.IBP(REGION), "ibp"),
-        (objectives.CrownIBP(REGION), "ibp"),
-        (objectives.CrownIBP(REGION, backward_weight=1.0), "crown-ibp"),
+        pytest.param(objectives.CrownIBP(REGION), "ibp", marks=pytest.mark.slow),
+        pytest.param(
+            objectives.CrownIBP(REGION, backward_weight=1.0), "crown-ibp", marks=pytest.mark.slow
+        ),
         (objectives.AdversarialTraining(REGION, steps=1), None),
         (objectives.Standard(REGION), None),
     ],

@@ -54,6 +54,7 @@ class CompilationTest(absltest.TestCase):
                 for name, method in METHODS.items()
             }
 
+    @pytest.mark.slow
     def test_compiled_bounds_equal_eager_ones(self):
         for name, method in METHODS.items():
             with self.subTest(name):
@@ -87,6 +88,7 @@ class CompilationTest(absltest.TestCase):
         assert_same(compiled(tf.constant(self.x), tf.constant(y)), expected)
 
     @tensorflow_only
+    @pytest.mark.slow
     def test_xla(self):
         for name in ("ibp", "crown"):
             method = type(METHODS[name])(jit_compile=True)
@@ -106,6 +108,7 @@ class CompilationTest(absltest.TestCase):
             pieces = tfcert.bound(self.model, x, REGION, tfcert.methods.Crown(max_memory=1 << 20))
             assert_same(pieces, whole)
 
+    @pytest.mark.slow
     def test_one_by_one(self):
         with soundness.eagerly():
             for name in ("ibp", "crown", "alpha-crown"):
@@ -160,6 +163,7 @@ class ChangesTest(absltest.TestCase):
         model.fit(x, np.array([0, 1, 2]), epochs=2, verbose=0)
         self.assert_as_new(model, x)
 
+    @pytest.mark.slow
     def test_regions(self):
         model, x = small_net(), inputs()
         eps = np.linspace(0.0, 0.2, 16, dtype="float32").reshape(4, 4, 1)
@@ -225,6 +229,7 @@ class ChangesTest(absltest.TestCase):
                 rule_cases.randomise(model, seed)
                 soundness.check_point(model, x, "crown")
 
+    @pytest.mark.slow
     def test_names_of_methods_with_other_options(self):
         model, x = small_net(), inputs()
         with soundness.eagerly():

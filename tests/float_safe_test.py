@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import tfcert
-from tests import executions, rule_cases, soundness
+from tests import executions, rule_cases, soundness, support
 from tests.float_safe_support import (
     CROWN,
     IBP,
@@ -33,7 +33,7 @@ def _float64():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("eps", [0.0, 0.03])
+@pytest.mark.parametrize("eps", [pytest.param(0.0, marks=pytest.mark.slow), 0.03])
 def test_every_execution_lies_within_the_bounds(name, eps):
     for seed in range(2):
         model, x = draw(NETWORKS[name], seed)
@@ -41,7 +41,9 @@ def test_every_execution_lies_within_the_bounds(name, eps):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("scale", [1e-40, 1e-12, 1e6, 1e20])
+@pytest.mark.parametrize(
+    "scale", support.slow_except(lambda scale: scale == 1e-40, [1e-40, 1e-12, 1e6, 1e20])
+)
 def test_at_tiny_and_huge_scales(name, scale):
     model, x = draw(NETWORKS[name], 3, scale)
     check_executions(model, x, tfcert.LpBall(0.01), seed=1, count=6)
@@ -94,6 +96,7 @@ def _nodes_of_cases():
             yield name, case, place
 
 
+@pytest.mark.slow
 def test_nothing_is_cast_down_to_float32():
     layer = dense(np.eye(2))
     assert keras.backend.standardize_dtype(layer(np.ones((1, 2), "float64")).dtype) == "float32"

@@ -48,6 +48,7 @@ def draw(seed, size, dtype, **options):
     return rng, model, x, random_models.random_region(rng, x, 10.0**size)
 
 
+@pytest.mark.slow
 @examples(16)
 @hp.given(seed=SEEDS, size=SIZES)
 def test_outputs_lie_within_the_bounds_of_every_method(seed, size):
@@ -62,6 +63,7 @@ def test_outputs_lie_within_the_bounds_of_every_method(seed, size):
         soundness.check_contains(bounds[loose], bounds[tight], f"{tight} in {loose}", tolerance)
 
 
+@pytest.mark.slow
 @examples(8)
 @hp.given(seed=SEEDS, size=hps.integers(-2, 1))
 def test_margins_and_other_linear_functions_of_the_outputs(seed, size):
@@ -107,6 +109,7 @@ def test_a_larger_region_has_wider_interval_bounds(seed, size, share):
     soundness.check_contains(outer, inner, "smaller region", soundness.TOLERANCE[str(x.dtype)])
 
 
+@pytest.mark.slow
 @examples(8)
 @hp.given(seed=SEEDS)
 def test_a_region_of_size_0_gives_the_outputs(seed):
@@ -115,6 +118,7 @@ def test_a_region_of_size_0_gives_the_outputs(seed):
         soundness.check_point(model, x, METHODS[name], name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [None, [1], [2], [1, 2]])
 def test_slopes_of_places_in_windowed_sweeps(shared):
     """Rows that see a window of a map have the trained slopes of the places that they see."""

@@ -16,6 +16,7 @@ def _vnncomp(monkeypatch):
         delattr(flags.FLAGS, name)
 
 
+@pytest.mark.slow
 def test_small_instances(vnncomp):
     folder = support.shared_path("vnncomp")
     names = ("attack", "ibp", "crown-ibp", "crown")

@@ -158,6 +158,7 @@ def random_property(generator, inputs=2, outputs=2):
     return interchange.Property(inputs, outputs, tuple(cases))
 
 
+@pytest.mark.slow
 def test_proofs_and_counterexamples_never_contradict():
     generator = np.random.default_rng(0)
     proved = found = 0
