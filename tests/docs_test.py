@@ -109,7 +109,14 @@ def _as_before(monkeypatch, tmp_path):
     registry._RULES.update(before)
 
 
-@pytest.mark.parametrize("page", _with_code(), ids=_name)
+# They train networks or compile large programs.
+_SLOW = ("README", "bounds", "certification", "linf_nets", "quickstart", "serving", "smoothing")
+_SLOW += ("training", "adding_a_rule")
+
+
+@pytest.mark.parametrize(
+    "page", support.slow_except(lambda page: page.stem not in _SLOW, _with_code()), ids=_name
+)
 @pytest.mark.usefixtures("_as_before")
 def test_code_runs(page):
     output = _run(page)

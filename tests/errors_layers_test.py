@@ -123,6 +123,7 @@ class LayersTest(ErrorsTest):
         model = functional(lambda x: inner(x), shape=(4, 1))
         self.check(NotImplementedError, "Keras converts such values on the way", model)
 
+    @pytest.mark.slow
     def test_quantized_weights(self):
         model = classifier()
         model.quantize("int8")
@@ -142,6 +143,7 @@ class LayersTest(ErrorsTest):
         model = functional(lambda x: layers.Dot(axes=(2, 2))([x, x]), shape=(2, 3))
         self.check(NotImplementedError, "Dot has a rule for two vectors", model)
 
+    @pytest.mark.slow
     def test_domains(self):
         for name, text in (
             ("log", "log needs inputs > 0"),

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests import soundness
+from tests import soundness, support
 from tfcert import LpBall, bound, layers, models
 
 # Parameters on MNIST and CIFAR-10 shapes; the first three are the papers' 0.55, 1.97, 13.3 million.
@@ -20,7 +20,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", support.slow_except("resnet110".__ne__, SIZES))
 def test_parameters(name):
     counts = []
     for shape in ((28, 28, 1), (32, 32, 3)):

@@ -6,6 +6,7 @@ import math
 import hypothesis as hp
 import keras
 import numpy as np
+import pytest
 from absl.testing import parameterized
 from hypothesis import strategies as hps
 from keras import ops
@@ -348,6 +349,7 @@ class MinimiseTest(parameterized.TestCase):
             np.testing.assert_allclose(got, -0.5 * np.linalg.norm(np.ones(4), q), rtol=1e-5)
 
     @parameterized.parameters(False, True)
+    @pytest.mark.slow
     def test_compiled_is_the_same(self, xla):
         balls = [
             make_ball(norm, "full", clip) for norm, clip in zip(NORMS, (1, 1, 0, 0, 1), strict=True)

@@ -8,6 +8,7 @@ import math
 import hypothesis as hp
 import keras
 import numpy as np
+import pytest
 from absl.testing import parameterized
 from hypothesis import strategies as hps
 from keras import ops
@@ -147,6 +148,7 @@ class MembershipTest(parameterized.TestCase):
         np.testing.assert_array_equal(np.abs(corners) * [1, 1, 0.5], np.ones((200, 3)) * [1, 0, 1])
 
     @parameterized.parameters("inf", 1, 3)
+    @pytest.mark.slow
     def test_seeds(self, norm):
         region, x = regions.LpBall(0.5, norm), make_x(0)
         first = array(region.sample(x, 2, 1))

@@ -120,6 +120,7 @@ class EnclosureTest(CaseTest):
         phases=(hp.Phase.explicit, hp.Phase.generate),  # A seed has nothing to shrink.
     )
     @hp.given(seed=hps.integers(0, 2**31 - 1))
+    @pytest.mark.slow
     def test_float32(self, case, seed):
         lower, upper = draw_intervals(case, "float32", seed)
         x = samples(case, lower, upper)
@@ -280,6 +281,7 @@ class DegenerateTest(CaseTest):
 
 class CompiledTest(parameterized.TestCase):
     @parameterized.parameters("relu", "tanh")
+    @pytest.mark.slow
     def test_compiled_equals_eager(self, name):
         lower, upper = draw_intervals(TABLE[name], "float64", 17, count=20)
         curve = relaxations.CURVES[name]

@@ -330,6 +330,7 @@ class ErrorsTest(parameterized.TestCase):
 
 class DevicesTest(unittest.TestCase):
     @unittest.skipIf(keras.backend.backend() != "tensorflow", "tf.distribute needs TensorFlow")
+    @pytest.mark.slow
     def test_two_devices_count_as_one(self):
         work = """
         import numpy as np
@@ -374,6 +375,7 @@ class DevicesTest(unittest.TestCase):
 
 
 class JaxTest(unittest.TestCase):
+    @pytest.mark.slow
     def test_runs_without_tensorflow(self):
         if importlib.util.find_spec("jax") is None:
             self.skipTest("needs jax, which is not installed")

@@ -85,6 +85,7 @@ def test_later_training_leaves_the_copy_alone():
     np.testing.assert_array_equal(ops.convert_to_numpy(copy(inputs(2))), before)
 
 
+@pytest.mark.slow
 def test_radii_are_close():
     (x, y), (x_test, y_test) = tfcert.datasets.load("digits")
     keras.utils.set_random_seed(0)
