@@ -49,6 +49,7 @@ _DIFFERENTIABLE = ("ibp", "crown-ibp", "fast-lin", "crown")
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses tf.GradientTape")
 class GradientTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_gradient_equals_finite_differences(self) -> None:
         self.check_gradient(_DIFFERENTIABLE[-1])
 

@@ -131,6 +131,7 @@ def test_layer_computes_distances_plus_bias():
     close(found, 1.0 + expected_values(x, ops.convert_to_numpy(layer.kernel), 9.5), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

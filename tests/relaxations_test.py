@@ -173,6 +173,7 @@ class EnclosureTest(CaseTest):
                 self.assertTrue(np.all(nearest <= allowed))
 
     @looped_case
+    @pytest.mark.slow
     def test_parallel_lines(self, case):
         lower, upper = draw_intervals(case, "float32", 23)
         x = samples(case, lower, upper)

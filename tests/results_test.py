@@ -77,6 +77,7 @@ def test_results_of_benchmarks():
         assert sum(f"<!-- table: {name} -->" in text for text in texts) == 1
 
 
+@pytest.mark.slow
 def test_results_of_adaptive_sampling():
     """They need no machine, only the kept logs: computed anew here."""
     program = load("adaptive_sampling")

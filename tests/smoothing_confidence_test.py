@@ -90,6 +90,7 @@ def simulate(p, n, alpha, rule, stops=True, plan=None):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.001, 0.05])
 @pytest.mark.parametrize("p", [0.501, 0.52, 0.8, 0.99])
 def test_covers_with_early_stopping(p, alpha):

@@ -42,6 +42,7 @@ def test_history():
     )
 
 
+@pytest.mark.slow
 def test_verified_accuracy_while_training_is_of_a_part():
     x, y = ts.data(16)
 
@@ -104,6 +105,7 @@ def test_tensorboard_and_csv(tmp_path):
     assert {"epoch_eps", "epoch_robust", "epoch_verified_accuracy"} <= tags
 
 
+@pytest.mark.slow
 def test_weights_of_samples_and_classes():
     x, y = ts.data(24)
     weight = np.array([2.0, 0.0, 0.5], "float32")[y]

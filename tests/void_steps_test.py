@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from tests import support
 from tests import training_support as ts
 from tfcert import CertifiedTrainer, LpBall, objectives
 
@@ -67,7 +68,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", support.slow_except("advibp".__eq__, BROKEN))
 @pytest.mark.parametrize("eagerly", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_void_step_changes_nothing(name, eagerly):
     """Not by the momentum of the optimizer either, nor by statistics of the broken batch."""
