@@ -13,7 +13,7 @@ from tests import support
 from tfcert import datasets
 from tfcert import types as shared
 from tfcert.attacks import losses
-from tfcert.bounds import methods
+from tfcert.bounds import method
 
 # "## `tfcert.methods`" opens a module, "- `name(arguments)`: what it is" is one of its names.
 _MODULE = re.compile(r"^## `([\w.]+)`$")
@@ -169,7 +169,7 @@ def test_annotations_can_be_read():
             assert typing.get_type_hints(function), name
     assert typing.get_type_hints(tfcert.bound)["return"] is tfcert.Bounds
     for function in (tfcert.bound, tfcert.bound_margins):
-        assert _names(typing.get_type_hints(function)["method"]) == set(methods._NAMED)
+        assert _names(typing.get_type_hints(function)["method"]) == set(method.known_names())
 
 
 def _names(union: object) -> set[object]:
@@ -181,7 +181,7 @@ def _names(union: object) -> set[object]:
 def test_names_are_those_that_are_known():
     assert set(typing.get_args(shared.DatasetName)) == set(datasets.NAMES)
     assert set(typing.get_args(shared.AttackLoss)) == set(losses.LOSSES)
-    assert set(typing.get_args(shared.MethodName)) == set(methods._NAMED)
+    assert set(typing.get_args(shared.MethodName)) == set(method.known_names())
 
 
 def test_version_is_the_one_in_the_changelog():
