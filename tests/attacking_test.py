@@ -12,6 +12,7 @@ from tfcert.network import network_of
 from tfcert.objectives.attacking import SignedSteps, stationarity
 from tfcert.objectives.latent import latent_node
 from tfcert.rules.interval import Interval
+from tfcert.rules.nonlinear import Elementwise
 
 REGION = LpBall(0.1, clip=(0.0, 1.0))
 
@@ -217,8 +218,13 @@ def test_which_known_intervals_serve():
     network = network_of(model)
     node = latent_node(network, 2)
     interval = objective.bounds(batch, "ibp").evaluation.intervals[node]
-    with pytest.raises(NotImplementedError, match='by intervals.*Use "ibp"'):
-        objective.bounds(batch, "crown-ibp", known={node: interval})
+    # Behind the first layer there are others, so that a sweep gains something.
+    first = next(node for node in network.nodes if isinstance(node.primitive, Elementwise))
+    around = objective.bounds(batch, "ibp").evaluation.intervals[first]
+    loose = objective.bounds(batch, "ibp", known={first: around}).interval()
+    tight = objective.bounds(batch, "crown-ibp", known={first: around}).best()
+    assert (ops.convert_to_numpy(tight - loose) > -1e-5).all()
+    assert (ops.convert_to_numpy(tight - loose) > 1e-5).any()
     with pytest.raises(ValueError, match="`known` must hold nodes before the outputs"):
         objective.bounds(batch, "ibp", known={network.outputs: interval})
 

@@ -166,7 +166,11 @@ class CacheTest(parameterized.TestCase):
     def test_one_program_for_all_sizes_and_weights(self, method: str) -> None:
         model, (x, y) = _convolutional(), _inputs()
         first = np.asarray(tfcert.bound_margins(model, x, y, tfcert.LpBall(0.001), method))
+        self.assertEqual(trace_count(model), 0)  # The first call is answered at once.
+        again = tfcert.bound_margins(model, x, y, tfcert.LpBall(0.001), method)
+        np.testing.assert_allclose(again, first, rtol=1e-4, atol=1e-5)
         traces = trace_count(model)
+        self.assertEqual(traces, 1)
         for eps in (0.0, 0.01, 0.2, 1.0):  # From no unstable neuron to nearly all.
             tfcert.bound_margins(model, x, y, tfcert.LpBall(eps), method)
         for weight in model.layers[-1].weights:

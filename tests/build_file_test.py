@@ -230,6 +230,24 @@ def test_imports_go_one_way():
         assert found <= _MAY_KNOW[group], f"{name} must not import {found - _MAY_KNOW[group]}"
 
 
+def test_the_picture_of_the_rooms_shows_that_order():
+    source = (support.ROOT / "docs/figures/make_architecture_figure.py").read_text("utf-8")
+    (rows,) = (
+        ast.literal_eval(statement.value)
+        for statement in ast.parse(source).body
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "_ROWS"
+    )
+    level = {
+        room: height
+        for height, (_, boxes) in enumerate(rows)
+        for box in boxes
+        for room in box.split(", ")
+    }
+    for room, height in level.items():
+        above = {known for known in _MAY_KNOW[room] if level.get(known, 0) > height}
+        assert not above, f"the picture shows {above} above {room}, which imports from there"
+
+
 def test_the_order_has_no_cycle():
     _assert_no_cycle(_MAY_KNOW)
 

@@ -48,7 +48,7 @@ class ValuesTest(ErrorsTest):
             )
 
     def test_method(self):
-        text = "`method` must be one of 'ibp', 'lipschitz', 'crown-ibp', 'fast-lin', 'crown'"
+        text = "`method` must be one of 'ibp', 'lipschitz', 'crown-ibp', 'crown', 'fast-lin'"
         self.check(
             ValueError, text + ".*Received: method='deeppoly'", classifier(), method="deeppoly"
         )

@@ -52,7 +52,7 @@ def _cleaned(root: pathlib.Path) -> list[str]:
     """What `make clean` would remove, as make says itself."""
     if shutil.which("make") is None:
         pytest.skip("needs make, which is not installed")
-    command = ["make", "-n", "clean", f"PYTHON={sys.executable}"]
+    command = ["make", "--no-print-directory", "-n", "clean", f"PYTHON={sys.executable}"]
     text = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
     program, option, *names = shlex.split(text)
     assert (program, option) == ("rm", "-rf")

@@ -16,7 +16,7 @@ from tfcert import (
     schedules,
     smoothing,
 )
-from tfcert.bounds import bound, bound_margins, lipschitz, methods
+from tfcert.bounds import bound, bound_margins, least_margins, lipschitz, methods
 from tfcert.certification import certify
 from tfcert.export import export_certified
 from tfcert.regions import Box, LpBall
@@ -39,6 +39,7 @@ __all__ = [
     "datasets",
     "export_certified",
     "interchange",
+    "least_margins",
     "lipschitz",
     "logs",
     "layers",

@@ -47,7 +47,7 @@ def factor(model: keras.Model) -> Tensor:
     """
     network = network_of(model)
     network.check("lipschitz")
-    return _factor(network)
+    return factor_of(network)
 
 
 def radius(model: keras.Model, x: Tensor, y: Tensor = None) -> Tensor:
@@ -90,7 +90,7 @@ def radius(model: keras.Model, x: Tensor, y: Tensor = None) -> Tensor:
     if y is not None:
         y = checks.as_labels(y, x.shape[0], node.shape[0])
     scores = model(ops.cast(x, network.dtype), training=False)
-    return radius_of(scores, _factor(network), y)
+    return radius_of(scores, factor_of(network), y)
 
 
 def radius_of(scores: Tensor, factor: Tensor, y: Tensor = None) -> Tensor:
@@ -113,8 +113,8 @@ def radius_of(scores: Tensor, factor: Tensor, y: Tensor = None) -> Tensor:
     return ops.where(positive, within, ops.zeros_like(margin))
 
 
-def _factor(network: Network) -> Tensor:
-    """By how much outputs move where inputs move by 1."""
+def factor_of(network: Network) -> Tensor:
+    """``factor`` of a network that was checked."""
     found: dict[Node, Tensor] = {}
     for node in network.nodes:
         if isinstance(node.primitive, Input):

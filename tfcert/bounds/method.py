@@ -95,6 +95,10 @@ class Method:
         elif network.dtype == "float64":
             backend.check_float64(f"model {network.name!r}")
 
+    def check_layers(self, network: Network) -> None:
+        """``check``, and all that is known only after computing with the weights."""
+        self.check(network)
+
     def dtype(self, network: Network) -> str:
         """The type that the bounds are computed in."""
         return "float64" if self.float_safe else network.dtype

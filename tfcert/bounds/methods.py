@@ -73,6 +73,10 @@ class Lipschitz(Method):
         network.check("lipschitz")
         super().check(network, statistics)
 
+    def check_layers(self, network: Network) -> None:
+        super().check_layers(network)
+        lipschitz.factor_of(network)  # Raises where a layer declares none.
+
     def begin(
         self, network: Network, region: Region, bound: BoundRegion, **settings: Any
     ) -> Evaluation:
