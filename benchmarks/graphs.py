@@ -108,6 +108,72 @@ _BN_POOL_RES = {
     "output": "dense2",
 }
 
+
+def _block(name: str, source: str, filters: int, stride: int) -> list[dict[str, Any]]:
+    """A residual block: two convolutions beside one, or beside the value itself."""
+    nodes = [
+        _conv(f"{name}_conv1", source, filters, 3, stride, 1),
+        _node(f"{name}_relu1", "relu", f"{name}_conv1"),
+        _conv(f"{name}_conv2", f"{name}_relu1", filters, 3, 1, 1),
+    ]
+    beside = source
+    if stride > 1:
+        beside = f"{name}_beside"
+        nodes.append(_conv(beside, source, filters, 1, stride, 0))
+    nodes.append(_node(f"{name}_add", "add", f"{name}_conv2", beside))
+    return [*nodes, _node(name, "relu", f"{name}_add")]
+
+
+# As deep and as wide as the network resnet_4b of the verification competition.
+_RESNET4B = {
+    "input_shape": [32, 32, 3],
+    "nodes": [
+        _conv("conv1", "input", 16, 3, 2, 1),
+        _node("relu1", "relu", "conv1"),
+        *_block("block1", "relu1", 32, 2),
+        *_block("block2", "block1", 32, 1),
+        *_block("block3", "block2", 32, 2),
+        *_block("block4", "block3", 32, 1),
+        _node("flatten", "flatten", "block4"),
+        _node("dense1", "dense", "flatten", units=100),
+        _node("relu2", "relu", "dense1"),
+        _node("dense2", "dense", "relu2", units=10),
+    ],
+    "output": "dense2",
+}
+
+
+def _cnn7(width: int) -> dict[str, Any]:
+    """The network cnn7 with 1/width of its channels: five normalised convolutions, two dense."""
+    sizes = [(64, 1), (64, 1), (128, 2), (128, 1), (128, 1)]
+    nodes, source = [], "input"
+    for index, (filters, stride) in enumerate(sizes, start=1):
+        nodes += [
+            _conv(f"conv{index}", source, filters // width, 3, stride, 1),
+            _node(f"norm{index}", "batchnorm", f"conv{index}", epsilon=1e-3),
+            _node(f"relu{index}", "relu", f"norm{index}"),
+        ]
+        source = f"relu{index}"
+    nodes += [
+        _node("flatten", "flatten", source),
+        _node("dense1", "dense", "flatten", units=512 // width),
+        _node("relu6", "relu", "dense1"),
+        _node("dense2", "dense", "relu6", units=10),
+    ]
+    return {"input_shape": [32, 32, 3], "nodes": nodes, "output": "dense2"}
+
+
+def _dense(inputs: int, units: Sequence[int]) -> dict[str, Any]:
+    """A chain of dense layers with ReLU between them."""
+    nodes, source = [_node("flatten", "flatten", "input")], "flatten"
+    for index, size in enumerate(units, start=1):
+        nodes.append(_node(f"dense{index}", "dense", source, units=size))
+        source = f"relu{index}"
+        nodes.append(_node(source, "relu", f"dense{index}"))
+    nodes.pop()
+    return {"input_shape": [1, 1, inputs], "nodes": nodes, "output": f"dense{len(units)}"}
+
+
 # Built-in shapes, for random weights: (graph, radius).
 GRAPHS: dict[str, tuple[dict[str, Any], float]] = {
     "kw_mnist": (_two_convs((28, 28, 1), (16, 4, 2, 1), (32, 4, 2, 1), 100), 0.02),
@@ -115,6 +181,9 @@ GRAPHS: dict[str, tuple[dict[str, Any], float]] = {
     "cifar_base": (_two_convs((32, 32, 3), (8, 4, 2, 1), (16, 4, 2, 1), 100), 2 / 255),
     "resnet2b": (_RESNET2B, 1 / 255),
     "bn_pool_res_s2": (_BN_POOL_RES, 2 / 255),
+    "resnet4b": (_RESNET4B, 1 / 255),
+    "cnn7_w16": (_cnn7(16), 1 / 255),
+    "acas": (_dense(5, [50] * 6 + [5]), 0.02),
 }
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Failed", "Measurement", "Side", "measure", "probe"]
+__all__ = ["Failed", "Measurement", "Side", "call_once", "measure", "probe"]
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _STARTUP_SECONDS = 180.0  # Importing and building; compilation counts as the first call.
@@ -206,6 +206,39 @@ def probe(side: str, threads: int) -> dict[str, str] | str:
         return str(failure)
     finally:
         process.close()
+
+
+def _answer(connection: Any, threads: int, log: str) -> None:
+    """The process of ``call_once``."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(descriptor, stream.fileno())
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    try:
+        module, case = connection.recv()
+        connection.send(importlib.import_module(module).measure(case))
+    except Exception as error:
+        connection.send(" ".join(f"{type(error).__name__}: {error}".split())[:300])
+
+
+def call_once(module: str, case: Any, threads: int, seconds: float = 300.0) -> Any:
+    """What ``measure(case)`` of a module gives in a fresh process; a text where it fails."""
+    connection, remote = _CONTEXT.Pipe()
+    with tempfile.NamedTemporaryFile(suffix=".log") as log:
+        process = _CONTEXT.Process(target=_answer, args=(remote, threads, log.name), daemon=True)
+        process.start()
+        remote.close()
+        try:
+            connection.send((module, case))
+            if not connection.poll(seconds):
+                return f"no answer within {seconds:.0f} s"
+            return connection.recv()
+        except (EOFError, OSError):
+            return "the process ended"
+        finally:
+            process.kill()
+            process.join()
 
 
 def measure(

@@ -7,6 +7,7 @@ its arguments. It keeps none of the arguments, so that no call's inputs outlive 
 from __future__ import annotations
 
 import collections
+import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
@@ -36,6 +37,7 @@ class Program:
     Attributes:
         calls: How often it was called.
         traces: How often it was traced.
+        tracing: Processor seconds that tracing took.
     """
 
     def __init__(
@@ -46,13 +48,16 @@ class Program:
         jit_compile: bool | None,
         at_once: bool,
     ):
-        self.kind, self.calls, self.traces = kind, 0, 0
+        self.kind, self.calls, self.traces, self.tracing = kind, 0, 0, 0.0
         self._at_once = at_once and backend.runs_at_once()
         self._function = function
 
         def counted(*arguments: Any) -> Any:
             self.traces += 1
-            return function(*arguments)
+            start = time.process_time()
+            result = function(*arguments)
+            self.tracing += time.process_time() - start
+            return result
 
         self._compiled = backend.compile_function(counted, model, jit_compile)
 

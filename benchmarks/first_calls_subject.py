@@ -1,0 +1,51 @@
+"""tfcert's side of the benchmark of first calls: where the time of the first few calls goes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import cases
+
+__all__ = ["measure"]
+
+
+def measure(case: cases.Case) -> dict[str, float]:
+    """Seconds of the first calls for one network and method, in a process that has made none.
+
+    Returns:
+        By name: ``first``; ``second``, which compiles, and of it in processor time ``tracing`` and
+        ``optimising``, which is what is left beside tracing and one later call; ``later``, the
+        median of later calls; ``other_batch``, the first call with another batch size.
+    """
+    from keras import ops
+
+    import tfcert
+    from tfcert.programs import programs_of
+
+    model = cases.build_keras(case.network)
+    one = cases.inputs_of(case.network, 1, case.seed)
+    several = cases.inputs_of(case.network, 4, case.seed)
+    region = tfcert.LpBall(eps=case.network.eps)
+    method = tfcert.methods.get(case.method)
+
+    def timed(x: object) -> tuple[float, float]:
+        start, processor = time.perf_counter(), time.process_time()
+        bounds = tfcert.bound(model, x, region, method)
+        ops.convert_to_numpy(bounds.lower)
+        return time.perf_counter() - start, time.process_time() - processor
+
+    first, _ = timed(one)
+    second, second_processor = timed(one)
+    later = [timed(one) for _ in range(7)]
+    other, _ = timed(several)
+    tracing = sum(program.tracing for program in programs_of(model))
+    running = statistics.median(processor for _, processor in later)
+    return {
+        "first": first,
+        "second": second,
+        "tracing": tracing,
+        "optimising": max(0.0, second_processor - tracing - running),
+        "later": statistics.median(seconds for seconds, _ in later),
+        "other_batch": other,
+    }
