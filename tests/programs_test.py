@@ -1,0 +1,160 @@
+"""Compiled programs: few, found by what they depend on, and without memory of their arguments."""
+
+import gc
+import weakref
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import tfcert
+from tfcert import programs
+from tfcert.attacks import APGD, FGSM, PGD
+from tfcert.programs import Programs, programs_of
+
+
+def small_model(inputs=4):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)]
+    return keras.Sequential([keras.Input((inputs,)), *layers])
+
+
+def data(model, count=2, seed=0):
+    x = np.random.default_rng(seed).uniform(0, 1, (count, *model.input_shape[1:]))
+    return x.astype("float32"), np.zeros(count, int)
+
+
+def test_a_call_is_compiled_when_it_comes_back():
+    model = small_model()
+    x, _ = data(model)
+    found = [tfcert.bound(model, x, tfcert.LpBall(0.1), "crown") for _ in range(3)]
+    (program,) = programs_of(model)
+    assert (program.kind, program.calls, program.traces) == ("bound", 3, 1)
+    assert repr(programs_of(model)) == "Programs(<Program bound: 3 calls, 1 traces>)"
+    for other in found[1:]:
+        np.testing.assert_allclose(found[0].lower, other.lower, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found[0].upper, other.upper, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: (x, tfcert.LpBall(0.1), "ibp"),
+        lambda x: (x, tfcert.LpBall(0.1), tfcert.methods.Crown(slope="zero")),
+        lambda x: (x, tfcert.LpBall(0.1, norm=2), "crown"),
+        lambda x: (x, tfcert.LpBall(0.1, clip=(0.0, 1.0)), "crown"),
+        lambda x: (x, tfcert.LpBall(1.0).with_eps([0.1, 0.2]), "crown"),
+        lambda x: (x, tfcert.Box(0.0, 1.0), "crown"),
+        lambda x: (x[:1], tfcert.LpBall(0.1), "crown"),
+    ],
+)
+def test_what_a_program_depends_on_makes_another_one(change):
+    model = small_model()
+    x, _ = data(model)
+    tfcert.bound(model, x, tfcert.LpBall(0.1), "crown")
+    tfcert.bound(model, x, tfcert.LpBall(0.3), "crown")
+    assert len(programs_of(model)) == 1
+    tfcert.bound(model, *change(x))
+    assert len(programs_of(model)) == 2
+
+
+def test_there_are_few_programs_and_the_oldest_goes_first(monkeypatch):
+    monkeypatch.setattr(programs, "_MOST", 3)
+    model = small_model()
+    x, _ = data(model, 8)
+    for count in (1, 2, 3, 1, 4):
+        tfcert.bound(model, x[:count], tfcert.LpBall(0.1), "ibp")
+    assert [program.calls for program in programs_of(model)] == [1, 2, 1]
+    assert len(programs_of(model)) == 3
+    from tfcert.bounds import trace_count
+
+    assert trace_count(model) == 1  # Of the one that came back.
+
+
+def test_programs_go_when_the_model_changes():
+    model = small_model()
+    x, _ = data(model)
+    tfcert.bound(model, x, tfcert.LpBall(0.1), "ibp")
+    before = programs_of(model)
+    model.layers[0].set_weights([2.0 * w for w in model.layers[0].get_weights()])
+    assert programs_of(model) is before
+    model.layers[0].activation = keras.activations.tanh
+    assert programs_of(model) is not before and len(programs_of(model)) == 0
+
+
+class Numbered(tfcert.LpBall):
+    """A ball with a number that no program may keep."""
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_nothing_of_a_call_outlives_it(calls):
+    model = small_model(50)
+    held = []
+
+    def call():
+        for _ in range(calls):
+            x, y = data(model, 3)
+            x, labels = (ops.convert_to_tensor(value) for value in (x, y))
+            rows = ops.convert_to_tensor(np.eye(3, dtype="float32"))
+            region = Numbered(np.full(50, 0.01))
+            tfcert.bound(model, x, region, "crown")
+            tfcert.bound_margins(model, x, labels, region, "crown-ibp")
+            tfcert.bound_margins(model, x, None, region, "ibp", specification=rows)
+            tfcert.bounds.least_margins(model, x, labels, region, "ibp")
+            PGD(region, 2)(model, x, labels)
+            held.extend(weakref.ref(value) for value in (x, labels, rows, region, region._eps))
+
+    call()
+    gc.collect()
+    assert len(programs_of(model)) == 5
+    assert [reference() is None for reference in held] == [True] * len(held)
+
+
+@pytest.mark.parametrize("attack", [PGD, APGD, FGSM])
+def test_an_attack_is_one_program_for_all_sizes(attack):
+    model = small_model()
+    x, y = data(model)
+    found = {}
+    for eps in np.linspace(0.0, 0.5, 20):
+        for clip in ((0.0, 1.0), (-1.0, 2.0)):
+            region = tfcert.LpBall(eps, clip=clip)
+            points = ops.convert_to_numpy(attack(region)(model, x, y, seed=3))
+            assert region.contains(points, x).all()
+            found[eps, clip] = points
+    (program,) = programs_of(model)
+    assert (program.kind, program.calls, program.traces) == ("attack", 40, 1)
+    # As a model finds them whose program was made for this very size.
+    for eps, clip in ((0.5, (0.0, 1.0)), (0.5, (-1.0, 2.0))):
+        fresh = small_model()
+        region = tfcert.LpBall(eps, clip=clip)
+        points = ops.convert_to_numpy(attack(region)(fresh, x, y, seed=3))
+        np.testing.assert_array_equal(points, found[eps, clip])
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_batches_of_a_certification_share_their_programs(each):
+    model = small_model()
+    x, _ = data(model, 23)
+    y = np.argmax(ops.convert_to_numpy(model(x)), axis=1)
+    region = tfcert.LpBall(0.05)
+    if each:
+        region = region.with_eps(np.linspace(0.01, 0.05, 23))
+    chain = ["ibp", "crown"]
+    tfcert.certify(model, x, y, region, chain, batch_size=5, self_check=0.0)
+    kinds = [program.kind for program in programs_of(model)]
+    assert kinds.count("attack") == kinds.count("predict") == 1
+    assert kinds.count("least") <= 2
+    assert all(program.traces == 1 for program in programs_of(model))
+
+
+def test_programs_are_found_by_structure_too():
+    kept, model = Programs(small_model()), small_model()
+
+    def make():
+        return lambda first, second: ops.add(first, second or 0.0)
+
+    one = kept.get(model, "test", None, make, (ops.ones(2), None))
+    assert kept.get(model, "test", None, make, (ops.zeros(2), None)) is one
+    assert kept.get(model, "test", None, make, (ops.ones(3), None)) is not one
+    assert kept.get(model, "other", None, make, (ops.ones(2), None)) is not one
