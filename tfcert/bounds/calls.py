@@ -105,7 +105,7 @@ class Call(NamedTuple):
             make,
             arguments,
             jit_compile=self.method.jit_compile or None,
-            at_once=not again and self.method.first_call_at_once(self.network),
+            at_once=not again and self.method.first_call_at_once(self.network, self.batch or 1),
         )
         return program(*arguments)
 

@@ -139,9 +139,9 @@ class Method:
     # How many times the memory of a sweep bounding a row takes.
     copies: ClassVar[int] = 1
 
-    def first_call_at_once(self, network: Network) -> bool:
+    def first_call_at_once(self, network: Network, batch: int) -> bool:
         """Whether a call that may be the only one is answered without compiling a program."""
-        del network
+        del network, batch
         return not self.jit_compile
 
     # Bounds.
