@@ -47,6 +47,24 @@ def bounds_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+def first_calls_table() -> str:
+    """Seconds of first calls: tfcert, and the peer in brackets; and where the second call's go."""
+    report = json.loads((_RESULTS / "first_calls.json").read_text())
+    lines = [
+        _facts(report),
+        "",
+        "| network | method | first, s | second, s | of it tracing, optimising | later, ms |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        lines.append(
+            f"| {row['network']} | {row['method']} | {row['first']:.2f} ({row['peer_first']:.2f}) "
+            f"| {row['second']:.2f} | {row['tracing']:.2f}, {row['optimising']:.2f} "
+            f"| {1e3 * row['later']:.3g} ({1e3 * row['peer_later']:.3g}) |"
+        )
+    return "\n".join(lines)
+
+
 def training_table() -> str:
     """Milliseconds per training step, as multiples of a plain one, and the peer's."""
     path = _RESULTS / "training_cpu.json"
@@ -298,6 +316,7 @@ def attacks_table() -> str:
 
 
 TABLES = {
+    "first_calls": first_calls_table,
     "attacks": attacks_table,
     "bounds": bounds_table,
     "training": training_table,
