@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from tfcert.bounds import answers, lipschitz
+from tfcert.bounds import answers
 from tfcert.bounds.alpha import Optimised, optimised
-from tfcert.bounds.balls import BallEvaluation
 from tfcert.bounds.evaluation import Evaluation
+from tfcert.bounds.forward_methods import IBP, Lipschitz
 from tfcert.bounds.method import Method, known_names, named, register
 from tfcert.bounds.refine import Lower
 from tfcert.network import Network
@@ -46,74 +46,6 @@ _SLOPES = ("adaptive", "zero", "one", "same")
 # Values of all layers and samples up to which sweeps of hidden layers are not worth compiling for
 # one call. Measured on two cores: from twice that many on, compiling takes less time than it saves.
 _AT_ONCE = 1 << 17
-
-
-@register("ibp")
-@keras.saving.register_keras_serializable(package="tfcert.methods")
-@dataclasses.dataclass(frozen=True)
-class IBP(Method):
-    """Interval bound propagation: the cheapest and loosest.
-
-    Reference: Gowal et al., 2018, https://arxiv.org/abs/1810.12715
-    """
-
-
-@register("lipschitz")
-@keras.saving.register_keras_serializable(package="tfcert.methods")
-@dataclasses.dataclass(frozen=True)
-class Lipschitz(Method):
-    """The margin rule of l-inf-distance networks: one forward pass.
-
-    ``f(x) -/+ L r``, where L is the product of the l-inf Lipschitz factors that the layers declare
-    and r the largest distance, over coordinates, of a point of the region from x: eps for an l-inf
-    ball. A margin ``m`` at x becomes ``m - 2 L r``. Never tighter than IBP on distance networks.
-    Layers that declare no factor are refused, as dense ones and distance layers at a finite p.
-
-    Reference: Zhang et al., 2022, https://arxiv.org/abs/2110.06850
-    """
-
-    def check(self, network: Network, statistics: str = "moving") -> None:
-        network.check("lipschitz")
-        super().check(network, statistics)
-
-    def check_layers(self, network: Network) -> None:
-        super().check_layers(network)
-        lipschitz.factor_of(network)  # Raises where a layer declares none.
-
-    def begin(
-        self, network: Network, region: Region, bound: BoundRegion, **settings: Any
-    ) -> Evaluation:
-        unit = 2.0**-24 if self.float_safe else None
-        settings |= {"unit": unit, "dtype": self.dtype(network)}
-        return BallEvaluation(network, region, bound, **settings)
-
-    def tighten(self, evaluation: Evaluation, node: Node, interval: Interval) -> Interval:
-        return interval  # A ball around the value at x: nothing shapes a relaxation.
-
-    def served(
-        self,
-        model: keras.Model,
-        network: Network,
-        region: Region,
-        x: Tensor,
-        y: Tensor,
-        scores: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """The margin, and the certified radius from the same scores."""
-        if self.float_safe:
-            return super().served(model, network, region, x, y, scores)
-        scores = model(x, training=False) if scores is None else scores
-        factor = lipschitz.factor(model)
-        radius = lipschitz.radius_of(scores, factor)
-        if isinstance(network.outputs.primitive, Nonlinear):
-            # What the bounds would come to, from the scores that are there already: two scores
-            # come closer by twice the factor times the way from x.
-            best, bound = ops.top_k(scores, 2)[0], region.bind(x)
-            away = ops.maximum(bound.upper - x, x - bound.lower)
-            reach = ops.max(ops.reshape(away, (ops.shape(x)[0], -1)), axis=-1)
-            margin = best[:, 0] - best[:, 1] - 2.0 * ops.cast(factor, scores.dtype) * reach
-            return {"margin": margin, "radius": radius}
-        return super().served(model, network, region, x, y, scores) | {"radius": radius}
 
 
 @keras.saving.register_keras_serializable(package="tfcert.methods")
