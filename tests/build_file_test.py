@@ -84,17 +84,8 @@ _MAY_KNOW = {
     },
     "trainers": {"cli"},
     "benchmarks": {
-        *(
-            "tfcert",
-            "attacks",
-            "types",
-            "backend",
-            "regions",
-            *("backend", "graph"),
-            "rules",
-            "bounds",
-            "datasets",
-        ),
+        *("tfcert", "attacks", "types", "backend", "regions", "graph", "rules", "programs"),
+        *("bounds", "datasets"),
         *("smoothing", "layers", "models", "objectives", "files", "interchange", "reporting"),
     },
 }

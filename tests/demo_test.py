@@ -26,6 +26,7 @@ def _python(*arguments: str | pathlib.Path, cwd: pathlib.Path) -> subprocess.Com
     )
 
 
+@pytest.mark.slow
 def test_program_leaves_its_results(tmp_path):
     sizes = [0.002, 0.01, 0.03]
     done = _python(

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests import fixed_weights
+from tests import fixed_weights, support
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the numbers are those of TensorFlow's generators", allow_module_level=True)
@@ -16,7 +16,11 @@ def known():
         return dict(file)
 
 
-@pytest.mark.parametrize("name", fixed_weights.CASES)
+# One objective of each kind in `make test`.
+_QUICK = ("ibp", "crown_ibp", "maar", "advibp", "tight")
+
+
+@pytest.mark.parametrize("name", support.slow_except(_QUICK.__contains__, fixed_weights.CASES))
 def test_weights_after_25_steps(name, known):
     found = fixed_weights.trained(name)
     expected = {

@@ -19,6 +19,7 @@ def fused_loss(model, x, y, region, beta=1.0, **arguments):
     return np.asarray(objective.terms(batch)["robust"])
 
 
+@pytest.mark.slow
 @SETTINGS
 @hp.given(seed=SEEDS, radius=hps.floats(0.0, 0.5), slope=hps.sampled_from(["adaptive", "same"]))
 def test_fused_loss_bounds_the_loss_of_every_point(seed, radius, slope):

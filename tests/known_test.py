@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 import tfcert
-from tests import soundness
+from tests import soundness, support
 from tfcert import backend, methods
 from tfcert.bounds import propagation
 from tfcert.bounds.known import Known
@@ -97,7 +97,7 @@ class Split:
         return unit, np.einsum("brc,bnc->bnr", self.rows, outputs)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", support.slow_except("mlp".__eq__, MODELS))
 @pytest.mark.parametrize("which", [0, 1])
 def test_halves_of_a_split_are_bounded_at_least_as_tightly_as_the_whole(kind, which):
     better = 0

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import tfcert
-from tests import regions_support
+from tests import regions_support, support
 from tests.regions_support import array
 from tfcert.attacks import APGD, FGSM, PGD
 from tfcert.regions import rounding
@@ -73,7 +73,7 @@ def _given(region, x, outward):
 
 
 @pytest.mark.parametrize("name", REGIONS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", support.slow_except("float32".__eq__, ["float32", "float64"]))
 def test_bounds_from_numbers_are_the_same_bits(name, dtype):
     region, x = REGIONS[name], ops.convert_to_tensor(X, dtype)
 
@@ -238,7 +238,7 @@ def _model():
     return model
 
 
-@pytest.mark.parametrize("batch", [None, 1])
+@pytest.mark.parametrize("batch", [None, pytest.param(1, marks=pytest.mark.slow)])
 def test_each_region_of_a_third_kind_has_its_own_programs(batch):
     model, x, y = _model(), np.array([[0.5, 0.25]], "float32"), np.array([0])
     method = tfcert.methods.Crown(max_memory=1 << 20) if batch else "crown"

@@ -133,9 +133,10 @@ class PGD:
         """The search as one program for all sizes of the region."""
         # The numbers of the region are an argument of the program and no part of its key.
         rest = tuple(value for name, value in vars(self).items() if name != "region")
-        attack = self.with_region(self.region.template())  # whose attributes nobody changes
 
         def make() -> Callable:
+            attack = self.with_region(self.region.template())  # whose attributes nobody changes
+
             def run(seed: Tensor, numbers: Numbers, x: Tensor, y: Tensor) -> Tensor:
                 found = attack.with_region(attack.region.with_numbers(numbers))
                 return found.search(inputs.scores_of(model), x, y, seed)
