@@ -223,7 +223,7 @@ def _answer(connection: Any, threads: int, log: str) -> None:
 
 
 def call_once(module: str, case: Any, threads: int, seconds: float = 300.0) -> Any:
-    """What ``measure(case)`` of a module gives in a fresh process; a text where it fails."""
+    """Runs ``measure(case)`` of a module in a fresh process; returns a text where it fails."""
     connection, remote = _CONTEXT.Pipe()
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         process = _CONTEXT.Process(target=_answer, args=(remote, threads, log.name), daemon=True)
