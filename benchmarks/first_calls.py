@@ -33,7 +33,9 @@ _METHODS = flags.DEFINE_list(
 _THREADS = flags.DEFINE_integer("threads", 2, "Processor cores for each side.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the random weights and inputs.")
 _PEER = flags.DEFINE_bool("peer", True, "Whether auto_LiRPA runs beside tfcert.")
-_OUT = flags.DEFINE_string("out", None, "Path of the written table, without ending: OUT.tsv and OUT.json.")
+_OUT = flags.DEFINE_string(
+    "out", None, "Path of the written table, without ending: OUT.tsv and OUT.json."
+)
 
 _PARTS = ("first", "second", "tracing", "optimising", "later", "other_batch")
 
