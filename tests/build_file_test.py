@@ -44,6 +44,7 @@ _MAY_KNOW = {
     },
     "layers": {"types", "backend", "graph"},
     "models": {"types", "graph", "network", "rules", "layers"},
+    "properties": {"types", "regions"},
     "objectives": {
         *("types", "backend", "regions", "relaxations", "graph", "rules", "network", "bounds"),
         *("schedules", "attacks", "smoothing", "layers"),
@@ -53,7 +54,7 @@ _MAY_KNOW = {
         *("types", "backend", "graph", "bounds", "network", "objectives", "schedules", "fitting"),
         "naming",
     },
-    "interchange": {"types", "regions", "network", "bounds", "attacks"},
+    "interchange": {"types", "regions", "network", "bounds", "attacks", "properties"},
     "certification": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),
         *("bounds", "attacks", "logs", "naming", "provenance", "runs"),

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcert.interchange import files
+from tfcert.properties.cases import Case
 
 __all__ = ["Case", "Property", "read_vnnlib"]
 
@@ -29,20 +30,6 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _NAME = re.compile(r"([XY])_(\d{1,9})")
 # Commands that say nothing about the property.
 _IGNORED = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}
-
-
-class Case(NamedTuple):
-    """One way to break a property: an input of a box whose outputs fulfil all rows.
-
-    Attributes:
-        lower: Lower limits of the inputs, flat, ``(inputs,)``.
-        upper: Upper limits.
-        rows: ``(rows, outputs + 1)``: all of ``rows @ (*outputs, 1)`` are at least 0.
-    """
-
-    lower: Array
-    upper: Array
-    rows: Array
 
 
 class Property(NamedTuple):
