@@ -20,7 +20,9 @@ __all__ = [
     "check_saved_model",
     "compile_function",
     "compiled",
+    "convolution_transpose",
     "eagerly",
+    "for_arguments",
     "fused",
     "fused_with_gradient",
     "is_symbolic",
@@ -49,6 +51,23 @@ def vector_jacobian(
     """``J^T cotangent`` of a function at ``primals``, one tensor per primal."""
     _, pullback = jax.vjp(function, *primals)
     return pullback(cotangent)
+
+
+def convolution_transpose(
+    coefficients: Tensor,
+    kernel: Tensor,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: str,
+) -> Tensor:
+    """``W^T a`` of a convolution without dilation or groups, channels last: ``(n, *shape)``."""
+
+    def convolution(x: Tensor) -> Tensor:
+        return ops.conv(x, kernel, strides, padding, data_format="channels_last")
+
+    zeros = ops.zeros((coefficients.shape[0], *shape), coefficients.dtype)
+    (result,) = vector_jacobian(convolution, [zeros], coefficients)
+    return result
 
 
 def with_gradient(
@@ -131,6 +150,12 @@ def replica() -> Any:
 def replicas() -> int:
     """How many devices share a batch."""
     return 1
+
+
+def for_arguments(function: Callable[..., Any], arguments: tuple) -> Callable[..., Any]:
+    """A compiled function for arguments of these shapes and types only."""
+    del arguments
+    return function
 
 
 def compile_for_devices(

@@ -84,6 +84,7 @@ class Evaluation:
         self.prepared: dict[tuple[Node, tuple[int, ...]], Any] = {}
         self._paths: dict[Node, list[Node]] = {}
         self._relaxations: dict[Node, Any] = {}
+        self._biases: dict[Node, Any] = {}
         self._tables: dict[tuple[str, Node], Any] = {}
         split = region.split(bound)
         self.input_tables = [None if t is None else SampleTable(t) for t in split]
@@ -239,6 +240,17 @@ class Evaluation:
         )
         return Lines(through, None, chord, intercept)
 
+    def bias(self, node: Node) -> Tensor | None:
+        """What an affine node adds, ``(1, 1, *shape)``, to stand beside rows; None for nothing."""
+        if node not in self._biases:
+            primitive = node.primitive
+            assert isinstance(primitive, Affine)
+            bias = primitive.bias(self.parameters[node])
+            if bias is not None:
+                bias = ops.broadcast_to(bias, (1, 1, *node.shape))
+            self._biases[node] = bias
+        return self._biases[node]
+
     def tables(self, node: Node) -> tuple[SampleTable, SampleTable]:
         """Lower and upper ends of a node, as sample tables."""
         return self._kept(("ends", node), lambda x: (x.lower, x.upper))
@@ -285,6 +297,7 @@ class Evaluation:
             here = windows[above]
             if isinstance(above.primitive, Affine):
                 above.primitive.prepare(self.parameters[above])
+                self.bias(above)
             windowed = getattr(above.primitive, "windowed", None)
             if here is not None and windowed is not None:
                 self._prepare_windows(above, windowed, here[1])

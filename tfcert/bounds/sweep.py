@@ -160,22 +160,29 @@ def _through_affine(
     primitive, p = node.primitive, evaluation.parameters[node]
     assert isinstance(primitive, Affine)
     shapes = [source.shape for source in node.inputs] + [node.shape]
-    bias, change = primitive.bias(p) if biased else None, None
-    if bias is not None:
-        bias = ops.broadcast_to(bias, node.shape)
+    change = None
     if rows.window is not None:
         rows = frame.mask(rows, node.shape)
         if primitive.windowed is not None:
             prepared = evaluation.prepared.get((node, rows.extent))
             sources = primitive.transpose_window(p, rows, frame, shapes, prepared)
+            bias = primitive.bias(p) if biased else None
             if bias is not None:
-                change = dot(rows.coefficients, frame.take_shared(bias, rows))
+                change = dot(rows.coefficients, _beside_window(bias, rows, frame, node.shape))
             return sources, change
         rows = frame.dense(rows, node.shape)
+    bias = evaluation.bias(node) if biased else None
     if bias is not None:
-        change = dot(rows.coefficients, ops.expand_dims(bias, (0, 1)))
+        change = dot(rows.coefficients, bias)
     sources = primitive.transpose(p, rows.flat(), shapes)
     return [rows.like(source) for source in sources], change
+
+
+def _beside_window(bias: Tensor, rows: Rows, frame: Frame, shape: tuple[int, ...]) -> Tensor:
+    """A bias beside windowed rows that are 0 outside of the map."""
+    if len(bias.shape) <= len(shape) - len(rows.extent):  # The same at all places.
+        return ops.broadcast_to(bias, (1, 1, *rows.coefficients.shape[2:]))
+    return frame.take_shared(ops.broadcast_to(bias, shape), rows)
 
 
 def _through_nonlinear(

@@ -13,7 +13,7 @@ from keras import ops
 from tfcert import backend, relaxations
 from tfcert.rules import registry
 from tfcert.rules.interval import Interval
-from tfcert.rules.linear import Matrix, Rearrange, Scale, Sum, read
+from tfcert.rules.linear import Matrix, Rearrange, Reshape, Scale, Sum, read
 from tfcert.rules.nonlinear import Elementwise, LogSumExp, MaxReduce, Product
 from tfcert.rules.primitives import Constant, Node
 from tfcert.types import Operand, Tensor
@@ -30,6 +30,7 @@ __all__ = [
     "maximum",
     "multiply",
     "rearrange",
+    "reshape",
     "scale",
     "softmax",
     "subtract",
@@ -93,6 +94,11 @@ def rearrange(
 ) -> Node:
     """A linear map with weights >= 0 (see ``Rearrange``)."""
     return registry.apply(Rearrange(function, terms=terms, windowed=windowed), *inputs)
+
+
+def reshape(x: Node, shape: Sequence[int]) -> Node:
+    """The same values in another shape (without batch axis)."""
+    return registry.apply(Reshape(shape), x)
 
 
 def scale(x: Node, factor: Operand | None = None, shift: Operand | None = None) -> Node:
@@ -252,7 +258,7 @@ def _keep(result: Node, x: Node, axis: int | Sequence[int]) -> Node:
     axes = [axis] if isinstance(axis, int) else list(axis)
     axes = [a % (len(x.shape) + 1) for a in axes]
     shape = [1 if i + 1 in axes else size for i, size in enumerate(x.shape)]
-    return rearrange(lambda t: ops.reshape(t, (-1, *shape)), result)
+    return reshape(result, shape)
 
 
 def _log_softmax_ends(x: Interval) -> tuple[Any, Any]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from tfcert import backend
-from tfcert.rules import building, phases
+from tfcert.rules import building
 from tfcert.rules.linear import Kernel, Matrix, summed_terms
+from tfcert.rules.linear_maps import Convolution, Linear
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_rule
 from tfcert.rules.windows import Sliding
@@ -82,22 +81,6 @@ class _LayerKernel(Kernel):
         return super().rounding(p, unit, *magnitudes)
 
 
-class _PhasedConvolution(_LayerKernel):
-    """A convolution whose transpose is written in phases."""
-
-    windowed: Sliding
-
-    def transpose(
-        self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
-    ) -> Sequence[Tensor]:
-        slide = self.windowed
-        return [
-            phases.transpose(
-                self.linear, coefficients, p["kernel"], slide.stride, slide.before, shapes[0]
-            )
-        ]
-
-
 def _einsum_dense(layer: Any, x: Node) -> Node:
     _plain_kernel(layer)
     left, output = layer.equation.replace(" ", "").split("->")
@@ -109,7 +92,7 @@ def _einsum_dense(layer: Any, x: Node) -> Node:
     def linear(value: Tensor, kernel: Tensor) -> Tensor:
         return ops.einsum(layer.equation, value, kernel)
 
-    result = apply(_LayerKernel(layer, linear, fan_in=fan_in), x)
+    result = apply(_LayerKernel(layer, Linear(linear), fan_in=fan_in), x)
     if layer.bias is not None:
         building.check_sum(result.shape, layer.bias.shape)
     return _finish(layer, result)
@@ -138,48 +121,27 @@ def _conv(layer: Any, x: Node) -> Node:
         (k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)
     )
 
-    def linear(value: Tensor, kernel: Tensor, padding: str = layer.padding) -> Tensor:
-        if padding == "causal":
-            value = ops.pad(value, [(0, 0), (dilated[0] - 1, 0), (0, 0)])
-            padding = "valid"
-        return ops.conv(
-            value,
-            _ungrouped(kernel, int(value.shape[-1])),
-            strides=list(layer.strides),
-            padding=padding,
-            dilation_rate=layer.dilation_rate,
-            data_format="channels_last",
-        )
-
     full = int(layer.kernel.shape[-2]) == x.shape[-1]  # Else: several groups of channels.
     stepping = max(layer.strides) > 1 and dilated == tuple(layer.kernel_size)
-    phased = full and stepping and backend.phases_pay(x.shape[-1])
+    before = _before(x.shape[:-1], dilated, layer.strides, layer.padding)
+    linear = Convolution(
+        tuple(layer.strides),
+        layer.padding,
+        tuple(layer.dilation_rate),
+        before,
+        in_phases=full and stepping and backend.phases_pay(x.shape[-1]),
+    )
     sliding = Sliding(
-        lambda value, kernel: linear(value, kernel, "valid"),
+        linear.unpadded(),
         dilated,
         tuple(layer.strides),
-        _before(x.shape[:-1], dilated, layer.strides, layer.padding),
+        before,
         full=full,
         taps=math.prod(layer.kernel_size),
     )
     fan_in = math.prod(int(s) for s in layer.kernel.shape[:-1])
-    kind = _PhasedConvolution if phased else _LayerKernel
-    primitive = kind(layer, linear, fan_in=fan_in, windowed=sliding)
+    primitive = _LayerKernel(layer, linear, fan_in=fan_in, windowed=sliding)
     return _finish(layer, apply(primitive, x))
-
-
-def _ungrouped(kernel: Tensor, channels: int) -> Tensor:
-    """The kernel of a convolution in groups as that of a plain one, with zeros between groups.
-
-    TensorFlow has no gradients of grouped convolutions on a CPU.
-    """
-    size, filters = int(kernel.shape[-2]), int(kernel.shape[-1])
-    groups = channels // size
-    if groups == 1:
-        return kernel
-    same = np.arange(channels)[:, None] // size == np.arange(filters) // (filters // groups)
-    wide = ops.concatenate([kernel] * groups, axis=-2)
-    return wide * ops.cast(same, kernel.dtype)
 
 
 def _depthwise_node(layer: Any, x: Node, kernel: Any, bias: Any) -> Node:
@@ -198,13 +160,13 @@ def _depthwise_node(layer: Any, x: Node, kernel: Any, bias: Any) -> Node:
         )
 
     sliding = Sliding(
-        lambda value, weights: linear(value, weights, "valid"),
+        Linear(lambda value, weights: linear(value, weights, "valid")),
         dilated,
         layer.strides,
         _before(x.shape[:-1], dilated, layer.strides, layer.padding),
     )
     fan_in = math.prod(layer.kernel_size)
-    return apply(Kernel(linear, kernel, bias, fan_in=fan_in, windowed=sliding), x)
+    return apply(Kernel(Linear(linear), kernel, bias, fan_in=fan_in, windowed=sliding), x)
 
 
 def _depthwise(layer: Any, x: Node) -> Node:
@@ -218,11 +180,8 @@ def _separable(layer: Any, x: Node) -> Node:
         return _channels_first(layer, x, _separable)
     middle = _depthwise_node(layer, x, layer.depthwise_kernel, None)
     rank = len(layer.kernel_size)
-
-    def linear(value: Tensor, weights: Tensor) -> Tensor:
-        return ops.conv(value, weights, strides=1, padding="valid", data_format="channels_last")
-
     ones = (1,) * rank
+    linear = Convolution(ones, "valid", ones, (0,) * rank)
     sliding = Sliding(linear, ones, ones, (0,) * rank, full=True, taps=1)
     fan_in = int(layer.pointwise_kernel.shape[-2])
     primitive = Kernel(linear, layer.pointwise_kernel, layer.bias, fan_in=fan_in, windowed=sliding)
@@ -245,7 +204,7 @@ def _conv_transpose(layer: Any, x: Node) -> Node:
         )
 
     fan_in = math.prod(layer.kernel_size) * int(layer.kernel.shape[-1])
-    return _finish(layer, apply(Kernel(linear, layer.kernel, layer.bias, fan_in=fan_in), x))
+    return _finish(layer, apply(Kernel(Linear(linear), layer.kernel, layer.bias, fan_in=fan_in), x))
 
 
 def _channels_first(layer: Any, x: Node, rule: Any) -> Node:

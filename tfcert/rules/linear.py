@@ -14,13 +14,24 @@ from keras import ops
 
 from tfcert import backend
 from tfcert.rules.interval import Interval
+from tfcert.rules.linear_maps import Linear
 from tfcert.rules.primitives import Affine
 from tfcert.rules.rounding import HUGE, flushed, rounding_error
 from tfcert.rules.rows import Frame, Rows
 from tfcert.rules.windows import Same, Windowed
 from tfcert.types import Tensor
 
-__all__ = ["Declared", "Kernel", "Matrix", "Rearrange", "Scale", "Sum", "read", "summed_terms"]
+__all__ = [
+    "Declared",
+    "Kernel",
+    "Matrix",
+    "Rearrange",
+    "Reshape",
+    "Scale",
+    "Sum",
+    "read",
+    "summed_terms",
+]
 
 
 def read(variable: Any, dtype: str) -> Tensor:
@@ -33,7 +44,7 @@ class Kernel(Affine):
     """``linear(x, kernel) + bias``, with ``linear`` linear in both arguments.
 
     Args:
-        linear: Function of the input and the kernel.
+        linear: The map of the input and the kernel.
         kernel: Variable or array.
         bias: Variable or array broadcastable against the output without batch axis, or None.
         fan_in: Number of terms that one output sums, for the rounding analysis.
@@ -42,7 +53,7 @@ class Kernel(Affine):
 
     def __init__(
         self,
-        linear: Callable[[Tensor, Tensor], Tensor],
+        linear: Linear,
         kernel: Any,
         bias: Any = None,
         *,
@@ -71,8 +82,7 @@ class Kernel(Affine):
     def transpose(
         self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
     ) -> Sequence[Tensor]:
-        zeros = ops.zeros((ops.shape(coefficients)[0], *shapes[0]), coefficients.dtype)
-        return backend.vector_jacobian(lambda z: self.linear(z, p["kernel"]), [zeros], coefficients)
+        return [self.linear.transpose(coefficients, p["kernel"], shapes[0])]
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         # Each term meets one product, the sums, and the bias: fan_in + 1 roundings. Three more are
@@ -100,7 +110,7 @@ class Matrix(Kernel):
     """``x @ kernel + bias`` over the last axis: the transpose is written out, since it is hot."""
 
     def __init__(self, kernel: Any, bias: Any, *, fan_in: int):
-        super().__init__(ops.matmul, kernel, bias, fan_in=fan_in)
+        super().__init__(Linear(ops.matmul), kernel, bias, fan_in=fan_in)
 
     def prepare(self, p: Any) -> None:
         if "transposed" not in p:
@@ -276,6 +286,18 @@ class Rearrange(Affine):
         mean = self.function(*magnitudes)
         error = rounding_error(mean, self.terms + 3, unit)
         return ops.where(mean * self.terms >= HUGE, float("inf"), error)
+
+
+class Reshape(Rearrange):
+    """The same values in another shape. Its transpose is written out, since it is hot."""
+
+    def __init__(self, shape: Sequence[int]):
+        super().__init__(lambda value: backend.reshape(value, (-1, *shape)))
+
+    def transpose(
+        self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[Tensor]:
+        return [backend.reshape(coefficients, (-1, *shapes[0]))]
 
 
 class Declared(Affine):

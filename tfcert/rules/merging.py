@@ -31,8 +31,7 @@ def _merged(merge: Callable[[list[Node]], Node]) -> Callable[[Any, list[Node]], 
 def _lifted(x: Node, rank: int) -> Node:
     if len(x.shape) == rank:
         return x
-    shape = (1,) * (rank - len(x.shape)) + x.shape
-    return building.rearrange(lambda t: ops.reshape(t, (-1, *shape)), x)
+    return building.reshape(x, (1,) * (rank - len(x.shape)) + x.shape)
 
 
 def _product(inputs: list[Node]) -> Node:

@@ -16,6 +16,7 @@ from keras import ops
 from tfcert import relaxations
 from tfcert.rules import activations, building, merging
 from tfcert.rules.linear import Kernel, summed_terms
+from tfcert.rules.linear_maps import Linear
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_rule
 
@@ -137,7 +138,7 @@ def _einsum(op: Any, *operands: Any) -> Node:
     shapes = [kernel.shape, kernel.shape]
     shapes[place] = (1, *operands[place].shape)
     fan_in = summed_terms(op.subscripts, *shapes)
-    return apply(Kernel(linear, kernel, fan_in=fan_in), operands[place])
+    return apply(Kernel(Linear(linear), kernel, fan_in=fan_in), operands[place])
 
 
 # Scalar functions.
@@ -258,7 +259,7 @@ def _reshape(op: Any, x: Node) -> Node:
             f"reshape of (batch, {_text(x)}) to {tuple(op.newshape)} moves entries between "
             "samples. The first size must be -1, and the others hold one sample."
         )
-    return building.rearrange(lambda t: ops.reshape(t, (ops.shape(t)[0], *rest)), x)
+    return building.reshape(x, [size // known if n == -1 else n for n in rest])
 
 
 @_operator("Transpose")

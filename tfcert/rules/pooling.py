@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from tfcert.rules import building
+from tfcert.rules.linear_maps import Linear
 from tfcert.rules.nonlinear import MaxReduce
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_rule
@@ -63,7 +64,7 @@ def _max_pooling(layer: Any, x: Node) -> Node:
         n = [(e - k) // s + 1 for e, k, s in zip(t.shape[1:-1], pool, stride, strict=True)]
         return _windows(pool, stride, n, t)
 
-    slide = Sliding(unpadded, pool, stride, tuple(p[0] for p in pads))
+    slide = Sliding(Linear(unpadded), pool, stride, tuple(p[0] for p in pads))
     present = np.pad(np.ones(size, dtype=bool), pads)[None, ..., None]
     present = ops.convert_to_numpy(_windows(pool, stride, counts, present))[0]
 
@@ -89,12 +90,11 @@ def _average_pooling(layer: Any, x: Node) -> Node:
     if any(map(sum, pads)):  # Windows at the edge average fewer entries: no sliding form.
         return building.rearrange(layer.call, x, terms=terms)
     pool, stride = tuple(layer.pool_size), tuple(layer.strides)
-    slide = Sliding(
-        lambda t, _: ops.average_pool(t, pool, stride, "valid", data_format="channels_last"),
-        pool,
-        stride,
-        (0,) * len(pool),
-    )
+
+    def unpadded(t: Tensor, _: Any) -> Tensor:
+        return ops.average_pool(t, pool, stride, "valid", data_format="channels_last")
+
+    slide = Sliding(Linear(unpadded), pool, stride, (0,) * len(pool))
     return building.rearrange(layer.call, x, terms=terms, windowed=slide)
 
 

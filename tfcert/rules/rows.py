@@ -27,8 +27,8 @@ __all__ = ["Frame", "Rows", "SampleTable", "Window", "covers", "union"]
 class SampleTable:
     """Per-sample values ``(batch, *shape)``, and the same as a table of positions for windows.
 
-    The table is made once, outside of the loop over rows; its last line is what windows read
-    outside of the map. (Its unused form costs nothing: compilers drop it.)
+    The last line of the table is what windows read outside of the map. For compiled code all tables
+    are made at once, outside of the loop over rows: compilers drop those that nothing reads.
 
     Attributes:
         tensor: The values.
@@ -40,11 +40,14 @@ class SampleTable:
         # Its gradient is free, that of [:, None] a copy.
         self.beside = ops.expand_dims(tensor, 1)
         self._tables: dict[int, Tensor] = {}
-        for rank in range(1, min(len(tensor.shape) - 1, 4)):
-            self._tables[rank] = _table(tensor, rank)
+        if not backend.runs_at_once():
+            for rank in range(1, min(len(tensor.shape) - 1, 4)):
+                self._tables[rank] = _table(tensor, rank)
 
     def table(self, rank: int) -> Tensor:
         """``(batch * positions + 1, rest)``."""
+        if rank not in self._tables:
+            self._tables[rank] = _table(self.tensor, rank)
         return self._tables[rank]
 
 
@@ -124,6 +127,7 @@ class Frame:
         self.sample = sample
         self.seed = seed
         self._indices: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self._entries: dict[tuple, Tensor] = {}
 
     def take(self, values: SampleTable, rows: Rows) -> Tensor:
         """Per-sample values ``(batch, *shape)`` as ``(groups, 1, ...)`` beside the coefficients.
@@ -147,16 +151,18 @@ class Frame:
             window, extent = rows.window, rows.extent
             assert window is not None and self.seed is not None
             rank = len(extent)
+            origin = self.seed * np.array(window.stride, "int32")
+            origin = origin + np.array(window.offset, "int32")
             flat, inside = None, None
-            for axis, size in enumerate(extent):
-                origin = self.seed[:, axis] * window.stride[axis] + window.offset[axis]
-                position = origin[:, None] + np.arange(size, dtype="int32")
-                shape = [-1] + [1] * rank
-                shape[1 + axis] = size
-                position = ops.reshape(position, shape)
+            for axis, start in enumerate(ops.unstack(origin, axis=1)):
+                grid = np.arange(extent[axis], dtype="int32").reshape(
+                    [1, *[-1 if i == axis else 1 for i in range(rank)]]
+                )
+                position = backend.reshape(start, (-1,) + (1,) * rank) + grid
                 ok = (position >= 0) & (position < spatial[axis])
                 step = math.prod(spatial[axis + 1 :])
-                flat = position * step if flat is None else flat + position * step
+                position = position * step if step > 1 else position
+                flat = position if flat is None else flat + position
                 inside = ok if inside is None else inside & ok
             assert flat is not None and inside is not None
             self._indices[key] = flat, inside
@@ -166,13 +172,16 @@ class Frame:
         rank, tensor = len(rows.extent), values.tensor
         batch, spatial = tensor.shape[0], tuple(tensor.shape[1 : 1 + rank])
         rest = tuple(tensor.shape[1 + rank :])
-        flat, inside = self._positions(rows, spatial)
-        count = math.prod(spatial)
         table = values.table(rank)
-        if self.sample is not None and batch != 1:
-            flat = flat + backend.reshape(self.sample * count, (-1,) + (1,) * rank)
-        outside = ops.cast(ops.shape(table)[0] - 1, "int32")
-        picked = ops.take(table, ops.where(inside, flat, outside), axis=0)
+        key = (rows.window, rows.extent, spatial, batch)
+        if key not in self._entries:
+            flat, inside = self._positions(rows, spatial)
+            if self.sample is not None and batch != 1:
+                first = self.sample * math.prod(spatial)
+                flat = flat + backend.reshape(first, (-1,) + (1,) * rank)
+            outside = ops.cast(ops.shape(table)[0] - 1, "int32")
+            self._entries[key] = ops.where(inside, flat, outside)
+        picked = ops.take(table, self._entries[key], axis=0)
         return backend.reshape(picked, (-1, 1, *rows.extent, *rest))
 
     def mask(self, rows: Rows, shape: tuple[int, ...]) -> Rows:

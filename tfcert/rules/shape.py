@@ -24,6 +24,15 @@ def _moved(layer: Any, x: Node) -> Node:
     return building.rearrange(layer.call, x)
 
 
+def _reshape(layer: Any, x: Node) -> Node:
+    return building.reshape(x, layer.compute_output_shape((1, *x.shape))[1:])
+
+
+def _flatten(layer: Any, x: Node) -> Node:
+    last = layer.data_format == "channels_last" or len(x.shape) == 1
+    return _reshape(layer, x) if last else _moved(layer, x)
+
+
 def _identity(layer: Any, x: Node) -> Node:
     del layer
     return x
@@ -99,12 +108,9 @@ def _on_both_axes(t: Tensor, matrices: Sequence[np.ndarray]) -> Tensor:
     return ops.einsum("pi,bijc,qj->bpqc", rows, t, columns)
 
 
-for _kind in (
-    keras.layers.Flatten,
-    keras.layers.Reshape,
-    keras.layers.Permute,
-    keras.layers.RepeatVector,
-):
+register_rule(keras.layers.Flatten, _flatten)
+register_rule(keras.layers.Reshape, _reshape)
+for _kind in (keras.layers.Permute, keras.layers.RepeatVector):
     register_rule(_kind, _moved)
 for _kind in (
     keras.layers.ZeroPadding1D,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from keras import ops
 
-from tfcert import backend
+from tfcert.rules.linear_maps import Linear
 from tfcert.rules.rows import Rows, Window
 from tfcert.types import Tensor
 
@@ -96,7 +96,7 @@ class Sliding:
     """A map whose outputs read a window of the input that slides with them.
 
     Attributes:
-        linear: ``linear(x, kernel)`` on an input without any padding, channels last.
+        linear: The map on an input without any padding, channels last.
         kernel: Extents of the window that one output reads, dilation included.
         stride: Its steps.
         before: Zeros that padding puts before the first entry, per spatial axis.
@@ -104,7 +104,7 @@ class Sliding:
         taps: Number of places in the window that are read.
     """
 
-    linear: Callable[[Tensor, Tensor], Tensor]
+    linear: Linear
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     before: tuple[int, ...]
@@ -117,11 +117,6 @@ class Sliding:
         offset = tuple(o * s - b for o, s, b in places)
         sizes = zip(extent, self.stride, self.kernel, strict=True)
         return Window(stride, offset), tuple((e - 1) * s + k for e, s, k in sizes)
-
-    def _pull(self, kernel: Tensor, flat: Tensor, shape: tuple[int, ...]) -> Tensor:
-        zeros = ops.zeros((ops.shape(flat)[0], *shape), flat.dtype)
-        (result,) = backend.vector_jacobian(lambda z: self.linear(z, kernel), [zeros], flat)
-        return result
 
     def prepare(
         self, kernel: Tensor, extent: tuple[int, ...], shape: tuple[int, ...]
@@ -137,7 +132,8 @@ class Sliding:
         if outputs * inputs > min(_MATRIX_ENTRIES, _MATRIX_EXCESS * sparse):
             return None
         eye = ops.reshape(ops.eye(outputs, dtype=kernel.dtype), (outputs, *extent, channels))
-        return ops.reshape(self._pull(kernel, eye, (*grown, *shape[rank:])), (outputs, inputs))
+        read = self.linear.transpose(eye, kernel, (*grown, *shape[rank:]))
+        return ops.reshape(read, (outputs, inputs))
 
     def transpose(
         self, kernel: Tensor, rows: Rows, shapes: Sequence[tuple[int, ...]], prepared: Any
@@ -147,7 +143,7 @@ class Sliding:
         shape = (*extent, *shapes[0][len(extent) :])
         flat = rows.flat()
         if prepared is None:
-            return [rows.like(self._pull(kernel, flat, shape), window)]
+            return [rows.like(self.linear.transpose(flat, kernel, shape), window)]
         product = ops.matmul(ops.reshape(flat, (-1, prepared.shape[0])), prepared)
         return [rows.like(ops.reshape(product, (-1, *shape)), window)]
 
