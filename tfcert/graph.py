@@ -7,12 +7,14 @@ Keras changes it.
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 
 __all__ = [
+    "Settings",
     "Origin",
     "Visit",
     "check_dtypes",
@@ -22,9 +24,7 @@ __all__ = [
     "layers_of",
     "loss_tracker",
     "origin",
-    "same_settings",
     "seed_generators",
-    "settings",
     "start_at_epoch",
     "wants_walk",
 ]
@@ -240,22 +240,51 @@ def check_dtypes(model: keras.Model) -> str:
 _PLAIN = (bool, int, float, str, tuple, type(None))
 
 
-def settings(model: keras.Model) -> list:
+class Settings:
     """What decides, besides the variables, what a model computes: its layers and their attributes.
 
     Attributes can be replaced at any time: ``layer.activation = None``, ``layer.adapt(data)``,
     ``layer.enable_lora(4)``.
     """
-    found: list = []
-    for layer in layers_of(model):
-        found += [layer, layer.dtype_policy]
-        found += [value for name, value in vars(layer).items() if not name.startswith("_")]
-    return found
+
+    def __init__(self, model: keras.Model):
+        self._layers = [_LayerSettings(layer) for layer in layers_of(model)]
+
+    def hold(self, model: keras.Model) -> bool:
+        """Whether nothing was replaced since. Every call for bounds asks, so it has to be fast."""
+        layers = layers_of(model)
+        return len(layers) == len(self._layers) and all(
+            known.hold(layer) for known, layer in zip(self._layers, layers, strict=True)
+        )
 
 
-def same_settings(first: list, second: list) -> bool:
-    """Whether nothing was replaced. Objects are compared by identity: tensors have no equality."""
-    return len(first) == len(second) and all(
-        a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b)
-        for a, b in zip(first, second, strict=True)
-    )
+class _LayerSettings:
+    """The attributes of one layer."""
+
+    def __init__(self, layer: keras.layers.Layer):
+        self._layer, self._policy = layer, layer.dtype_policy
+        self._names = _public(layer)
+        self._size = len(vars(layer))
+        self._values = [*map(vars(layer).get, self._names)]
+
+    def hold(self, layer: keras.layers.Layer) -> bool:
+        if layer is not self._layer or layer.dtype_policy is not self._policy:
+            return False
+        attributes = vars(layer)
+        if len(attributes) != self._size:  # Private ones come and go.
+            if _public(layer) != self._names:
+                return False
+            self._size = len(attributes)
+        values = [*map(attributes.get, self._names)]
+        return all(map(operator.is_, values, self._values)) or all(map(_same, values, self._values))
+
+
+def _public(layer: keras.layers.Layer) -> list[str]:
+    return [name for name in vars(layer) if not name.startswith("_")]
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Objects are compared by identity: tensors have no equality."""
+    if first is second:
+        return True
+    return type(first) is type(second) and isinstance(first, _PLAIN) and first == second

@@ -228,8 +228,8 @@ class Derived:
     attribute of a layer was replaced since.
     """
 
-    def __init__(self, model: keras.Model, settings: list):
-        self.settings = settings
+    def __init__(self, model: keras.Model):
+        self.settings = graph.Settings(model)
         self._model = weakref.ref(model)
         self._made: dict[Callable[..., Any], Any] = {}
 
@@ -249,10 +249,9 @@ class Derived:
 
 def derived_from(model: keras.Model) -> Derived:
     """What was derived from a model, made anew only where the model was changed."""
-    settings = graph.settings(model)
     known = model.__dict__.get("_tfcert_derived")
-    if known is None or not graph.same_settings(known.settings, settings):
-        known = Derived(model, settings)
+    if known is None or not known.settings.hold(model):
+        known = Derived(model)
         object.__setattr__(model, "_tfcert_derived", known)  # Past Keras's tracking.
     return known
 
