@@ -13,7 +13,7 @@ from keras import ops
 from tfcert import backend, relaxations
 from tfcert.rules import registry
 from tfcert.rules.interval import Interval
-from tfcert.rules.linear import Matrix, Rearrange, Reshape, Scale, Sum, read
+from tfcert.rules.linear import Matrix, Rearrange, Scale, Sum, read
 from tfcert.rules.nonlinear import Elementwise, LogSumExp, MaxReduce, Product
 from tfcert.rules.primitives import Constant, Node
 from tfcert.types import Operand, Tensor
@@ -90,15 +90,24 @@ def activation(function: str | Callable[..., Any] | None, x: Node) -> Node:
 
 
 def rearrange(
-    function: Callable[..., Tensor], *inputs: Node, terms: int = 1, windowed: Any = None
+    function: Callable[..., Tensor],
+    *inputs: Node,
+    terms: int = 1,
+    windowed: Any = None,
+    transposed: Any = None,
 ) -> Node:
     """A linear map with weights >= 0 (see ``Rearrange``)."""
-    return registry.apply(Rearrange(function, terms=terms, windowed=windowed), *inputs)
+    primitive = Rearrange(function, terms=terms, windowed=windowed, transposed=transposed)
+    return registry.apply(primitive, *inputs)
 
 
 def reshape(x: Node, shape: Sequence[int]) -> Node:
     """The same values in another shape (without batch axis)."""
-    return registry.apply(Reshape(shape), x)
+    return rearrange(
+        lambda value: backend.reshape(value, (-1, *shape)),
+        x,
+        transposed=lambda coefficients, old: backend.reshape(coefficients, (-1, *old)),
+    )
 
 
 def scale(x: Node, factor: Operand | None = None, shift: Operand | None = None) -> Node:

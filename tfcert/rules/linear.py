@@ -26,7 +26,6 @@ __all__ = [
     "Kernel",
     "Matrix",
     "Rearrange",
-    "Reshape",
     "Scale",
     "Sum",
     "read",
@@ -244,6 +243,8 @@ class Rearrange(Affine):
         function: The map, on tensors with a batch axis.
         terms: Number of terms that one output sums (1: values are only moved, which is exact).
         windowed: The same map on windows, where it has that form.
+        transposed: ``transposed(coefficients, shape)``, the transpose of a map of one input of that
+            shape, where it can be written out; else it is the vector-Jacobian product.
     """
 
     def __init__(
@@ -252,8 +253,10 @@ class Rearrange(Affine):
         *,
         terms: int = 1,
         windowed: Windowed | None = None,
+        transposed: Callable[[Tensor, tuple[int, ...]], Tensor] | None = None,
     ):
         self.function, self.terms, self.windowed = function, terms, windowed
+        self.transposed = transposed
 
     def apply(self, p: Any, *values: Tensor) -> Tensor:
         return self.function(*values)
@@ -267,6 +270,8 @@ class Rearrange(Affine):
     def transpose(
         self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
     ) -> Sequence[Tensor]:
+        if self.transposed is not None:
+            return [self.transposed(coefficients, shapes[0])]
         count = ops.shape(coefficients)[0]
         zeros = [ops.zeros((count, *shape), coefficients.dtype) for shape in shapes[:-1]]
         return backend.vector_jacobian(self.function, zeros, coefficients)
@@ -286,18 +291,6 @@ class Rearrange(Affine):
         mean = self.function(*magnitudes)
         error = rounding_error(mean, self.terms + 3, unit)
         return ops.where(mean * self.terms >= HUGE, float("inf"), error)
-
-
-class Reshape(Rearrange):
-    """The same values in another shape. Its transpose is written out, since it is hot."""
-
-    def __init__(self, shape: Sequence[int]):
-        super().__init__(lambda value: backend.reshape(value, (-1, *shape)))
-
-    def transpose(
-        self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
-    ) -> Sequence[Tensor]:
-        return [backend.reshape(coefficients, (-1, *shapes[0]))]
 
 
 class Declared(Affine):

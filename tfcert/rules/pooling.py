@@ -33,17 +33,31 @@ def _padding(size: Sequence[int], layer: Any) -> list[tuple[int, int]]:
     return pads
 
 
-def _windows(
-    pool: Sequence[int], stride: Sequence[int], counts: Sequence[int], t: Tensor
-) -> Tensor:
-    """All entries of every pooling window on a new last axis; ``t`` is padded already."""
-    slices = []
-    for start in itertools.product(*[range(k) for k in pool]):
-        index = [slice(None)]
-        for begin, s, n in zip(start, stride, counts, strict=True):
-            index.append(slice(begin, begin + (n - 1) * s + 1, s))
-        slices.append(t[tuple(index)])
-    return ops.stack(slices, axis=-1)
+class _Windows(Linear):
+    """All entries of every pooling window of a padded map, on a new last axis."""
+
+    def __init__(self, pool: tuple[int, ...], stride: tuple[int, ...]):
+        self._pool, self._stride = pool, stride
+
+    def __call__(self, value: Tensor, kernel: Any = None) -> Tensor:
+        slices = []
+        for start in itertools.product(*[range(k) for k in self._pool]):
+            index = [slice(None)]
+            places = zip(start, value.shape[1:-1], self._pool, self._stride, strict=True)
+            for begin, size, k, s in places:
+                index.append(slice(begin, begin + (size - k) // s * s + 1, s))
+            slices.append(value[tuple(index)])
+        return ops.stack(slices, axis=-1)
+
+    def transpose(self, coefficients: Tensor, kernel: Any, shape: tuple[int, ...]) -> Tensor:
+        """Where the windows tile the map, they are laid side by side."""
+        pool, rank = self._pool, len(self._pool)
+        if pool != self._stride or any(n % k for n, k in zip(shape[:-1], pool, strict=True)):
+            return super().transpose(coefficients, kernel, shape)
+        counts = [n // k for n, k in zip(shape[:-1], pool, strict=True)]
+        apart = ops.reshape(coefficients, (-1, *counts, shape[-1], *pool))
+        pairs = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
+        return ops.reshape(ops.transpose(apart, [0, *pairs, 1 + rank]), (-1, *shape))
 
 
 def _max_pooling(layer: Any, x: Node) -> Node:
@@ -53,22 +67,20 @@ def _max_pooling(layer: Any, x: Node) -> Node:
     size = x.shape[:-1]
     pads = _padding(size, layer)
     pool, stride = tuple(layer.pool_size), tuple(layer.strides)
-    counts = [
-        (n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, pads, pool, stride, strict=True)
-    ]
-
-    def windows(t: Tensor) -> Tensor:
-        return _windows(pool, stride, counts, ops.pad(t, [(0, 0), *pads, (0, 0)]))
-
-    def unpadded(t: Tensor, _: Any) -> Tensor:
-        n = [(e - k) // s + 1 for e, k, s in zip(t.shape[1:-1], pool, stride, strict=True)]
-        return _windows(pool, stride, n, t)
-
-    slide = Sliding(Linear(unpadded), pool, stride, tuple(p[0] for p in pads))
+    windows = _Windows(pool, stride)
+    slide = Sliding(windows, pool, stride, tuple(p[0] for p in pads))
     present = np.pad(np.ones(size, dtype=bool), pads)[None, ..., None]
-    present = ops.convert_to_numpy(_windows(pool, stride, counts, present))[0]
-
-    gathered = building.rearrange(windows, x, windowed=slide)
+    present = ops.convert_to_numpy(windows(present))[0]
+    if any(map(sum, pads)):
+        around = [(0, 0), *pads, (0, 0)]
+        gathered = building.rearrange(lambda t: windows(ops.pad(t, around)), x, windowed=slide)
+    else:
+        gathered = building.rearrange(
+            windows,
+            x,
+            windowed=slide,
+            transposed=lambda coefficients, shape: windows.transpose(coefficients, None, shape),
+        )
     result = apply(MaxReduce(None if present.all() else present), gathered)
 
     return building.rearrange(_to_first(len(result.shape)), result) if first else result
