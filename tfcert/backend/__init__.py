@@ -6,7 +6,7 @@ same bounds and objectives, compiled by XLA, where TensorFlow is not installed.
 
 import keras
 
-from tfcert.backend.shared import portable
+from tfcert.backend.shared import portable, weights_stay
 
 _NAME = keras.backend.backend()
 
@@ -131,6 +131,7 @@ __all__ = [
     "traced_once",
     "value_and_gradients",
     "vector_jacobian",
+    "weights_stay",
     "with_gradient",
     "writes_tensorboard",
 ]

@@ -14,14 +14,18 @@ from tfcert.types import Tensor
 
 __all__ = [
     "PORTABLE",
+    "WEIGHTS_STAY",
     "changed_by_layers",
     "check_environment",
     "is_finite",
     "only_finite",
     "portable",
     "reduced",
+    "weights_stay",
 ]
 
+# Whether gradients are being taken by given tensors alone, with all weights as they are.
+WEIGHTS_STAY: contextvars.ContextVar[bool] = contextvars.ContextVar("WEIGHTS_STAY", default=False)
 # Whether the graph that is being built will run where there may be no compiler.
 PORTABLE: contextvars.ContextVar[bool] = contextvars.ContextVar("PORTABLE", default=False)
 
@@ -34,6 +38,15 @@ def portable() -> Iterator[None]:
         yield
     finally:
         PORTABLE.reset(token)
+
+
+def weights_stay() -> bool:
+    """Whether nobody asks for gradients by weights.
+
+    Graphs leave out by themselves what nobody asks for. Where operations are carried out one by
+    one, it must not be computed: it can take most of the time.
+    """
+    return WEIGHTS_STAY.get()
 
 
 def reduced(setting: str, remedy: str) -> ValueError:

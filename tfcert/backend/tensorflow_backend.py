@@ -75,13 +75,22 @@ def convolution_transpose(
 
     As the vector-Jacobian product of a convolution, it would cost three times as much where
     operations are carried out one by one: TensorFlow would also compute the convolution itself, and
-    what flows to the kernel.
+    what flows to the kernel, for which a kernel of oneDNN was even seen to crash.
     """
-    count = coefficients.shape[0]
-    count = tf.shape(coefficients)[0] if count is None else count
-    return tf.nn.conv_transpose(
-        coefficients, kernel, (count, *shape), strides, padding=padding.upper()
-    )
+
+    def transpose(a: Tensor) -> Tensor:
+        count = a.shape[0]
+        count = tf.shape(a)[0] if count is None else count
+        return tf.nn.conv_transpose(a, kernel, (count, *shape), strides, padding=padding.upper())
+
+    if not (tf.executing_eagerly() and shared.weights_stay()):
+        return transpose(coefficients)
+
+    @tf.custom_gradient
+    def with_fixed_kernel(a: Tensor) -> Any:
+        return transpose(a), lambda g: tf.nn.convolution(g, kernel, strides, padding.upper())
+
+    return with_fixed_kernel(coefficients)
 
 
 def with_gradient(
@@ -113,10 +122,15 @@ def value_and_gradients(
     function: Callable[[list[Tensor]], tuple[Tensor, Any]], variables: list[Tensor]
 ) -> tuple[Tensor, Any, list[Tensor]]:
     """``(value, auxiliary, gradients)`` of a function that returns ``(value, auxiliary)``."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(variables)
-        value, auxiliary = function(variables)
-    gradients = tape.gradient(value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    token = shared.WEIGHTS_STAY.set(True)
+    try:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            value, auxiliary = function(variables)
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(value, variables, unconnected_gradients=zero)
+    finally:
+        shared.WEIGHTS_STAY.reset(token)
     return value, auxiliary, gradients
 
 
