@@ -184,7 +184,9 @@ class SettingTest(parameterized.TestCase):
             repr(attack),
             "PGD(region=LpBall(eps=0.1, norm='inf', clip=None), steps=5, "
             "step_size=Constant(value=0.5), restarts=1, loss='cross_entropy', momentum=0.3, "
-            "random_start=True, early_stop=True, sparsity=0.05)".replace("'inf'", '"inf"'),
+            "random_start=True, early_stop=True, sparsity=0.05, targets=None)".replace(
+                "'inf'", '"inf"'
+            ),
         )
         self.assertNotIn("step_size", repr(attacks.APGD(regions.LpBall(0.1))))
 

@@ -23,7 +23,7 @@ def assess(
     y: Any,
     region: Region,
     methods: Sequence[Any] = ("ibp", "crown-ibp", "crown"),
-    attack: attacks.PGD | None = None,
+    attack: attacks.Attack | None = None,
     batch_size: int = 250,
     log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Attacks: inputs of a region that a model gets wrong, found by gradient ascent."""
+"""Attacks: inputs of a region that a model gets wrong, found by gradients or by trying."""
 
 from tfcert.attacks.apgd import APGD
+from tfcert.attacks.attack import Attack
 from tfcert.attacks.pgd import FGSM, PGD
 
-__all__ = ["APGD", "FGSM", "PGD"]
+__all__ = ["APGD", "FGSM", "PGD", "Attack"]

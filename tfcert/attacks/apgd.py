@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 from keras import ops
 
 from tfcert import backend
+from tfcert.attacks.attack import better
 from tfcert.attacks.directions import steepest
 from tfcert.attacks.inputs import Scores
-from tfcert.attacks.pgd import PGD, better
+from tfcert.attacks.losses import Goal
+from tfcert.attacks.pgd import PGD
 from tfcert.regions import Region
 from tfcert.types import AttackLoss, Tensor
 
 __all__ = ["APGD"]
 
 
+@keras.saving.register_keras_serializable(package="tfcert.attacks")
 class APGD(PGD):
     """Gradient ascent with momentum whose step halves where it no longer pays.
 
@@ -32,6 +36,7 @@ class APGD(PGD):
         momentum: Share of a new step in the next move; the rest continues the last move.
         early_stop: As in ``PGD``.
         sparsity: As in ``PGD``.
+        targets: As in ``PGD``: 9 with "logits_ratio" is the targeted attack of the paper.
 
     Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, algorithm 1.
     """
@@ -46,6 +51,7 @@ class APGD(PGD):
         momentum: float = 0.75,
         early_stop: bool = True,
         sparsity: float = 0.05,
+        targets: int | None = None,
     ):
         super().__init__(
             region,
@@ -54,6 +60,7 @@ class APGD(PGD):
             loss=loss,
             early_stop=early_stop,
             sparsity=sparsity,
+            targets=targets,
         )
         # Unlike that of PGD it may be 1, which continues nothing, and not 0, which never moves.
         if not 0 < momentum <= 1:
@@ -76,15 +83,15 @@ class APGD(PGD):
     def _ascend(
         self,
         scores: Scores,
+        goal: Goal,
         x: Tensor,
-        y: Tensor,
         start: Tensor,
         best: Tensor,
         best_margin: Tensor,
     ) -> tuple[Tensor, Tensor]:
         spread = (-1,) + (1,) * (len(x.shape) - 1)
         decide, needed = self._decisions()
-        loss, margin, gradient = self._measure(scores, y, start)
+        loss, margin, gradient = self._measure(scores, goal, start)
         best, best_margin = better(start, margin, best, best_margin)
         size = ops.cast(2.0 * ops.ones_like(loss), x.dtype)
         state = (
@@ -104,7 +111,7 @@ class APGD(PGD):
             (size, rises, old_size, old_top, best, best_margin) = state[7:]
             before, point = point, self._step(x, point, before, gradient, size, step)
             loss_before = loss
-            loss, margin, gradient = self._measure(scores, y, point)
+            loss, margin, gradient = self._measure(scores, goal, point)
             best, best_margin = better(point, margin, best, best_margin)
             rises = rises + ops.cast(loss > loss_before, "int32")
             wins = loss > top_loss

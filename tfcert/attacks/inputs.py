@@ -11,7 +11,7 @@ from keras import ops
 from tfcert import checks, heads
 from tfcert.types import Tensor
 
-__all__ = ["Scores", "check", "scores_of"]
+__all__ = ["Scores", "check", "classes_of", "scores_of"]
 
 # function(points) -> scores, (batch, classes)
 Scores = Callable[[Tensor], Tensor]
@@ -37,7 +37,9 @@ def scores_of(model: keras.Model) -> Scores:
     return scores
 
 
-def check(model: keras.Model, x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
+def check(
+    model: keras.Model, x: Tensor, y: Tensor, least: int = 2, why: str = "The attack"
+) -> tuple[Tensor, Tensor]:
     """Inputs as floats and labels as integers; raises unless all three fit together.
 
     Args:
@@ -45,21 +47,22 @@ def check(model: keras.Model, x: Tensor, y: Tensor, least: int) -> tuple[Tensor,
         x: Inputs.
         y: Labels.
         least: How many classes are needed.
+        why: What needs them.
     """
     x = ops.convert_to_tensor(x)
     checks.check_not_empty(x)
     if not keras.backend.is_float_dtype(x.dtype):
         x = ops.cast(x, keras.config.floatx())
-    classes = _classes(model, x)
+    classes = classes_of(model, x)
     if classes < least:
         raise ValueError(
-            f"The attack needs a model with at least {least} classes. Received: a model with "
-            f"{classes}."
+            f"{why} needs a model with at least {least} classes. Received: a model with {classes}."
         )
     return x, checks.as_labels(y, x.shape[0], classes)
 
 
-def _classes(model: keras.Model, x: Tensor) -> int:
+def classes_of(model: keras.Model, x: Tensor) -> int:
+    """How many classes a model knows."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
     outputs = getattr(model, "outputs", None)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Callable
-
 import keras
-import numpy as np
 from keras import ops
 
 from tfcert import backend
-from tfcert.attacks import inputs, losses
+from tfcert.attacks import losses
+from tfcert.attacks.attack import Search, better, positive
 from tfcert.attacks.directions import steepest
 from tfcert.attacks.inputs import Scores
-from tfcert.programs import programs_of
-from tfcert.regions import Numbers, Region
+from tfcert.attacks.losses import Goal
+from tfcert.regions import Region
 from tfcert.schedules import Clock, Schedule, get
 from tfcert.types import AttackLoss, Tensor
 
 __all__ = ["FGSM", "PGD"]
 
 
-class PGD:
+@keras.saving.register_keras_serializable(package="tfcert.attacks")
+class PGD(Search):
     """Projected gradient ascent on a loss, from one or several starts.
 
     Calling it gives, for every input, the worst point that was met, x among them: the one with the
@@ -41,6 +38,9 @@ class PGD:
         random_start: Whether (other) starts are random points of the region, instead of x.
         early_stop: Whether to end once all inputs that are attacked together are misclassified.
         sparsity: For norm 1, the share of coordinates that a step moves.
+        targets: None: the loss makes the right class lose, to whichever. A number: it makes one
+            wrong class win, each of the so many with the largest scores at x in turn (all wrong
+            ones where there are fewer), with all the restarts for each.
 
     Example:
 
@@ -68,14 +68,12 @@ class PGD:
         random_start: bool = True,
         early_stop: bool = True,
         sparsity: float = 0.05,
+        targets: int | None = None,
     ):
-        if not isinstance(region, Region):
-            raise ValueError(
-                f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
-            )
+        super().__init__(region, restarts, early_stop)
         if loss not in losses.LOSSES:
             raise ValueError(f"`loss` must be one of {tuple(losses.LOSSES)}. Received: {loss!r}.")
-        steps, restarts = _positive("steps", steps), _positive("restarts", restarts)
+        steps = positive("steps", steps)
         if restarts > 1 and not random_start:
             raise ValueError(
                 "`restarts` above 1 need random starts; all others would be the same. "
@@ -85,7 +83,7 @@ class PGD:
             raise ValueError(f"`momentum` must lie in [0, 1). Received: momentum={momentum}.")
         if not 0 < sparsity <= 1:
             raise ValueError(f"`sparsity` must lie in (0, 1]. Received: sparsity={sparsity}.")
-        self.region, self.steps, self.restarts = region, steps, restarts
+        self.steps, self.targets = steps, None if targets is None else positive("targets", targets)
         self.step_size = get(min(1.0, 2.5 / steps) if step_size is None else step_size)
         reached = self.step_size.reached
         if min(reached) < 0 or not max(reached) > 0:
@@ -94,99 +92,52 @@ class PGD:
                 f"Received: step_size={step_size!r}."
             )
         self.loss, self.momentum, self.random_start = loss, momentum, random_start
-        self.early_stop, self.sparsity = early_stop, sparsity
+        self.sparsity = sparsity
 
-    def __call__(
-        self, model: keras.Model, x: Tensor, y: Tensor, seed: int = 0, batch_size: int = 1024
-    ) -> Tensor:
-        """The worst points found.
+    def _needs(self) -> tuple[int, str]:
+        if self.targets is None:
+            return losses.CLASSES[self.loss], f"The attack with loss={self.loss!r}"
+        why = f"The attack with loss={self.loss!r} and targets={self.targets}"
+        return losses.TARGETED_CLASSES[self.loss], why
 
-        Args:
-            model: A model with one output, ``(batch, classes)``; runs in inference mode.
-            x: Inputs, ``(batch, *input_shape)``.
-            y: Integer labels, ``(batch,)``.
-            seed: Decides the random starts, together with `batch_size`.
-            batch_size: Inputs that are attacked together.
+    def _attempts(self, classes: int) -> int:
+        return self.restarts * min(self.targets or 1, classes - 1)
 
-        Returns:
-            A tensor of the shape of x.
-        """
-        if not isinstance(seed, (int, np.integer)):
-            raise ValueError(f"`seed` must be an integer. Received: seed={seed!r}.")
-        x, y = inputs.check(model, x, y, losses.CLASSES[self.loss])
-        self.region.validate(x)
-        size = x.shape[0]
-        piece = min(size, _positive("batch_size", batch_size))
-        numbers = self.region.numbers(x, outward=False)
-        found = []
-        for index, start in enumerate(range(0, size, piece)):
-            # The last batch is filled up, so that all of them run the same program.
-            chosen = np.minimum(np.arange(start, start + piece), size - 1)
-            key = ops.convert_to_tensor(np.array([int(seed) & 0x7FFFFFFF, index], "int32"))
-            cut = [ops.take(tensor, chosen, axis=0) for tensor in (x, y)]
-            arguments = (key, numbers.cut(chosen), *cut)
-            points = self._program(model, arguments)(*arguments)
-            found.append(points[: min(piece, size - start)])
-        return found[0] if len(found) == 1 else ops.concatenate(found, axis=0)
+    def _attempt(
+        self,
+        scores: Scores,
+        x: Tensor,
+        y: Tensor,
+        logits: Tensor,
+        number: Tensor,
+        seed: Tensor,
+        best: Tensor,
+        best_margin: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        start = self.region.sample(x, 1, seed)[:, 0] if self.random_start else x
+        if self.restarts > 1:
+            start = ops.where(number % self.restarts == self.restarts - 1, x, start)
+        goal = self._goal(y, logits, number // self.restarts)
+        return self._ascend(scores, goal, x, start, best, best_margin)
 
-    def _program(self, model: keras.Model, arguments: tuple) -> Callable:
-        """The search as one program for all sizes of the region."""
-        # The numbers of the region are an argument of the program and no part of its key.
-        rest = tuple(value for name, value in vars(self).items() if name != "region")
-
-        def make() -> Callable:
-            attack = self.with_region(self.region.template())  # whose attributes nobody changes
-
-            def run(seed: Tensor, numbers: Numbers, x: Tensor, y: Tensor) -> Tensor:
-                found = attack.with_region(attack.region.with_numbers(numbers))
-                return found.search(inputs.scores_of(model), x, y, seed)
-
-            return run
-
-        key = (type(self), self.region.signature(), rest)
-        return programs_of(model).get(model, "attack", key, make, arguments)
-
-    def with_region(self, region: Region) -> PGD:
-        """The same attack elsewhere."""
-        other = copy.copy(self)
-        other.region = region
-        return other
-
-    def search(self, scores: Scores, x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
-        """The worst points found, for a function that may be a part of a graph in construction.
-
-        Args:
-            scores: Gives the scores of points, ``(batch, classes)``.
-            x: Inputs.
-            y: Integer labels.
-            seed: Integer tensor of shape ``(2,)``.
-        """
-        best_margin = losses.margin(y, scores(x))
-        state = (ops.convert_to_tensor(0, dtype="int32"), x, best_margin)
-
-        def running(restart: Tensor, best: Tensor, best_margin: Tensor) -> Tensor:
-            return ops.logical_and(restart < self.restarts, self._goes_on(best_margin))
-
-        def body(restart: Tensor, best: Tensor, best_margin: Tensor) -> tuple:
-            start = x
-            if self.random_start:
-                own = ops.cast(seed, "int32") + ops.stack([0 * restart, 7919 * restart])
-                start = self.region.sample(x, 1, own)[:, 0]
-            if self.restarts > 1:
-                start = ops.where(restart == self.restarts - 1, x, start)
-            best, best_margin = self._ascend(scores, x, y, start, best, best_margin)
-            return restart + 1, best, best_margin
-
-        _, best, _ = backend.loop(running, body, state)
-        return best
+    def _goal(self, y: Tensor, logits: Tensor, rank: Tensor) -> Goal:
+        """The loss, with the target of this rank among the wrong classes where there are any."""
+        if self.targets is None:
+            return Goal(self.loss, y)
+        ranked = losses.rivals(y, logits, min(self.targets, logits.shape[-1] - 1))
+        return Goal(self.loss, y, ops.take(ranked, rank, axis=1))
 
     def last_point(self, scores: Scores, x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
-        """Where one restart ends, the better or the worse: what adversarial training trains on."""
+        """Where one restart ends, the better or the worse: what adversarial training trains on.
+
+        Of several targets it aims at the first.
+        """
         points = self.region.sample(x, 1, seed)[:, 0] if self.random_start else x
         moves = ops.zeros_like(x)
+        goal = Goal(self.loss, y) if self.targets is None else self._goal(y, scores(x), 0)
 
         def body(step: Tensor, points: Tensor, moves: Tensor) -> tuple:
-            _, _, gradient = self._measure(scores, y, points)
+            _, _, gradient = self._measure(scores, goal, points)
             points, moves = self._move(x, points, moves, gradient, step)
             return step + 1, points, moves
 
@@ -196,15 +147,11 @@ class PGD:
         )
         return points
 
-    def _goes_on(self, best_margin: Tensor) -> Tensor:
-        """Whether some input is still classified correctly, where that decides."""
-        return ops.any(best_margin <= 0) if self.early_stop else ops.convert_to_tensor(True)
-
     def _ascend(
         self,
         scores: Scores,
+        goal: Goal,
         x: Tensor,
-        y: Tensor,
         start: Tensor,
         best: Tensor,
         best_margin: Tensor,
@@ -219,7 +166,7 @@ class PGD:
         def body(
             step: Tensor, points: Tensor, moves: Tensor, best: Tensor, best_margin: Tensor
         ) -> tuple:
-            _, margin, gradient = self._measure(scores, y, points)
+            _, margin, gradient = self._measure(scores, goal, points)
             best, best_margin = better(points, margin, best, best_margin)
             points, moves = self._move(x, points, moves, gradient, step)
             return step + 1, points, moves, best, best_margin
@@ -230,9 +177,9 @@ class PGD:
             *(best, best_margin),
         )
         _, points, _, best, best_margin = backend.loop(running, body, state)
-        return better(points, losses.margin(y, scores(points)), best, best_margin)
+        return better(points, goal.margin(scores(points)), best, best_margin)
 
-    def _measure(self, scores: Scores, y: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _measure(self, scores: Scores, goal: Goal, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of every sample, its margin, and the gradient of the loss.
 
         Where the model gives no number there is no direction: 0, since a NaN would be a point
@@ -241,8 +188,8 @@ class PGD:
 
         def total(variables: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             logits = scores(variables[0])
-            loss = losses.LOSSES[self.loss](y, logits)
-            return ops.sum(loss), (loss, losses.margin(y, logits))
+            loss = goal.value(logits)
+            return ops.sum(loss), (loss, goal.margin(logits))
 
         _, (loss, margin), (gradient,) = backend.value_and_gradients(total, [points])
         return loss, margin, ops.where(ops.isnan(gradient), ops.zeros_like(gradient), gradient)
@@ -258,11 +205,8 @@ class PGD:
         direction = steepest(self.region, gradient, points, x, self.sparsity)
         return self.region.project(points + length * direction, x), gradient
 
-    def __repr__(self) -> str:
-        names = inspect.signature(type(self)).parameters
-        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
 
-
+@keras.saving.register_keras_serializable(package="tfcert.attacks")
 class FGSM(PGD):
     """One step along the sign of the gradient (norm inf; else its steepest direction), from x.
 
@@ -279,21 +223,6 @@ class FGSM(PGD):
     def __init__(self, region: Region, *, loss: AttackLoss = "cross_entropy"):
         super().__init__(region, steps=1, step_size=1.0, loss=loss, random_start=False)
 
-    def search(self, scores: Scores, x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
-        return self.last_point(scores, x, y, seed)
-
-
-def better(points: Tensor, margin: Tensor, best: Tensor, best_margin: Tensor) -> tuple:
-    """The worse point for the model of two, sample by sample; NaN never wins."""
-    wins = margin > best_margin
-    shape = (-1,) + (1,) * (len(points.shape) - 1)
-    return (
-        ops.where(ops.reshape(wins, shape), points, best),
-        ops.where(wins, margin, best_margin),
-    )
-
-
-def _positive(name: str, value: int) -> int:
-    if not (isinstance(value, (int, np.integer)) and value >= 1):
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
-    return int(value)
+    def worst(self, scores: Scores, x: Tensor, y: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        points = self.last_point(scores, x, y, seed)
+        return points, losses.margin(y, scores(points))

@@ -50,7 +50,7 @@ def certify(
     method: MethodLike | Sequence[MethodLike] = "auto",
     log: PathLike | None = None,
     *,
-    attack: attacks.PGD | Literal["auto"] | None = "auto",
+    attack: attacks.Attack | Literal["auto"] | None = "auto",
     float_safe: bool = False,
     max_eps: float | None = None,
     eps_steps: int = 10,
@@ -187,7 +187,7 @@ class _Plan:
         self.deciding = 1
 
     def decide(
-        self, attack: attacks.PGD | None, chain: list[methods.Method], searched: bool
+        self, attack: attacks.Attack | None, chain: list[methods.Method], searched: bool
     ) -> None:
         """Adds what comes to a verdict."""
         if attack:

@@ -66,7 +66,7 @@ class SelfCheck(Stage):
         *,
         wanted: np.ndarray,
         float_safe: bool,
-        attack: attacks.PGD,
+        attack: attacks.Attack,
         seed: int,
         folder: pathlib.Path | None,
         record: Callable[[dict[str, Any]], None],

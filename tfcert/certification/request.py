@@ -116,12 +116,12 @@ def check_search(problem: Problem, max_eps: float | None, eps_steps: int) -> Non
         raise ValueError(f"`eps_steps` must be an integer >= 1. Received: eps_steps={eps_steps!r}.")
 
 
-def attack_of(attack: Any, region: Region) -> attacks.PGD | None:
+def attack_of(attack: Any, region: Region) -> attacks.Attack | None:
     """The attack that stands for the argument."""
     if isinstance(attack, str) and attack == "auto":
         # Without random starts an input's verdict does not depend on who shares its batch.
         return attacks.PGD(region, steps=40, loss="margin", random_start=False)
-    if attack is not None and not isinstance(attack, attacks.PGD):
+    if attack is not None and not isinstance(attack, attacks.Attack):
         raise ValueError(
             '`attack` must be "auto", an object of tfcert.attacks, or None. '
             f"Received: attack={attack!r}."

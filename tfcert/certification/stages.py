@@ -57,7 +57,7 @@ class Attack(Stage):
     """Looks for a counterexample: a point of the region that the model gets wrong."""
 
     def __init__(
-        self, problem: Problem, findings: Findings, size: int, attack: attacks.PGD, seed: int
+        self, problem: Problem, findings: Findings, size: int, attack: attacks.Attack, seed: int
     ):
         super().__init__(problem, findings, size)
         self.attack, self.seed, self.name = attack, seed, type(attack).__name__.lower()
@@ -74,7 +74,7 @@ class Attack(Stage):
 
 def search(
     problem: Problem,
-    attack: attacks.PGD,
+    attack: attacks.Attack,
     places: np.ndarray,
     size: int,
     seed: int,
