@@ -3,5 +3,6 @@
 from tfcert.attacks.apgd import APGD
 from tfcert.attacks.attack import Attack
 from tfcert.attacks.pgd import FGSM, PGD
+from tfcert.attacks.square import Square
 
-__all__ = ["APGD", "FGSM", "PGD", "Attack"]
+__all__ = ["APGD", "FGSM", "PGD", "Attack", "Square"]
