@@ -2,7 +2,8 @@
 
 from tfcert.attacks.apgd import APGD
 from tfcert.attacks.attack import Attack
+from tfcert.attacks.ensemble import Ensemble
 from tfcert.attacks.pgd import FGSM, PGD
 from tfcert.attacks.square import Square
 
-__all__ = ["APGD", "FGSM", "PGD", "Attack", "Square"]
+__all__ = ["APGD", "FGSM", "PGD", "Attack", "Ensemble", "Square"]
