@@ -42,7 +42,10 @@ def _config(folder: pathlib.Path, **changed) -> program.Config:
         "step_size": None,
         "momentum": None,
         "early_stop": True,
-        "loss": "margin",
+        "loss": None,
+        "targets": None,
+        "rounds": None,
+        "time_limit": None,
         "limit": 90,
         "seed": 0,
         "batch_size": 40,
@@ -113,7 +116,9 @@ def test_program_refuses_bad_flags(tmp_path):
         {"attack": "fgsm", "steps": None},
         {"restarts": 3, "loss": "logits_ratio", "seed": 5},
         {"norm": "2", "eps": 0.7},
-        {"norm": "1.5", "attack": "apgd", "loss": "cross_entropy"},
+        {"norm": "1.5", "attack": "apgd", "loss": "cross_entropy", "targets": 2},
+        {"attack": "square", "steps": 60},
+        {"attack": "ensemble", "steps": None, "rounds": 2, "time_limit": 0.001},
     ],
 )
 def test_settings_reach_the_attack(changed, tmp_path):
@@ -121,10 +126,17 @@ def test_settings_reach_the_attack(changed, tmp_path):
     lines = []
     results = program.attack_model(_config(tmp_path, **changed), lines.append)
     assert json.loads((tmp_path / "new/attack.json").read_text()) == results
-    assert results["broken"] and len(lines) == 2
+    assert len(lines) == 2
+    assert bool(results["broken"]) == ("time_limit" not in changed)  # no time for any batch
     text = results["attack"]
-    assert f"loss='{changed.get('loss', 'margin')}'" in text
-    assert f"restarts={changed.get('restarts', 1)}" in text or "FGSM(" in text
+    name = changed.get("attack", "pgd")
+    if name not in ("square", "ensemble"):
+        assert f"loss='{changed.get('loss', 'margin')}'" in text
+    if name not in ("fgsm", "ensemble"):
+        assert f"restarts={changed.get('restarts', 1)}" in text
+    for flag in ("targets", "rounds", "time_limit", "steps"):
+        if changed.get(flag):
+            assert f"{flag}={changed[flag]}" in text
     norm = changed.get("norm", "inf")
     assert f"norm={float(norm)}" in text or f'norm="{norm}"' in text
 
@@ -139,9 +151,13 @@ def test_eps_zero_breaks_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"attack": "fgsm"}, "takes one step of --eps from x.*Received: {'steps': 5}"),
+        ({"attack": "fgsm"}, "=fgsm takes --loss, and no --steps. Received: {'steps': 5}"),
         ({"attack": "fgsm", "steps": None, "early_stop": False}, "'early_stop': False"),
-        ({"attack": "apgd", "step_size": 0.1}, "finds its step by itself"),
+        ({"attack": "apgd", "step_size": 0.1}, "=apgd takes .*, and no --step_size. Received"),
+        ({"attack": "ensemble"}, "takes --rounds, --time_limit, and no --steps. Received"),
+        ({"attack": "square", "loss": "margin", "targets": 3}, "and no --loss, --targets. Rec"),
+        ({"attack": "square", "norm": "1"}, "balls of norm inf and 2"),
+        ({"time_limit": 3.0}, "=pgd takes .*, and no --time_limit"),
         ({"step_size": 0.0}, "`step_size` must be > 0"),
         ({"momentum": 1.0}, "`momentum` must lie in"),
         ({"norm": "0.5"}, "`norm` must be .inf. or a number from 1 on"),
@@ -170,3 +186,5 @@ def test_the_shape_of_steps_reaches_the_attack():
     assert (attack.step_size.last, attack.momentum, attack.early_stop) == (0.3, 0.5, False)
     plain = program._attack(_config(pathlib.Path(), attack="apgd"))
     assert (plain.momentum, plain.early_stop) == (0.75, True)
+    endless = _config(pathlib.Path(), attack="ensemble", steps=None, time_limit=9.0)
+    assert program._attack(endless).rounds is None

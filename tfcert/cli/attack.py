@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -29,10 +29,27 @@ from tfcert.types import AttackLoss, DatasetName, Norm
 
 __all__ = ["Config", "attack_model", "main", "run"]
 
-_ATTACKS: dict[str, type[attacks.PGD]] = {
+_ATTACKS: dict[str, type[attacks.Attack]] = {
     "apgd": attacks.APGD,
+    "ensemble": attacks.Ensemble,
     "fgsm": attacks.FGSM,
     "pgd": attacks.PGD,
+    "square": attacks.Square,
+}
+
+# The flags that each attack takes, with what they are by default here.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "apgd": {
+        **{"loss": "margin", "steps": 100, "restarts": 1, "targets": None, "momentum": 0.75},
+        "early_stop": True,
+    },
+    "ensemble": {"rounds": 1, "time_limit": None},
+    "fgsm": {"loss": "margin"},
+    "pgd": {
+        **{"loss": "margin", "steps": 100, "restarts": 1, "targets": None, "momentum": 0.0},
+        **{"step_size": None, "early_stop": True},
+    },
+    "square": {"steps": 5000, "restarts": 1, "early_stop": True},
 }
 
 
@@ -51,7 +68,10 @@ class Config:
     step_size: float | None
     momentum: float | None
     early_stop: bool
-    loss: AttackLoss
+    loss: AttackLoss | None
+    targets: int | None
+    rounds: int | None
+    time_limit: float | None
     limit: int | None
     seed: int
     batch_size: int
@@ -65,8 +85,10 @@ def _define_flags() -> None:
     flags.DEFINE_float("eps", None, "Radius, on the pixel scale 0 to 1.", 0.0)
     flags.DEFINE_string("norm", "inf", "Norm of the radius: inf, or a number from 1 on.")
     flags.DEFINE_enum("attack", "pgd", sorted(_ATTACKS), "How points are searched.")
-    flags.DEFINE_integer("steps", None, "Gradient steps of pgd and apgd. Default: 100.", 1)
-    flags.DEFINE_integer("restarts", None, "Random starts of pgd and apgd. Default: 1.", 1)
+    flags.DEFINE_integer(
+        "steps", None, "Gradient steps of pgd and apgd (default: 100), tries of square (5000).", 1
+    )
+    flags.DEFINE_integer("restarts", None, "Starts of pgd, apgd and square. Default: 1.", 1)
     flags.DEFINE_float(
         "step_size", None, "Of pgd, as a fraction of --eps. Default: 2.5 / steps, at most 1.", 0.0
     )
@@ -76,7 +98,22 @@ def _define_flags() -> None:
     flags.DEFINE_bool(
         "early_stop", True, "End on a batch as soon as all of its images are misclassified."
     )
-    flags.DEFINE_enum("loss", "margin", sorted(losses.LOSSES), "What is maximised.")
+    flags.DEFINE_enum(
+        "loss",
+        None,
+        sorted(losses.LOSSES),
+        "What pgd, apgd and fgsm maximise. Default: margin.",
+    )
+    flags.DEFINE_integer(
+        "targets", None, "So many wrong classes pgd and apgd make win, each in turn.", 1
+    )
+    flags.DEFINE_integer(
+        "rounds",
+        None,
+        "How many times ensemble runs its attacks. Default: 1, or with --time_limit until then.",
+        1,
+    )
+    flags.DEFINE_float("time_limit", None, "Seconds after which ensemble begins no batch.", 0.0)
     flags.DEFINE_integer("limit", None, "Attack only so many images, the first ones.", 1)
     flags.DEFINE_integer("seed", 0, "Decides the random starts.")
     flags.DEFINE_integer("batch_size", 500, "Images that are attacked together.", 1)
@@ -119,7 +156,7 @@ def attack_model(config: Config, log: Callable[[str], None]) -> dict[str, Any]:
     return results
 
 
-def _prepare(config: Config) -> tuple[attacks.PGD, keras.Model, tuple[np.ndarray, np.ndarray]]:
+def _prepare(config: Config) -> tuple[attacks.Attack, keras.Model, tuple[np.ndarray, np.ndarray]]:
     """All that is needed, after finding what would stop the program later."""
     if pathlib.Path(config.out).exists():
         raise ValueError(f"--out={config.out} is there already. Choose another file.")
@@ -136,24 +173,27 @@ def _prepare(config: Config) -> tuple[attacks.PGD, keras.Model, tuple[np.ndarray
     return attack, model, (x, y)
 
 
-def _attack(config: Config) -> attacks.PGD:
-    names = ("steps", "restarts", "step_size", "momentum")
-    given = {name: getattr(config, name) for name in names}
+def _attack(config: Config) -> attacks.Attack:
+    names = {name for settings in _SETTINGS.values() for name in settings}
+    given = {name: getattr(config, name) for name in sorted(names)}
     given = {name: value for name, value in given.items() if value is not None}
-    if config.attack == "fgsm" and (given or not config.early_stop):
+    if config.early_stop:
+        del given["early_stop"]  # the default of all
+    settings = _SETTINGS[config.attack]
+    foreign = {name: value for name, value in given.items() if name not in settings}
+    if foreign:
         raise ValueError(
-            "--attack=fgsm takes one step of --eps from x, so no --steps, --restarts, --step_size, "
-            f"--momentum and --early_stop. Received: {given or {'early_stop': False}}."
+            f"--attack={config.attack} takes {_listed(settings)}, and no {_listed(foreign)}. "
+            f"Received: {foreign}."
         )
-    if config.attack == "apgd" and "step_size" in given:
-        raise ValueError(
-            "--attack=apgd finds its step by itself, so no --step_size. "
-            f"Received: --step_size={config.step_size}."
-        )
-    if config.attack != "fgsm":
-        given = {"steps": 100, "restarts": 1, "early_stop": config.early_stop, **given}
+    if config.time_limit is not None and config.rounds is None:
+        given["rounds"] = None
     region = LpBall(config.eps, config.norm, (0.0, 1.0))
-    return _ATTACKS[config.attack](region, loss=config.loss, **given)
+    return _ATTACKS[config.attack](region, **{**settings, **given})
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name}" for name in sorted(names))
 
 
 def _predicted(model: keras.Model, x: np.ndarray, size: int) -> np.ndarray:
@@ -163,7 +203,7 @@ def _predicted(model: keras.Model, x: np.ndarray, size: int) -> np.ndarray:
     return np.where(np.isnan(scores).any(axis=-1), -1, np.argmax(scores, axis=-1))
 
 
-def _check_inside(attack: attacks.PGD, points: np.ndarray, x: np.ndarray, size: int) -> None:
+def _check_inside(attack: attacks.Attack, points: np.ndarray, x: np.ndarray, size: int) -> None:
     """Decides beyond float64 what the attack should have seen to."""
     for start in range(0, len(x), size):
         part = slice(start, start + size)
