@@ -144,11 +144,11 @@ def test_rounds_end_when_nothing_stands():
 @pytest.mark.parametrize(
     ("classes", "norm", "names"),
     [
-        (10, "inf", ["cross_entropy", "margin", "logits_ratio 9", "Square"]),
-        (4, 2, ["cross_entropy", "margin", "logits_ratio 9", "Square"]),
-        (3, "inf", ["cross_entropy", "margin", "margin 2", "Square"]),
-        (2, 1, ["cross_entropy", "margin"]),
-        (5, 1.5, ["cross_entropy", "margin", "logits_ratio 9"]),
+        (10, "inf", ["cross_entropy", "margin 9", "logits_ratio 9", "Square"]),
+        (4, 2, ["cross_entropy", "margin 9", "logits_ratio 9", "Square"]),
+        (3, "inf", ["cross_entropy", "margin 9", "Square"]),
+        (2, 1, ["cross_entropy", "margin 9"]),
+        (5, 1.5, ["cross_entropy", "margin 9", "logits_ratio 9"]),
     ],
 )
 def test_the_plan_says_what_fits_the_model(classes, norm, names):

@@ -25,15 +25,18 @@ __all__ = ["Ensemble"]
 # A batch shrinks to a quarter at a time, so that there are few programs to compile.
 _SHRINK = 4
 
+# All wrong classes of ten, which are the likeliest of more.
+_TARGETS = 9
+
 
 @keras.saving.register_keras_serializable(package="tfcert.attacks")
 class Ensemble(Attack):
     """Attacks one after another; each runs on the inputs that those before left standing.
 
-    By default these are the attacks of ``plan``: APGD on cross-entropy and on the margin, APGD on
-    the targeted logits ratio for each of nine wrong classes, and the square attack. AutoAttack, in
-    whose manner they are put together, has FAB in the place of APGD on the margin. FAB, which looks
-    for the closest misclassified point rather than for one in a given region, is left out.
+    By default these are the attacks of ``plan``: APGD on cross-entropy, APGD for each of nine wrong
+    classes on the margin and on the logits ratio, and the square attack. AutoAttack, in whose
+    manner they are put together, has FAB in the place of the targeted margin. FAB, which looks for
+    the closest misclassified point rather than for one in a given region, is left out.
 
     Inputs that still stand are gathered into smaller batches. Room that is left in a batch holds
     more copies of them, which start elsewhere. The result is the worst point of all, x among them,
@@ -58,7 +61,7 @@ class Ensemble(Attack):
     >>> np.asarray(model(attack(model, x, y))).argmax(axis=1).tolist()
     [1, 0]
     >>> [type(part).__name__ for part in attack.plan(classes=3)]
-    ['APGD', 'APGD', 'APGD', 'Square']
+    ['APGD', 'APGD', 'Square']
 
     Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, section 6
     """
@@ -95,20 +98,17 @@ class Ensemble(Attack):
     def plan(self, classes: int) -> tuple[Search, ...]:
         """The attacks on a model with so many classes, in their order.
 
-        The targeted logits ratio needs four classes: with three, the targeted margin takes its
-        place, and with two, where a target is no news, it is left out. The square attack is left
-        out for norms other than inf and 2.
+        The targeted logits ratio needs four classes, and is left out where there are fewer. The
+        square attack is left out for norms other than inf and 2.
         """
         if self.attacks is not None:
             return tuple(attack.with_region(self.region) for attack in self.attacks)
         found: list[Search] = [
             APGD(self.region, loss="cross_entropy"),
-            APGD(self.region, restarts=2, loss="margin"),
+            APGD(self.region, loss="margin", targets=_TARGETS),
         ]
         if classes >= TARGETED_CLASSES["logits_ratio"]:
-            found.append(APGD(self.region, loss="logits_ratio", targets=9))
-        elif classes > 2:
-            found.append(APGD(self.region, loss="margin", targets=2))
+            found.append(APGD(self.region, loss="logits_ratio", targets=_TARGETS))
         if self.region.norm in (2, math.inf):
             found.append(Square(self.region))
         return tuple(found)
