@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import time
 
 import keras
 import numpy as np
@@ -226,7 +227,8 @@ def test_classes_areattacked_as_they_are():
         x = np.random.default_rng(0).normal(size=(20, 2)).astype("float32")
         scores = np.asarray(classifier(x))
         values = np.asarray(model(x)) @ np.array(other)[:, :-1].T + np.array(other)[:, -1]
-        np.testing.assert_array_equal(scores[:, 1] > scores[:, 0], (values > 0).any(axis=1))
+        assert scores.shape == (20, 1 + len(other)) and (scores[:, 0] == 0).all()
+        np.testing.assert_array_equal(scores[:, 1:] > 0, values > 0)
 
 
 def test_refuses_what_does_not_fit():
@@ -240,10 +242,58 @@ def test_refuses_what_does_not_fit():
         )
     with pytest.raises(ValueError, match="starts=0"):
         interchange.find_counterexample(network(), asked, starts=0)
+    with pytest.raises(ValueError, match='"apgd" or "ensemble". Received: attack=\'pgd\''):
+        interchange.find_counterexample(network(), asked, attack="pgd")
+    with pytest.raises(ValueError, match="`time_limit` must be > 0. Received: time_limit=0"):
+        interchange.find_counterexample(network(), asked, time_limit=0)
     odd = asked._replace(cases=(case._replace(rows=np.array([[0.1, 0.0, 0.0]])),))
     with pytest.raises(NotImplementedError, match="no float32 number"):
         interchange.prove(network(), odd)
     interchange.prove(network(dtype="float64"), odd)
+
+
+def hidden():
+    """Class 1 is ahead of class 2 nearly everywhere, but never wins; class 2 can."""
+    inputs = keras.Input((2,))
+    first = keras.layers.Dense(2, use_bias=False, name="split")(inputs)
+    near = keras.ops.minimum(2.9 + first[:, :1], 2.95)
+    scores = [3.0 + 0.0 * first[:, :1], near, 1.0 - 2.2 * first[:, 1:]]
+    model = keras.Model(inputs, keras.ops.concatenate(scores, 1))
+    model.get_layer("split").set_weights([np.eye(2)])
+    return model
+
+
+@pytest.mark.parametrize("rows", ["classes", "cases"])
+def test_the_ensemble_tries_every_case(rows):
+    model, limits = hidden(), (-np.ones(2), np.ones(2))
+    given = [[-1.0, 1.0, 0.0, 0.0], [-1.0, 0.0, 1.0, 0.0]]
+    if rows == "cases":
+        given[1] = [0.0, 0.0, 1.0, -3.0]
+    cases = [interchange.Case(*limits, np.array([row])) for row in given]
+    asked = interchange.Property(2, 3, tuple(cases))
+    assert interchange.find_counterexample(model, asked, 10, 1) is None
+    point = interchange.find_counterexample(model, asked, 10, 1, attack="ensemble")
+    assert asked.is_met(point, model(point[None])).all()
+    # As does time for more starts.
+    point = interchange.find_counterexample(model, asked, 10, 8, time_limit=60.0)
+    assert asked.is_met(point, model(point[None])).all()
+
+
+def test_time_ends_a_search():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.set_weights([np.eye(2), np.zeros(2)])
+    rows = np.array([[1.0, 0.0, -9.0]])  # Y_0 reaches 9: in none of the boxes
+    boxes = [(np.zeros(2), np.full(2, top)) for top in (1.0, 2.0)]
+    asked = interchange.Property(2, 2, tuple(interchange.Case(*box, rows) for box in boxes))
+    begin = time.monotonic()
+    assert interchange.find_counterexample(model, asked, attack="ensemble", time_limit=2.0) is None
+    assert 1.9 < time.monotonic() - begin < 30.0
+    # The second box has time left, too.
+    high = asked.cases[1]._replace(rows=np.array([[1.0, 0.0, -1.5]]))
+    point = interchange.find_counterexample(
+        model, asked._replace(cases=(asked.cases[0], high)), time_limit=8.0
+    )
+    assert 1.5 <= point[0] <= 2.0
 
 
 def test_boxes_of_images(tmp_path):

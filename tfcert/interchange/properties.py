@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -81,15 +82,23 @@ def find_counterexample(
     steps: int = 50,
     starts: int = 8,
     seed: int = 0,
+    *,
+    attack: Literal["apgd", "ensemble"] = "apgd",
+    time_limit: float | None = None,
 ) -> Array | None:
-    """Searches for an input that breaks a property, by ``tfcert.attacks.APGD``.
+    """Searches for an input that breaks a property, by ``tfcert.attacks``.
 
     Args:
         model: As for ``prove``.
         asked: From ``read_vnnlib``.
-        steps: Gradient steps.
+        steps: Gradient steps of the first attack, which is APGD on the margin.
         starts: Random starting points of every box.
         seed: Decides them.
+        attack: "apgd": that one alone. "ensemble": where it finds nothing, the attacks of
+            ``tfcert.attacks.Ensemble``, which try each class, or each case of the property, in
+            turn, and squares where gradients lead nowhere.
+        time_limit: Seconds. The attacks are repeated from other starts until then, and no batch of
+            starts is begun after it. Boxes share what is left alike. None: one round.
 
     Returns:
         An input of the model's shape, without a batch axis, that lies in a box of the property and
@@ -99,12 +108,31 @@ def find_counterexample(
     for name, value in (("steps", steps), ("starts", starts)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
-    for cases in _by_box(asked):
-        lower, upper = (np.repeat(limit, starts, axis=0) for limit in _limits(model, [cases[0]]))
+    if attack not in ("apgd", "ensemble"):
+        raise ValueError(f'`attack` must be "apgd" or "ensemble". Received: attack={attack!r}.')
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"`time_limit` must be > 0. Received: time_limit={time_limit}.")
+    end = None if time_limit is None else time.monotonic() + time_limit
+    groups = _by_box(asked)
+    for place, cases in enumerate(groups):
+        share = None
+        if end is not None:
+            share = (end - time.monotonic()) / (len(groups) - place)
+            if share <= 0:
+                break
+        lower, upper = _limits(model, [cases[0]])
         middle = _middle(lower, upper, np.dtype(network_of(model).dtype))
-        attack = attacks.APGD(Box(lower, upper), steps, loss="margin")
         classifier, label = attacked(model, cases)
-        points = attack(classifier, middle, np.full(starts, label), seed)
+        whole = attacks.Ensemble(Box(lower, upper))
+        more = whole.plan(classifier.output_shape[1]) if attack == "ensemble" else ()
+        found = attacks.Ensemble(
+            whole.region,
+            [attacks.APGD(whole.region, steps, loss="margin"), *more],
+            rounds=1 if share is None else None,
+            starts=starts,
+            time_limit=share,
+        )
+        points = found(classifier, middle, np.array([label]), seed)
         points = ops.convert_to_numpy(points)
         met = asked.is_met(points, ops.convert_to_numpy(model(points)))
         if met.any():
@@ -116,7 +144,7 @@ def attacked(model: keras.Model, cases: list[Case]) -> tuple[keras.Model, int]:
     """A classifier and its label: counterexamples are what it does not give that label.
 
     That is the model itself where the cases say that no other score reaches that of a class, which
-    spares compiling for every property. Else its scores are 0 and how much the best case is met.
+    spares compiling for every property. Else its scores are 0 and how much each case is met.
     """
     outputs = model.output_shape[1]
     label = label_of(cases, outputs)
@@ -134,8 +162,7 @@ def attacked(model: keras.Model, cases: list[Case]) -> tuple[keras.Model, int]:
         rows = np.asarray(rows, network_of(model).dtype)
         values = ops.add(ops.matmul(scores, rows[:, :-1].T), ops.multiply(ones, rows[:, -1]))
         least.append(ops.min(values, axis=1, keepdims=True))
-    unsafe = least[0] if len(least) == 1 else ops.max(ops.concatenate(least, 1), 1, keepdims=True)
-    return keras.Model(inputs, ops.concatenate([0.0 * ones, unsafe], axis=1)), 0
+    return keras.Model(inputs, ops.concatenate([0.0 * ones, *least], axis=1)), 0
 
 
 def label_of(cases: list[Case], outputs: int) -> int | None:
