@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfcert import logs
+from tfcert.certification import showing
 
 __all__ = ["Certificates"]
 
@@ -103,6 +104,38 @@ class Certificates:
                 f"float64: inputs {numbers}. Use float_safe."
             )
         return "\n".join([*lines, checked] if self.checked else lines)
+
+    def to_frame(self) -> Any:
+        """A row for each input, as a ``pandas.DataFrame``; its index is the input's number.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return showing.frame(self)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draws the verdicts as bars; where radii were asked for, the verified share at each eps.
+
+        Args:
+            axes: Of matplotlib, to draw on. None: those of a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        return showing.plot(self, axes)
+
+    def __len__(self) -> int:
+        return len(self.verdict)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return showing.as_html(self)
 
     def _share(self, which: np.ndarray) -> float:
         return float(np.mean(which)) if len(which) else 0.0
