@@ -134,7 +134,7 @@ def test_an_edge_that_was_rounded_away_is_still_taken():
     # ends before x.
     clip = (0.7, 0.3 + 0.6)
     x = np.array([clip], "float32")
-    ball = tfcert.LpBall(0.25, clip=clip)
+    ball = tfcert.LpBall(0.09, clip=clip)
     ball.validate(x)
     for outward in (True, False):
         known = _given(ball, x, outward)

@@ -132,7 +132,7 @@ class ErrorTest(parameterized.TestCase):
             r'`norm` must be "inf" or a number from 1 on. Received: norm=0.5',
         ),
         ({"eps": 0.1, "norm": math.nan}, r"`norm` must be .* Received: norm=nan"),
-        ({"eps": 0.1, "norm": "l2"}, r"`norm` must be .* Received: norm='l2'"),
+        ({"eps": 0.1, "norm": "l0"}, r"`norm` must be .* Received: norm='l0'"),
         ({"eps": 0.1, "norm": None}, r"`norm` must be .* Received: norm=None"),
         ({"eps": 0.1, "clip": (1.0, 0.0)}, r"low <= high. Received: clip=\(1.0, 0.0\)"),
         (

@@ -34,7 +34,7 @@ ArrayLike = npt.ArrayLike
 # The names of bounding methods, of the norms of a ball, of how batch normalisation is bounded, of
 # what an attack makes large, and of data sets.
 MethodName = Literal["ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "lipschitz"]
-NormName = Literal["inf"]
+NormName = Literal["inf", "linf", "l2", "l1"]
 Norm = NormName | float
 Statistics = Literal["moving", "batch"]
 AttackLoss = Literal["cross_entropy", "margin", "logits_ratio"]

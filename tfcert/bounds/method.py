@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend
+from tfcert import backend, names
 from tfcert.bounds import answers
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.refine import Lower, refine
@@ -351,8 +351,8 @@ def register(name: str) -> Callable[[type], type]:
 
 
 def named(name: str) -> Method | None:
-    """The method of a name; None where nothing has that name."""
-    return _NAMED.get(name)
+    """The method of a name, in any spelling; None where nothing has that name."""
+    return _NAMED.get(names.find(name, _NAMED) or name)
 
 
 def known_names() -> list[str]:

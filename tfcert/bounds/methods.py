@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from tfcert import names
 from tfcert.bounds import answers
 from tfcert.bounds.alpha import Optimised, optimised
 from tfcert.bounds.evaluation import Evaluation
@@ -327,14 +328,19 @@ class Intersection(Method):
 
 
 def get(method: Any) -> Method:
-    """The method object for a name, or the object itself."""
+    """The method object for a name, or the object itself.
+
+    Case, hyphens and underscores of a name do not matter: "CROWN_IBP" is "crown-ibp".
+    """
     if isinstance(method, Method):
         return method
     found = named(method) if isinstance(method, str) else None
     if found is None:
+        meant = names.nearest(method, known_names()) if isinstance(method, str) else None
+        near = f" Did you mean {meant!r}?" if meant else ""
         raise ValueError(
             f"`method` must be one of {', '.join(map(repr, known_names()))} or an object of "
-            f"tfcert.methods. Received: method={method!r}."
+            f"tfcert.methods. Received: method={method!r}.{near}"
         )
     return found
 

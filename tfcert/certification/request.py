@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from tfcert import attacks, checks
+from tfcert import attacks, checks, names
 from tfcert.bounds import methods
 from tfcert.certification.findings import Problem
 from tfcert.certification.subject import Subject
@@ -33,8 +33,8 @@ def chain(method: Any, float_safe: bool) -> list[methods.Method]:
     several = method if isinstance(method, (list, tuple)) else [method]
     if not several:
         raise ValueError("`method` must hold at least one method. Received: an empty list.")
-    names = [name for one in several for name in (AUTO if _is_auto(one) else [one])]
-    chain = [methods.get(name) for name in names]
+    singles = [name for one in several for name in (AUTO if _is_auto(one) else [one])]
+    chain = [methods.get(single) for single in singles]
     if float_safe:
         chain = [dataclasses.replace(one, float_safe=True) for one in chain]
     if len({one.float_safe for one in chain}) > 1:
@@ -46,7 +46,7 @@ def chain(method: Any, float_safe: bool) -> list[methods.Method]:
 
 
 def _is_auto(method: Any) -> bool:
-    return isinstance(method, str) and method == "auto"
+    return isinstance(method, str) and names.hyphenated(method) == "auto"
 
 
 def problem(subject: Subject, x: Any, y: Any, region: Region, index: Any) -> Problem:

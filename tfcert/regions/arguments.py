@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcert import names
 from tfcert.regions import rounding
 from tfcert.types import Tensor
 
@@ -24,6 +26,7 @@ __all__ = [
     "check_inside",
     "check_per_sample",
     "check_points",
+    "check_scale",
     "combine",
     "concrete",
     "nearest",
@@ -201,9 +204,9 @@ def plain(value: Any) -> Any:
 
 
 def as_norm(norm: Any) -> float:
-    """p of an l_p norm: a number from 1 on, or "inf"."""
+    """p of an l_p norm: a number from 1 on, or "inf"; "linf" and "l2" are understood."""
     try:
-        value = float(norm)
+        value = float(names.norm_text(norm) if isinstance(norm, str) else norm)
     except (TypeError, ValueError):
         value = math.nan
     if not value >= 1:
@@ -233,3 +236,26 @@ def as_clip(clip: Any) -> tuple[np.ndarray, np.ndarray] | None:
             f"Received: clip=({show(low)}, {show(high)})."
         )
     return low, high
+
+
+def check_scale(eps: np.ndarray, clip: tuple[np.ndarray, np.ndarray]) -> None:
+    """Refuses an eps that is larger than the range of valid inputs everywhere: of another unit.
+
+    Above half of the range, one point is within eps of all inputs, and nothing can be certified.
+    """
+    width = clip[1] - clip[0]
+    if eps.size == 0 or width.size == 0 or not (eps > width / 2).all():
+        return
+    received = f"Received: eps={show(eps)}, clip=({show(clip[0])}, {show(clip[1])})."
+    if not (eps > width).all():
+        warnings.warn(
+            "`eps` is more than half of the range of `clip`: one point is within eps of all "
+            f"inputs. {received}",
+            stacklevel=3,
+        )
+        return
+    largest, meant = float(eps.max()), ""
+    if largest <= 255 and width.max() == width.min():
+        unit = "" if width.max() == 1 else f"{width.max():g} * "
+        meant = f" Did you mean {unit}{largest:g}/255?"
+    raise ValueError(f"`eps` must not be larger than the range of `clip`. {received}{meant}")

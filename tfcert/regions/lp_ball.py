@@ -32,8 +32,9 @@ class LpBall(region.Region):
 
     Args:
         eps: The radius: a number, or an array that broadcasts against one input (without the batch
-            axis), such as one number per channel.
-        norm: p: "inf", 2, 1 or any other number from 1 on.
+            axis), such as one number per channel. For norm "inf", an eps that is larger than the
+            range of `clip` is refused: 8/255 was meant where pixels are numbers from 0 to 1.
+        norm: p: "inf", 2, 1 or any other number from 1 on; "linf" and "l2" are understood.
         clip: The range of valid inputs, ``(low, high)``: numbers or arrays that broadcast against
             one input. An x outside it is refused.
 
@@ -69,6 +70,8 @@ class LpBall(region.Region):
         self.norm = arguments.as_norm(norm)
         limits: tuple[Any, Any] = arguments.as_clip(clip) or (None, None)
         self._low, self._high = limits
+        if self.clip is not None and self.norm == math.inf:
+            arguments.check_scale(self._eps, self.clip)
         # The region's eps is the exact product of `_eps` and this: 1.0, one number per sample, or
         # a tensor that a schedule computes.
         self._factor: Any = 1.0
