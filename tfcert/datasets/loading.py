@@ -1,4 +1,4 @@
-"""Reads the data sets from the package, from npz files or through Keras's downloaders."""
+"""Reads the data sets from the package, from files, or through Keras's downloaders."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
 from tfcert import files
-from tfcert.types import DatasetName
+from tfcert.datasets import arrays, own
+from tfcert.types import DatasetName, PathLike
 
 __all__ = ["NAMES", "load"]
 
-Split = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
-
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _CLASSES = 10
+_TFDS = "tfds:"
 
 
 class _Spec(NamedTuple):
@@ -38,26 +36,31 @@ _SPECS: Mapping[str, _Spec] = {
 NAMES: tuple[str, ...] = tuple(_SPECS)
 
 
-def load(name: DatasetName, data_dir: str | os.PathLike[str] | None = None) -> tuple[Split, Split]:
+def load(
+    name: DatasetName | PathLike, data_dir: PathLike | None = None
+) -> tuple[arrays.Split, arrays.Split]:
     """The images and labels of a data set, pixels scaled to [0, 1].
 
     ``digits`` (8x8 pixels, 1,437 images for training and 360 for testing) is a part of the
-    package. The others come from ``<data_dir>/<name>.npz``, or are downloaded and cached by
+    package. The other names come from ``<data_dir>/<name>.npz``, or are downloaded and cached by
     ``keras.datasets`` where no `data_dir` is given.
 
     Args:
-      name: "digits", "mnist", "fashion_mnist" or "cifar10".
+      name: "digits", "mnist", "fashion_mnist" or "cifar10"; or data of your own: the path of an
+        npz file, the path of a folder with one folder of images per class (below train/ and test/,
+        or not split), or "tfds:<name>" for a data set of tensorflow-datasets.
       data_dir: folder of npz files with the arrays x_train, y_train, x_test and y_test; pixels
-        either integers (0 to 255) or floats in [0, 1]. Not used for "digits".
+        either integers (0 to 255) or floats in [0, 1]. Not used for "digits", files and folders.
 
     Returns:
       ``(x_train, y_train), (x_test, y_test)``: images as float32 of shape (n, height, width,
-      channels), labels 0 to 9 as int64 of shape (n,).
+      channels), labels from 0 on as int64 of shape (n,).
 
     Raises:
       ValueError: the name is unknown, or the file holds something else than it should.
       FileNotFoundError: there is no such file in `data_dir`.
       ConnectionError: the download failed; the message says which file to put where.
+      ImportError: tensorflow-datasets is needed and not installed.
 
     Example:
       >>> (x_train, y_train), (x_test, y_test) = load("digits")
@@ -65,36 +68,41 @@ def load(name: DatasetName, data_dir: str | os.PathLike[str] | None = None) -> t
       ((1437, 8, 8, 1), (360, 8, 8, 1))
     """
     if name not in _SPECS:
-        raise ValueError(f"`name` must be one of {', '.join(NAMES)}. Received: name={name!r}.")
+        return _own(name, data_dir)
+    name = str(name)
     spec = _SPECS[name]
     if name == "digits":
         source = str(pathlib.Path(__file__).parent / "data" / "digits.npz")
-        arrays = files.read_arrays(source, _KEYS)
+        found = files.read_arrays(source, arrays.KEYS)
     elif data_dir is not None:
         source = os.path.join(os.fspath(data_dir), f"{name}.npz")
         if not os.path.isfile(source):
             raise FileNotFoundError(
-                f"`data_dir` must hold {name}.npz with the arrays {', '.join(_KEYS)}. "
+                f"`data_dir` must hold {name}.npz with the arrays {', '.join(arrays.KEYS)}. "
                 f"Received: data_dir={os.fspath(data_dir)!r}, where there is no such file."
             )
-        arrays = files.read_arrays(source, _KEYS)
+        found = files.read_arrays(source, arrays.KEYS)
     else:
         source = f"keras.datasets.{name}"
-        arrays = _download(name)
-    train, test = (
-        (
-            _images(arrays[f"x_{split}"], spec, f"x_{split} of {source}"),
-            _labels(arrays[f"y_{split}"], f"y_{split} of {source}"),
-        )
-        for split in ("train", "test")
+        found = _download(name)
+    return arrays.splits(found, source, spec.image_shape, spec.brightest, _CLASSES)
+
+
+def _own(name: PathLike, data_dir: PathLike | None) -> tuple[arrays.Split, arrays.Split]:
+    """A data set that is no part of tfcert."""
+    if isinstance(name, str) and name.startswith(_TFDS):
+        folder = None if data_dir is None else os.fspath(data_dir)
+        return own.read_tfds(name.removeprefix(_TFDS), folder)
+    if isinstance(name, (str, os.PathLike)) and os.fspath(name):
+        path = pathlib.Path(name)
+        if path.is_dir():
+            return own.read_folder(path)
+        if path.is_file():
+            return own.read_file(path)
+    raise ValueError(
+        f"`name` must be one of {', '.join(NAMES)}, the path of an npz file or of a folder of "
+        f"images, or tfds:<name>. Received: name={name!r}."
     )
-    for split, (x, y) in (("train", train), ("test", test)):
-        if len(x) != len(y):
-            raise ValueError(
-                f"x_{split} and y_{split} of {source} must have the same length. "
-                f"Received: {len(x)} images and {len(y)} labels."
-            )
-    return train, test
 
 
 def _download(name: str) -> dict[str, np.ndarray]:
@@ -104,45 +112,7 @@ def _download(name: str) -> dict[str, np.ndarray]:
     except Exception as error:
         raise ConnectionError(
             f"{name} could not be downloaded ({error}). Without a network, put a file "
-            f"{name}.npz with the arrays {', '.join(_KEYS)} into a folder and call "
+            f"{name}.npz with the arrays {', '.join(arrays.KEYS)} into a folder and call "
             f"load({name!r}, data_dir=<that folder>); the data set 'digits' needs no download."
         ) from error
-    return dict(zip(_KEYS, (x_train, y_train, x_test, y_test), strict=True))
-
-
-def _images(x: np.ndarray, spec: _Spec, what: str) -> npt.NDArray[np.float32]:
-    shape = spec.image_shape
-    if x.shape[1:] != shape and (*x.shape[1:], 1) != shape:
-        raise ValueError(f"{what} must have the shape (n, *{shape}). Received: shape={x.shape}.")
-    integers = np.issubdtype(x.dtype, np.integer)
-    if not integers and not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"{what} must hold integers or floats. Received: dtype={x.dtype}.")
-    if not len(x):
-        raise ValueError(f"{what} is empty. Received: shape={x.shape}.")
-    if integers and x.max() == 1:
-        raise ValueError(
-            f"{what} must hold pixels from 0 to {spec.brightest} where they are integers. "
-            f"Received: none above 1 ({x.dtype}). Save images that are scaled already as floats."
-        )
-    high = spec.brightest if integers else 1
-    # Written so that NaN fails too.
-    if x.size and not (x.min() >= 0 and x.max() <= high):
-        raise ValueError(
-            f"{what} must lie in [0, {high}] ({x.dtype}). Received: {x.min()} to {x.max()}."
-        )
-    scaled = x.astype(np.float32).reshape(len(x), *shape)
-    return scaled / np.float32(spec.brightest) if integers else scaled
-
-
-def _labels(y: np.ndarray, what: str) -> npt.NDArray[np.int64]:
-    # Keras gives the CIFAR-10 labels as a column.
-    if y.shape not in ((y.size,), (y.size, 1)) or not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(
-            f"{what} must be integers of the shape (n,) or (n, 1). "
-            f"Received: shape={y.shape}, dtype={y.dtype}."
-        )
-    if y.size and not (y.min() >= 0 and y.max() < _CLASSES):
-        raise ValueError(
-            f"{what} must lie in 0 to {_CLASSES - 1}. Received: {y.min()} to {y.max()}."
-        )
-    return y.astype(np.int64).reshape(-1)
+    return dict(zip(arrays.KEYS, (x_train, y_train, x_test, y_test), strict=True))
