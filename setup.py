@@ -31,7 +31,7 @@ setuptools.setup(
     # Not in build/: where upper and lower case are the same to the disk, that is Bazel's BUILD.
     options={"build": {"build_base": ".build"}},
     # tests/, trainers/ and benchmarks/ stay in the repository.
-    packages=setuptools.find_packages(include=["tfcert", "tfcert.*"]),
+    packages=setuptools.find_packages(include=["tfcert", "tfcert.*", "tfcert_programs"]),
     package_data={
         "tfcert": ["py.typed"],
         "tfcert.datasets": ["data/*"],
@@ -44,6 +44,7 @@ setuptools.setup(
         "keras>=3.15",
         "matplotlib>=3.9",
         "numpy>=2.0",
+        "pillow>=10",
         "tensorflow>=2.21",
         # [tf] brings tf-keras, which TFP imports even where only Keras 3 is used.
         "tensorflow-probability[tf]>=0.25",
@@ -70,13 +71,13 @@ setuptools.setup(
     },
     entry_points={
         "console_scripts": [
-            "tfcert-attack=tfcert.cli.attack:run",
-            "tfcert-certify=tfcert.cli.certify:run",
-            "tfcert-certify-beam=tfcert.cli.certify_beam:run",
-            "tfcert-demo=tfcert.cli.demo:run",
-            "tfcert-export=tfcert.cli.export:run",
-            "tfcert-report=tfcert.cli.report:run",
-            "tfcert-train=tfcert.cli.train:run",
+            "tfcert-attack=tfcert_programs:attack",
+            "tfcert-certify=tfcert_programs:certify",
+            "tfcert-certify-beam=tfcert_programs:certify_beam",
+            "tfcert-demo=tfcert_programs:demo",
+            "tfcert-export=tfcert_programs:export",
+            "tfcert-report=tfcert_programs:report",
+            "tfcert-train=tfcert_programs:train",
         ]
     },
 )

@@ -14,7 +14,8 @@ from keras import ops
 
 from tests import support
 from tfcert import datasets
-from tfcert.cli import attack as program
+from tfcert.cli import attack_run as program
+from tfcert.cli.attack_config import Config
 
 
 def _model(path: pathlib.Path) -> keras.Model:
@@ -29,7 +30,7 @@ def _model(path: pathlib.Path) -> keras.Model:
     return model
 
 
-def _config(folder: pathlib.Path, **changed) -> program.Config:
+def _config(folder: pathlib.Path, **changed) -> Config:
     values = {
         "model_path": str(folder / "model.keras"),
         "dataset": "digits",
@@ -51,7 +52,7 @@ def _config(folder: pathlib.Path, **changed) -> program.Config:
         "batch_size": 40,
         "out": str(folder / "new/attack.json"),
     }
-    return program.Config(**{**values, **changed})
+    return Config(**{**values, **changed})
 
 
 def test_a_model_that_returns_nan_is_refused(tmp_path):

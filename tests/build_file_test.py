@@ -16,6 +16,7 @@ _PYTHON = ("py_library", "py_binary", "py_test")
 # What each part of the package may import, by the design's order. Left: folders and modules of
 # tfcert/, "tfcert" for tfcert/__init__.py, and the folders beside tfcert/.
 _MAY_KNOW = {
+    "names": set(),
     "types": set(),
     "version": set(),
     "datasets": {"types", "files"},
@@ -25,7 +26,7 @@ _MAY_KNOW = {
     "files": {"logs"},
     "reporting": {"logs"},
     "backend": {"types"},
-    "regions": {"types", "backend"},
+    "regions": {"names", "types", "backend"},
     "relaxations": {"types", "backend"},
     "graph": set(),
     "heads": {"graph"},
@@ -35,7 +36,7 @@ _MAY_KNOW = {
     "programs": {"types", "backend", "network"},
     "bounds": {
         *("types", "backend", "checks", "regions", "relaxations", "graph", "rules", "network"),
-        "programs",
+        *("names", "programs"),
     },
     "schedules": {"types"},
     "attacks": {
@@ -57,7 +58,7 @@ _MAY_KNOW = {
     "interchange": {"types", "regions", "network", "bounds", "attacks", "properties"},
     "certification": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),
-        *("bounds", "attacks", "logs", "naming", "provenance", "runs"),
+        *("bounds", "attacks", "logs", "names", "naming", "provenance", "runs"),
     },
     "scaling": {"types", "regions", "logs", "files", "runs", "certification"},
     "assessment": {"regions", "bounds", "attacks"},
@@ -81,9 +82,10 @@ _MAY_KNOW = {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "assessment"),
         *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
         *("certification", "smoothing", "reporting", "naming", "scaling", "files"),
-        *("backend", "graph"),
+        *("backend", "graph", "names"),
     },
-    "trainers": {"cli"},
+    "tfcert_programs": {"cli"},
+    "trainers": {"tfcert_programs"},
     "benchmarks": {
         *("tfcert", "attacks", "types", "backend", "regions", "graph", "rules", "programs"),
         *("bounds", "datasets"),

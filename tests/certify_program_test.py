@@ -190,7 +190,10 @@ def test_models_bring_no_code_along(settings, tmp_path):
         ({"eps": 0.1, "n": 10}, "--n does not belong to certification by bounds"),
         ({"eps": 0.1, "model_path": "none.keras"}, "none.keras"),
         ({"eps": 0.1, "eps_steps": 5}, "--eps_steps goes with --max_eps"),
-        ({"eps": 0.1, "dataset": "mnist", "data_dir": "nowhere"}, "`data_dir` must hold mnist.npz"),
+        (
+            {"eps": 0.1, "dataset": "mnist", "data_dir": "nowhere"},
+            "--data_dir=nowhere holds no mnist.npz",
+        ),
     ],
 )
 def test_refuses_before_it_starts(flags, message, settings, tmp_path):

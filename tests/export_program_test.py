@@ -12,7 +12,8 @@ import pytest
 
 from tests import support
 from tfcert import naming
-from tfcert.cli import export as program
+from tfcert.cli import export_run as program
+from tfcert.cli.export_config import Config
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("exports are TensorFlow's", allow_module_level=True)
@@ -28,10 +29,10 @@ def _model(path, name="digits"):
 
 
 def _config(folder, **changed):
-    values = dict.fromkeys(field.name for field in dataclasses.fields(program.Config))
+    values = dict.fromkeys(field.name for field in dataclasses.fields(Config))
     values |= {"method": "ibp", "overwrite": False}
     values |= {"model_path": str(folder / "model.keras"), "out": str(folder / "served/1")}
-    return program.Config(**{**values, **changed})
+    return Config(**{**values, **changed})
 
 
 def _facts(folder):
@@ -64,7 +65,7 @@ def test_flags_arrive(tmp_path):
     facts = _facts(tmp_path)
     assert facts["region"] == {"class": "LpBall", "eps": 0.1, "norm": 2.0, "clip": None}
     assert facts["method"]["class"] == "Crown" and facts["method"]["float_safe"] is True
-    with pytest.raises(ValueError, match="`path` is there already"):
+    with pytest.raises(ValueError, match="--out=.* is there already"):
         program.export_model(config)
     program.export_model(_config(tmp_path, eps=0.2, overwrite=True))
     assert _facts(tmp_path)["region"]["clip"] == [0.0, 1.0]

@@ -12,7 +12,8 @@ import pytest
 from tests import support
 
 _FILES = ("BUILD", "LICENSE", "MODULE.bazel", "Makefile", "README.md", "WORKSPACE", "setup.py")
-_FOLDERS = ("bazel", "benchmarks", "docs", "tests", "tfcert", "trainers")
+_FOLDERS = ("bazel", "benchmarks", "docs", "tests", "tfcert", "tfcert_programs", "trainers")
+_PACKAGES = ("tfcert", "tfcert_programs")
 _SHIPPED_DATA = {
     "tfcert/py.typed",
     "tfcert/datasets/data/README.md",
@@ -30,7 +31,8 @@ def built(tmp_path_factory) -> pathlib.Path:
     for name in _FOLDERS:
         (root / name).mkdir()
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(support.ROOT / "tfcert", root / "tfcert", ignore=ignored, dirs_exist_ok=True)
+    for name in _PACKAGES:
+        shutil.copytree(support.ROOT / name, root / name, ignore=ignored, dirs_exist_ok=True)
     command = [sys.executable, "setup.py", "--quiet", "build"]
     subprocess.run(command, cwd=root, capture_output=True, check=True)
     return root
@@ -44,7 +46,8 @@ def test_setuptools_builds_beside_the_build_file(built):
 def test_all_modules_ship_and_no_build_file(built):
     library = built / ".build/lib"
     found = {path.relative_to(library).as_posix() for path in library.rglob("*") if path.is_file()}
-    modules = {path.relative_to(built).as_posix() for path in (built / "tfcert").rglob("*.py")}
+    paths = [path for name in _PACKAGES for path in (built / name).rglob("*.py")]
+    modules = {path.relative_to(built).as_posix() for path in paths}
     assert found == modules | _SHIPPED_DATA
 
 

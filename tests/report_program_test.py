@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
+from absl import app, flags
 
 from tests import browser, demo_test, report_support, support
 from tests.report_support import HOSTILE
@@ -40,7 +40,7 @@ def test_program(tmp_path, monkeypatch):
     text = (tmp_path / "a/report/index.html").read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == 2 + 2 + 2 * 3 and "mine" in text
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(report.app.UsageError, match="index.html, .* already"):
+    with pytest.raises(app.UsageError, match="index.html, .* already"):
         _main(*arguments)
     _main(*arguments, "--overwrite")
 
@@ -89,7 +89,7 @@ def test_program_refuses(arguments, message, tmp_path, monkeypatch, capsys):
     np.savez("uneven.npz", x=x, y=y[:3])
     np.savez("cut.npz", x=x, y=y)
     pathlib.Path("cut.npz").write_bytes(pathlib.Path("cut.npz").read_bytes()[:-30])
-    with pytest.raises((SystemExit, report.app.UsageError)) as error:
+    with pytest.raises((SystemExit, app.UsageError)) as error:
         _main(*arguments, "--out=out")
     assert message in str(error.value)
     assert not pathlib.Path("out").exists()

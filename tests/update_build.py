@@ -45,6 +45,7 @@ DATA = {
     "tests/export_program_test": ["//trainers:export"],
     "tests/fixed_weights": ["data/weights_after_25_steps.npz"],
     "tests/onnx_test": ["//:docs"],
+    "tests/program_flags_test": ["//tfcert_programs"],
     "tests/packaging_test": ["//tfcert/datasets:data"],
     "tests/report_program_test": ["//trainers:report"],
     "tests/results_test": [

@@ -7,7 +7,7 @@ The logic is in tfcert/cli/attack.py; an installed tfcert has the same program a
 ``tfcert-attack``.
 """
 
-from tfcert.cli import attack
+import tfcert_programs
 
 if __name__ == "__main__":
-    attack.run()
+    tfcert_programs.attack()

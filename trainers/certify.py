@@ -9,7 +9,7 @@ The logic is in tfcert/cli/certify.py; an installed tfcert has the same program 
 ``tfcert-certify``.
 """
 
-from tfcert.cli import certify
+import tfcert_programs
 
 if __name__ == "__main__":
-    certify.run()
+    tfcert_programs.certify()

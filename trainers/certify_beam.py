@@ -7,7 +7,7 @@ The logic is in tfcert/cli/certify_beam.py; an installed tfcert has the same pro
 ``tfcert-certify-beam``.
 """
 
-from tfcert.cli import certify_beam
+import tfcert_programs
 
 if __name__ == "__main__":
-    certify_beam.run()
+    tfcert_programs.certify_beam()

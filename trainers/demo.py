@@ -5,7 +5,7 @@ python trainers/demo.py --out=demo_output --seed=0
 The logic is in tfcert/cli/demo.py; an installed tfcert has the same program as ``tfcert-demo``.
 """
 
-from tfcert.cli import demo
+import tfcert_programs
 
 if __name__ == "__main__":
-    demo.run()
+    tfcert_programs.demo()

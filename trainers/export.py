@@ -7,7 +7,7 @@ The logic is in tfcert/cli/export.py; an installed tfcert has the same program a
 ``tfcert-export``.
 """
 
-from tfcert.cli import export
+import tfcert_programs
 
 if __name__ == "__main__":
-    export.run()
+    tfcert_programs.export()

@@ -7,7 +7,7 @@ python trainers/report.py runs/ibp runs/maar --out=training
 The logic is in tfcert/cli/report.py; an installed tfcert has the same program as ``tfcert-report``.
 """
 
-from tfcert.cli import report
+import tfcert_programs
 
 if __name__ == "__main__":
-    report.run()
+    tfcert_programs.report()

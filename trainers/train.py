@@ -8,7 +8,7 @@ python trainers/train.py --flagfile=trainers/recipes/mnist_0.1_ibp.flags --data_
 The logic is in tfcert/cli/train.py; an installed tfcert has the same program as ``tfcert-train``.
 """
 
-from tfcert.cli import train
+import tfcert_programs
 
 if __name__ == "__main__":
-    train.run()
+    tfcert_programs.train()

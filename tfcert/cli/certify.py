@@ -14,82 +14,89 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from tfcert import datasets
-from tfcert.certification import UnsoundCertificateError
-from tfcert.cli import certify_run, program
-from tfcert.smoothing.noise import NOISES
+from tfcert.cli import certify_config, program, values
 
 __all__ = ["main", "run"]
 
 
 def _define_flags() -> None:
     flags.DEFINE_string("model_path", None, "The classifier, a .keras file.")
-    flags.DEFINE_enum("dataset", "digits", datasets.NAMES, "Data set; pixels from 0 to 1.")
-    flags.DEFINE_string("data_dir", None, "Folder of npz files; default: Keras's downloads.")
-    flags.DEFINE_enum("split", "test", ["test", "train"], "Which part of the data set.")
-    flags.DEFINE_integer("skip", 1, "Take every k-th image only: numbers 0, k, 2 k, ...", 1)
-    flags.DEFINE_integer("max", None, "Take only images whose number is below this.", 1)
-    flags.DEFINE_list(
+    flags.DEFINE_string("out", None, "File for the log. The facts of the run come beside the log.")
+    program.section("Data")
+    flags.DEFINE_string("dataset", "digits", values.DATASET_HELP)
+    flags.DEFINE_string("data_dir", None, values.DATA_DIR_HELP)
+    flags.DEFINE_enum("split", "test", ["test", "train"], "Part of the data set.")
+    flags.DEFINE_integer("skip", 1, "Distance k of the images to take: numbers 0, k, 2 k, ...", 1)
+    flags.DEFINE_integer("max", None, "Limit for the numbers of images to take.", 1)
+    program.section("Certificates")
+    values.define_names(
         "method",
         ["auto"],
-        "auto; or methods in their order, of lipschitz, ibp, crown-ibp, fast-lin, crown, "
-        "alpha-crown; or smoothing.",
+        certify_config.METHODS,
+        "Methods in their order, or auto, or smoothing alone. Methods by bounds: lipschitz, ibp, "
+        "crown-ibp, fast-lin, crown, alpha-crown.",
     )
-    flags.DEFINE_integer("seed", 0, "Decides the noise, and which certificates are attacked.", 0)
-    flags.DEFINE_integer("batch_size", None, "Images (smoothing: noisy samples) at a time.", 1)
-    flags.DEFINE_bool("progress", True, "Show how far the run is.")
-    flags.DEFINE_string("out", None, "File for the log; beside it come its facts.")
-    # By bounds.
-    flags.DEFINE_float("eps", None, "Radius, on the pixel scale 0 to 1.", 0.0)
-    flags.DEFINE_string("norm", None, "Norm of the radius: inf (default) or a number from 1 on.")
-    flags.DEFINE_bool("float_safe", None, "Certificates for the model as executed in float32.")
+    program.section("Certificates by bounds")
+    values.define_size("eps", None, "Radius, on the pixel scale 0 to 1, such as 8/255.")
+    values.define_norm("norm", None, "Norm of --eps: inf, or a number from 1 on. Default: inf.")
+    flags.DEFINE_bool("float_safe", None, "Certify the model as executed in float32.")
     flags.DEFINE_enum(
-        "attack", None, ["auto", "pgd", "apgd", "none"], "Looks for counterexamples before bounds."
+        "attack",
+        None,
+        ["auto", "pgd", "apgd", "none"],
+        "Search for counterexamples before the bounds. Default: auto.",
     )
     flags.DEFINE_integer("attack_steps", None, "Gradient steps of pgd and apgd. Default: 100.", 1)
-    flags.DEFINE_integer("attack_restarts", None, "Starts of pgd and apgd. Default: 1.", 1)
-    flags.DEFINE_float("max_eps", None, "Also search each image's largest eps, up to this.", 0.0)
-    flags.DEFINE_integer("eps_steps", None, "Halvings of that search. Default: 10.", 1)
-    flags.DEFINE_float("time_limit", None, "Seconds for the run; then the rest is unknown.", 0.0)
+    flags.DEFINE_integer("attack_restarts", None, "Random starts of pgd and apgd. Default: 1.", 1)
+    values.define_size(
+        "max_eps", None, "Upper end of a search for the largest certified radius of each image."
+    )
+    flags.DEFINE_integer("eps_steps", None, "Halvings in the search to --max_eps. Default: 10.", 1)
+    flags.DEFINE_float(
+        "time_limit", None, "Seconds for the run. Images left after that are unknown.", 0.0
+    )
     flags.DEFINE_float("time_limit_per_input", None, "Seconds for each image.", 0.0)
     flags.DEFINE_float(
-        "self_check", None, "Share of certificates to attack before they count. Default: 0.05.", 0.0
-    )
-    # By smoothing.
-    flags.DEFINE_enum("noise", None, sorted(NOISES), "Noise. Default: gaussian.")
-    flags.DEFINE_float("sigma", None, "Width of the noise: of the Gaussian its deviation.", 0.0)
-    flags.DEFINE_integer("n0", None, "Samples that choose the class. Default: 100.", 1)
-    flags.DEFINE_integer("n", None, "Samples for the radius. Default: 100000.", 1)
-    flags.DEFINE_float("alpha", None, "Probability of a wrong certificate. Default: 0.001.", 0.0)
-    flags.DEFINE_bool("adaptive", None, "Draw fewer samples where more would change little.")
-    flags.DEFINE_float(
-        "adaptive_precision",
+        "self_check",
         None,
-        "With --adaptive: the share of a radius that may be given up for it. Default: 0.05.",
+        "Share of certificates that are attacked before they count. Default: 0.05.",
+        0.0,
     )
+    program.section("Certificates by smoothing")
+    values.define_smoothing()
     flags.DEFINE_enum(
         "precision",
         None,
         ["float32", "bfloat16"],
-        "What the layers compute in; bfloat16 certifies the model as it computes then. "
+        "Type that the layers compute in; the certificates are about the model in that type. "
         "Default: as the model was saved.",
     )
+    program.section("The run")
+    flags.DEFINE_integer(
+        "seed", 0, "Seed of the noise, and of the choice of certificates to attack.", 0
+    )
+    flags.DEFINE_integer(
+        "batch_size", None, "Number of images (smoothing: noisy samples) in a batch.", 1
+    )
+    flags.DEFINE_bool("progress", True, "Show how far the run is.")
     flags.mark_flags_as_required(["model_path", "out"])
 
 
 def main(argv: Sequence[str]) -> None:
     """Certifies with the parsed flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    names = [field.name for field in dataclasses.fields(certify_run.Config)]
+    program.no_arguments(argv)
+    names = [field.name for field in dataclasses.fields(certify_config.Config)]
     settings: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-    config = certify_run.Config(**settings)
-    try:
+    config = certify_config.Config(**settings)
+    with program.mistakes():
+        certify_config.check(config)
+        program.load_library()
+        from tfcert.certification import UnsoundCertificateError
+        from tfcert.cli import certify_run
+
         subject = certify_run.prepare(config)
-    except (ValueError, NotImplementedError, OSError) as error:
-        raise app.UsageError(str(error)) from error
     try:
         text = certify_run.run(subject, log=logging.info)
     except (ValueError, NotImplementedError, OSError) as error:
@@ -98,7 +105,10 @@ def main(argv: Sequence[str]) -> None:
         print(f"tfcert-certify: {error}", file=sys.stderr)
         sys.exit(3)
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on where the log ends.", file=sys.stderr)
+        print(
+            "\ntfcert-certify: Stopped. The same command goes on where the log ends.",
+            file=sys.stderr,
+        )
         sys.exit(130)
     print(text)
     print(f"\nOne line per image is in {config.out}, the facts of the run in {config.out}.json.")

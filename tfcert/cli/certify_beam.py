@@ -12,27 +12,34 @@ tfcert-certify-beam ... -- --runner=FlinkRunner --flink_master=localhost:8081
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
 
-from tfcert import logs, provenance
-from tfcert.cli import program
+from tfcert.cli import choices, program, values
 
 __all__ = ["main", "run"]
 
 
 def _define_flags() -> None:
     flags.DEFINE_string("model_path", None, "The classifier, a .keras file that all workers see.")
-    flags.DEFINE_string("input", None, "Pattern of the shards, .npz or .tfrecord.")
-    flags.DEFINE_float("eps", None, "Radius, in the units of the inputs.", 0.0)
-    flags.DEFINE_string("norm", "inf", "Norm of the radius: inf, or a number from 1 on.")
+    flags.DEFINE_string("input", None, "Pattern of the shards, .npz or .tfrecord files.")
+    values.define_size("eps", None, "Radius, in the units of the inputs, such as 8/255.")
+    flags.DEFINE_string("out", None, "Folder for the logs.")
+    program.section("Certificates")
+    values.define_norm("norm", "inf", "Norm of --eps: inf, or a number from 1 on.")
     flags.DEFINE_list("clip", ["0", "1"], "Limits of valid inputs, low,high; empty for none.")
-    flags.DEFINE_list("method", ["auto"], "Methods in their order, or auto.")
+    values.define_names(
+        "method",
+        ["auto"],
+        ("auto", *choices.METHODS),
+        f"Methods in their order, of {', '.join(choices.METHODS)}; or auto.",
+    )
     flags.DEFINE_bool("attack", True, "Look for counterexamples first.")
-    flags.DEFINE_bool("float_safe", False, "Certificates hold for execution in float32.")
+    flags.DEFINE_bool("float_safe", False, "Certify the model as executed in float32.")
     flags.DEFINE_float(
         "time_limit_per_input",
         None,
@@ -40,47 +47,44 @@ def _define_flags() -> None:
         0.0,
     )
     flags.DEFINE_float("self_check", 0.05, "Share of certificates that are attacked.", 0.0, 1.0)
-    flags.DEFINE_integer("seed", 0, "Decides which these are, and how.", 0)
-    flags.DEFINE_integer("block", 512, "Inputs that a worker certifies together.", 1)
+    flags.DEFINE_integer("seed", 0, "Seed of the choice of certificates to attack.", 0)
+    program.section("Work and output")
+    flags.DEFINE_integer("block", 512, "Number of inputs that a worker certifies together.", 1)
     flags.DEFINE_integer("batch_size", None, "Inputs in a batch. Default: by method.", 1)
-    flags.DEFINE_integer("shards", 4, "How many logs.", 1)
+    flags.DEFINE_integer("shards", 4, "Number of logs.", 1)
     flags.DEFINE_bool("joined", True, "Write all.tsv, too, if --out is a folder of this machine.")
-    flags.DEFINE_string("out", None, "Folder for the logs.")
     flags.mark_flags_as_required(["model_path", "input", "eps", "out"])
 
 
 def main(argv: Sequence[str]) -> None:
     """Certifies with the parsed flags; what is left of the command line is for Beam."""
-    try:
-        from tfcert.scaling import joining, pipeline
-    except ImportError as error:
-        raise app.UsageError(
-            f"This program needs Apache Beam: pip install apache-beam ({error})"
-        ) from error
+    if importlib.util.find_spec("apache_beam") is None:
+        raise app.UsageError("This program needs Apache Beam: pip install apache-beam")
     unknown = [word for word in argv[1:] if not word.startswith("--")]
     if unknown:
         raise app.UsageError(f"Unexpected arguments: {unknown}. Options of Beam begin with --.")
-    values: dict[str, Any] = flags.FLAGS.flag_values_dict()
-    try:
-        settings = pipeline.Settings(
-            **{
-                **{name: values[name] for name in pipeline.FIELDS},
-                "clip": _clip(values["clip"]),
-                "method": tuple(values["method"]),
-            }
-        )
-        local = joining.is_local(values["out"])
-        joined = pathlib.Path(values["out"], "all.tsv")
-        if values["joined"] and local and joined.exists():  # Before hours of work.
+    flag: dict[str, Any] = flags.FLAGS.flag_values_dict()
+    with program.mistakes():
+        clip = _clip(flag["clip"])
+        if clip == (0.0, 1.0):
+            values.check_size("eps", flag["eps"], flag["norm"])
+        program.load_library()
+        from tfcert import provenance
+        from tfcert.scaling import joining, pipeline
+
+        method = tuple(flag["method"])
+        fields = {name: flag[name] for name in pipeline.FIELDS}
+        settings = pipeline.Settings(**{**fields, "clip": clip, "method": method})
+        local = joining.is_local(flag["out"])
+        joined = pathlib.Path(flag["out"], "all.tsv")
+        if flag["joined"] and local and joined.exists():  # Before hours of work.
             raise ValueError(f"{joined} is there already. Choose another folder, or --nojoined.")
         facts = {"versions": provenance.versions(), "commit": provenance.commit()}
         paths = pipeline.certify_shards(
-            settings, values["input"], values["out"], values["shards"], list(argv[1:]), facts
+            settings, flag["input"], flag["out"], flag["shards"], list(argv[1:]), facts
         )
-        if values["joined"] and local:
+        if flag["joined"] and local:
             paths = [str(joining.join(paths, str(joined)))]
-    except (ValueError, NotImplementedError, OSError) as error:
-        raise app.UsageError(str(error)) from error
     print(_summary(paths) if local else f"Logs: {', '.join(paths)}")
 
 
@@ -96,6 +100,8 @@ def _clip(words: list[str]) -> tuple[float, float] | None:
 
 
 def _summary(paths: Sequence[str]) -> str:
+    from tfcert import logs
+
     counts = dict.fromkeys(logs.VERDICTS, 0)
     for path in paths:
         for entry in logs.read(path).entries:
@@ -107,4 +113,5 @@ def _summary(paths: Sequence[str]) -> str:
 
 def run() -> None:
     """The console entry point ``tfcert-certify-beam``."""
-    program.start(main, _define_flags, __doc__)
+    stopped = "Logs are written as a whole: remove what --out holds, and start the command again."
+    program.start(main, _define_flags, __doc__, stopped)

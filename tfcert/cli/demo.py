@@ -9,45 +9,45 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from tfcert.cli import demo_page, demo_run, program
+from tfcert.cli import program
+from tfcert.cli.demo_config import Config
 
 __all__ = ["main", "run"]
 
 
 def _define_flags() -> None:
     flags.DEFINE_string("out", "demo_output", "Folder for the figures, index.html, results.json.")
-    flags.DEFINE_integer("seed", 0, "Decides the initial weights and the order of training.")
+    flags.DEFINE_integer("seed", 0, "Seed of the initial weights and of the order of training.")
     flags.DEFINE_list(
         "eps",
-        [str(eps) for eps in demo_run.Config().eps],
+        [str(eps) for eps in Config().eps],
         "Largest changes of a pixel to verify against, on the scale from 0 (no ink) to 1 (black); "
         "the images have 17 grey levels, 0.0625 apart.",
     )
-    flags.DEFINE_integer("epochs", demo_run.Config().epochs, "Passes over the 1,437 images.")
+    flags.DEFINE_integer("epochs", Config().epochs, "Passes over the 1,437 images for training.")
     flags.DEFINE_integer(
-        "examples", demo_run.Config().examples, "How many of the 360 test images to verify."
+        "examples", Config().examples, "Number of test images to verify, at most 360."
     )
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the demo with the parsed flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    values = flags.FLAGS
-    try:
-        config = demo_run.Config(
-            seed=values.seed,
-            eps=tuple(float(eps) for eps in values.eps),
-            epochs=values.epochs,
-            examples=values.examples,
+    program.no_arguments(argv)
+    flag = flags.FLAGS
+    with program.mistakes():
+        config = Config(
+            seed=flag.seed,
+            eps=tuple(float(eps) for eps in flag.eps),
+            epochs=flag.epochs,
+            examples=flag.examples,
         )
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
-    # Made first: a folder that cannot be written should fail before the training.
-    out = pathlib.Path(values.out)
-    out.mkdir(parents=True, exist_ok=True)
+        # Made first: a folder that cannot be written should fail before the training.
+        out = pathlib.Path(flag.out)
+        out.mkdir(parents=True, exist_ok=True)
+    program.load_library()
+    from tfcert.cli import demo_page, demo_run
 
     results = demo_run.run(config, log=print)
     demo_page.write(results, out)

@@ -13,6 +13,7 @@ from keras import layers
 
 import tfcert
 from tfcert import datasets, provenance
+from tfcert.cli.demo_config import Config
 from tfcert.types import MethodName
 
 __all__ = ["METHODS", "Config", "Results", "build_model", "run"]
@@ -24,24 +25,6 @@ _RADIUS_METHOD: MethodName = "crown"
 _RADIUS_HIGHEST = 0.25
 _RADIUS_STEPS = 10  # halvings: radii to 0.25 / 2**10, about 2e-4
 _PIXELS = (0.0, 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """What the demo is run with; `eps` on the pixel scale 0 to 1."""
-
-    seed: int = 0
-    eps: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1)
-    epochs: int = 40
-    examples: int = 360
-
-    def __post_init__(self) -> None:
-        if not self.eps or not all(0 < eps <= 1 for eps in self.eps):
-            raise ValueError(f"`eps` must be numbers in (0, 1]. Received: eps={self.eps}.")
-        if self.epochs < 1:
-            raise ValueError(f"`epochs` must be at least 1. Received: epochs={self.epochs}.")
-        if not 1 <= self.examples <= 360:
-            raise ValueError(f"`examples` must be 1 to 360. Received: examples={self.examples}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +167,7 @@ def _verify(
 
 def _radii(model: keras.Model, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each image's largest eps found by halving, and the class that comes closest there."""
-    region = tfcert.LpBall(1.0, clip=_PIXELS)
+    region = tfcert.LpBall(_RADIUS_HIGHEST, clip=_PIXELS)
     verified = np.zeros(len(x), np.float32)
     failed = np.full(len(x), _RADIUS_HIGHEST, np.float32)
     for _ in range(_RADIUS_STEPS):

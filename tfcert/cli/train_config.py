@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import pathlib
 import warnings
 from typing import Any
 
-import numpy as np
-
-from tfcert.bounds import methods
-from tfcert.types import DatasetName
+from tfcert.cli import choices, values
 
 __all__ = [
     "EVALUATION",
@@ -19,6 +18,7 @@ __all__ = [
     "check_free_of_bounds",
     "check_same",
     "numbers",
+    "warn",
 ]
 
 # What is done with a run but does not decide what is trained.
@@ -27,7 +27,7 @@ _FREE = ("resume", "verbose", "data_dir", "out", "verify", "attack_steps", "atta
 
 # Defaults of flags that are refused beside others: of a given one, its value is all that is known.
 _DROP_FACTOR = 0.1
-EVALUATION = {
+EVALUATION: dict[str, Any] = {
     "verify": ["ibp", "crown-ibp", "crown"],
     "attack_steps": 100,
     "attack_step_size": None,
@@ -40,7 +40,7 @@ class Config:
 
     objective: str
     option: list[str]
-    dataset: DatasetName
+    dataset: str
     data_dir: str | None
     model: str
     mean: list[str] | None
@@ -85,22 +85,26 @@ SETTINGS = tuple(field.name for field in dataclasses.fields(Config))
 
 
 def check_same(config: Config, known: dict[str, Any]) -> None:
-    """Raises where a run that is resumed would train something else."""
+    """Raises where a run that is resumed would train something else; it may train longer."""
     for name, value in dataclasses.asdict(config).items():
-        if name not in _FREE and known.get(name) != value:
+        longer = name == "epochs" and config.decay != "cosine" and value > known.get(name, value)
+        if name not in _FREE and known.get(name) != value and not longer:
+            hint = ""
+            if name == "epochs":
+                hint = " --epochs may grow only, and not with --decay=cosine, which depends on it."
             raise ValueError(
                 f"--resume goes on with the flags of the run, which had --{name}={known.get(name)}."
-                f" Received: --{name}={value}."
+                f"{hint} Received: --{name}={value}."
             )
 
 
 def check(config: Config) -> None:
     """Raises where flags have no effect beside others, or will fail after training."""
-    for method in config.verify:
-        try:
-            methods.get(method)
-        except ValueError as error:
-            raise ValueError(f"--verify={','.join(config.verify)}: {error}") from error
+    check_out(config)
+    choices.check_dataset(config.dataset, config.data_dir)
+    choices.check_model(config.model)
+    for name in ("eps", "train_eps"):
+        values.check_size(name, getattr(config, name), config.norm)
     if config.ramp is None and config.ramp_shape != "linear":
         raise ValueError(f"--ramp_shape goes with --ramp. Received: {config.ramp_shape!r} alone.")
     if config.augment == "none" and (config.crop_pixels, config.crop_fill) != (4, "black"):
@@ -110,7 +114,7 @@ def check(config: Config) -> None:
         )
     for name in ("learning_rate", "epsilon", "clipnorm", "attack_step_size"):
         value = getattr(config, name)
-        if value is not None and not 0.0 < value < np.inf:
+        if value is not None and not 0.0 < value < math.inf:
             raise ValueError(f"--{name} must be > 0 and finite. Received: --{name}={value}.")
     if config.beta_2 is not None and not config.beta_2 < 1.0:
         raise ValueError(f"--beta_2 must lie in [0, 1). Received: --beta_2={config.beta_2}.")
@@ -126,12 +130,6 @@ def check(config: Config) -> None:
         )
     if drops and drops[0] <= 0:
         raise ValueError(f"--drops are epochs > 0. Received: {','.join(config.drops)}.")
-    if drops and drops[-1] >= config.epochs:
-        warnings.warn(
-            f"--drops={','.join(config.drops)}: training ends after epoch {config.epochs}, before "
-            "the last of them.",
-            stacklevel=2,
-        )
     if any(a >= b for a, b in zip(drops, drops[1:], strict=False)):
         raise ValueError(f"--drops are epochs that grow. Received: {','.join(config.drops)}.")
     if config.init_model is not None and config.init != "keras":
@@ -139,11 +137,82 @@ def check(config: Config) -> None:
             "--init_model brings its own weights, so no --init. "
             f"Received: --init={config.init}, --init_model={config.init_model}."
         )
+    check_objective(config)
+
+
+def warn(config: Config) -> None:
+    """Warns of flags that are allowed, but hardly meant."""
+    drops = numbers("drops", config.drops) or []
+    if drops and drops[-1] >= config.epochs:
+        warnings.warn(
+            f"--drops={','.join(config.drops)}: training ends after epoch {config.epochs}, before "
+            "the last of them.",
+            stacklevel=2,
+        )
     if config.eps is not None and config.train_eps is not None and config.train_eps < config.eps:
         warnings.warn(
             f"--train_eps={config.train_eps} is less than --eps={config.eps}: the model is tested "
             "at a radius that it was never trained at.",
             stacklevel=2,
+        )
+
+
+def check_out(config: Config) -> None:
+    """Raises where --out holds something else than the run to resume."""
+    out = pathlib.Path(config.out)
+    if config.resume and not (out / "run.json").exists():
+        raise ValueError(f"--resume needs a run in --out={config.out}; there is no run.json.")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out={config.out} is a file. Choose a folder.")
+    if out.exists() and any(out.iterdir()) and not config.resume:
+        raise ValueError(f"--out={config.out} is not empty. Choose another folder, or --resume.")
+
+
+def check_objective(config: Config) -> None:
+    """Raises where flags and options do not belong to the objective."""
+    name = config.objective
+    known = choices.OBJECTIVES[name]
+    flags = {"sigma", "noise"} | {
+        flag for flag in ("train_eps", "ramp") if getattr(config, flag) is not None
+    }
+    given = [option.partition("=")[0] for option in config.option]
+    for option, text in zip(given, config.option, strict=True):
+        if option in flags:
+            raise ValueError(f"{option} is a flag: --{option}. Received: --option={text}.")
+    for option in [flag for flag in ("train_eps", "ramp") if flag in flags] + given:
+        if option not in known:
+            raise ValueError(
+                f"--objective={name} does not take {option}."
+                f"{choices.suggestion(option, known)} It takes: {', '.join(sorted(known))}."
+            )
+    if "sigma" not in known:
+        if config.noise is not None:
+            raise ValueError(
+                "--noise is for the objectives of smoothing, with --sigma. "
+                f"Received: --noise={config.noise} --objective={name}."
+            )
+        _only(config, "eps", "sigma")
+    else:
+        _only(config, "sigma", "eps")
+        if config.noise not in (None, "gaussian") and "noise" not in known:
+            raise ValueError(
+                f"--objective={name} is for Gaussian noise. Received: --noise={config.noise}."
+            )
+
+
+def _only(config: Config, wanted: str, other: str) -> None:
+    """Checks the radius or the noise of the objective; the other flag must not be given."""
+    value = getattr(config, wanted)
+    if value is None:
+        example = "--eps=8/255" if wanted == "eps" else "--sigma=0.25"
+        what = "the radius to test at" if wanted == "eps" else "the width of the noise"
+        raise ValueError(
+            f"--objective={config.objective} needs --{wanted}, {what}, such as {example}."
+        )
+    if getattr(config, other) is not None:
+        raise ValueError(
+            f"--objective={config.objective} needs --{wanted} and takes no --{other}. "
+            f"Received: --{wanted}={value} --{other}={getattr(config, other)}."
         )
 
 
@@ -164,7 +233,7 @@ def numbers(name: str, values: list[str] | None) -> list[float] | None:
     """A flag that lists numbers."""
     try:
         found = None if values is None else [float(value) for value in values]
-        if not np.isfinite(found or []).all():
+        if not all(map(math.isfinite, found or [])):
             raise ValueError("infinite or no number")
     except ValueError:
         raise ValueError(f"--{name} are numbers. Received: {','.join(values or [])}.") from None

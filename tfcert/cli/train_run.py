@@ -35,6 +35,7 @@ from tfcert.cli.train_config import (
     check_free_of_bounds,
     check_same,
     numbers,
+    warn,
 )
 from tfcert.objectives import latent
 from tfcert.regions import LpBall
@@ -76,22 +77,20 @@ class Training:
 def prepare(config: Config) -> Training:
     """Builds all that a run needs, and finds everything that would stop it later."""
     check(config)
+    warn(config)
     out = pathlib.Path(config.out)
-    if out.exists() and any(out.iterdir()) and not config.resume:
-        raise ValueError(f"--out={config.out} is not empty. Choose another folder, or --resume.")
-    if config.resume and not (out / "run.json").exists():
-        raise ValueError(f"--resume needs a run in --out={config.out}; there is no run.json.")
     if config.resume:
         check_same(config, files.read_json(out / "run.json").get("flags", {}))
         if (out / "history.json").exists():
             files.read_json(out / "history.json")
     train, test = datasets.load(config.dataset, config.data_dir)
+    classes = 1 + max(int(y.max()) for _, y in (train, test))
     if config.limit is not None:
         train = (train[0][: config.limit], train[1][: config.limit])
         test = (test[0][: config.limit], test[1][: config.limit])
     keras.utils.set_random_seed(config.seed)
     mean, std = numbers("mean", config.mean), numbers("std", config.std)
-    model = models.get(config.model, train[0].shape[1:], 10, mean, std)
+    model = models.get(config.model, train[0].shape[1:], classes, mean, std)
     if config.init == "ibp":
         models.ibp_initialization(model, config.seed)
     if config.init_model is not None:
@@ -161,7 +160,6 @@ def _freeze(config: Config, model: keras.Model, objective: objectives.Objective)
 def _objective(config: Config) -> objectives.Objective:
     kind = OBJECTIVES[config.objective]
     known = inspect.signature(kind.__init__).parameters
-    choices = sorted(name for name in known if name not in ("self", "region"))
     arguments: dict[str, Any] = {}
     if config.train_eps is not None:
         arguments["train_eps"] = config.train_eps
@@ -172,51 +170,22 @@ def _objective(config: Config) -> objectives.Objective:
         begin, end = ramp
         shape = {"linear": schedules.Linear, "smoothed": schedules.Smoothed}[config.ramp_shape]
         arguments["ramp"] = shape(0.0, 1.0, begin, end)
-    flags = {"sigma", "noise", *arguments}
     for option in config.option:
         name, _, text = option.partition("=")
-        if name in flags:
-            raise ValueError(f"{name} is a flag: --{name}. Received: --option={option}.")
         arguments[name] = _value(name, text)
-    for name in arguments:
-        if name not in choices:
-            raise ValueError(
-                f"--objective={config.objective} does not take {name}. It takes: "
-                f"{', '.join(choices)}."
-            )
     if "sigma" in known:
-        arguments["sigma"] = _only(config, "sigma", "eps")
+        sigma = float(config.sigma or 0.0)
+        arguments["sigma"] = sigma
         if config.noise not in (None, "gaussian"):
-            if "noise" not in known:
-                raise ValueError(
-                    f"--objective={config.objective} is for Gaussian noise. "
-                    f"Received: --noise={config.noise}."
-                )
-            arguments |= {"sigma": None, "noise": NOISES[config.noise](arguments["sigma"])}
+            arguments |= {"sigma": None, "noise": NOISES[config.noise](sigma)}
     else:
-        if config.noise is not None:
-            raise ValueError(
-                "--noise is for the objectives of smoothing, with --sigma. "
-                f"Received: --noise={config.noise} --objective={config.objective}."
-            )
         norm: Any = "inf" if config.norm == "inf" else int(config.norm)
-        arguments["region"] = LpBall(_only(config, "eps", "sigma"), norm=norm, clip=(0.0, 1.0))
+        arguments["region"] = LpBall(float(config.eps or 0.0), norm=norm, clip=(0.0, 1.0))
     try:
         return kind(**arguments)
     except (TypeError, ValueError) as error:  # A value of another kind, or out of its range.
         options = " ".join(f"--option={option}" for option in config.option)
         raise ValueError(f"--objective={config.objective} {options}: {error}") from error
-
-
-def _only(config: Config, wanted: str, other: str) -> float:
-    """What the objective is trained against; the flag of the other family must not be given."""
-    values = dataclasses.asdict(config)
-    if values[wanted] is None or values[other] is not None:
-        raise ValueError(
-            f"--objective={config.objective} needs --{wanted} and takes no --{other}. "
-            f"Received: --{wanted}={values[wanted]}, --{other}={values[other]}."
-        )
-    return values[wanted]
 
 
 _SCHEDULE = re.compile(r"(constant|linear|smoothed|exponential|cosine|piecewise)\((.*)\)")

@@ -54,10 +54,10 @@ class StopOnNaN(keras.callbacks.Callback):
             name: f"{float(ops.convert_to_numpy(value)):.6g}"
             for name, value in trainer.objective.current(clock).items()
         }
-        state = ", ".join(f"{name}={value}" for name, value in values.items())
+        state = "".join(f", {name}={value}" for name, value in values.items())
         raise FloatingPointError(
             f"The loss became {float(loss)} at step {step} (epoch "
-            f"{step // clock.steps_per_epoch}), {state}. {_cause(trainer, clock)} "
+            f"{step // clock.steps_per_epoch}){state}. {_cause(trainer, clock)} "
             "A smaller learning rate, gradient clipping (clipnorm of the optimizer) or a slower "
             "ramp usually helps."
         )

@@ -1,0 +1,82 @@
+"""Runs of the training program: extended, interrupted, and on data of the user."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from absl import app
+
+from tests.train_program_test import config_of, run_here
+from tfcert import datasets
+from tfcert.cli import train_config, train_run
+
+QUICK = {"ramp": None, "train_eps": None, "limit": "100", "verify": "ibp", "attack_steps": "1"}
+QUICK |= {"objective": "ibp", "epochs": "1"}
+
+
+def test_a_finished_run_is_extended(tmp_path, capsys):
+    out = tmp_path / "run"
+    run_here(out, **QUICK)
+    first = json.loads((out / "history.json").read_text())
+    model = keras.saving.load_model(out / "model.keras")
+    run_here(out, **{**QUICK, "epochs": "3"}, resume="true")
+    history = json.loads((out / "history.json").read_text())
+    assert [len(values) for values in history.values()] == [3] * len(history)
+    assert all(values[:1] == first[name] for name, values in history.items())
+    assert json.loads((out / "run.json").read_text())["flags"]["epochs"] == 3
+    trained = keras.saving.load_model(out / "model.keras")
+    assert not np.array_equal(trained.get_weights()[0], model.get_weights()[0])
+    for changes in ({"epochs": "2"}, {"epochs": "4", "decay": "cosine"}):
+        with pytest.raises(app.UsageError, match="--resume goes on with the flags of the run"):
+            run_here(out, **{**QUICK, **changes}, resume="true")
+
+
+@pytest.mark.slow
+def test_an_extended_run_is_that_of_as_many_epochs(tmp_path):
+    run_here(tmp_path / "whole", **{**QUICK, "epochs": "3"})
+    run_here(tmp_path / "parts", **QUICK)
+    run_here(tmp_path / "parts", **{**QUICK, "epochs": "3"}, resume="true")
+    first, second = (
+        json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "parts")
+    )
+    for name in set(first) - {"seconds"}:
+        assert first[name] == second[name], name
+
+
+def test_cosine_is_not_extended():
+    flags_ = ["--objective=ibp", "--eps=0.1", "--out=unused", "--decay=cosine"]
+    known = dataclasses.asdict(config_of(flags_))
+    with pytest.raises(ValueError, match="may grow only, and not with --decay=cosine"):
+        train_config.check_same(config_of([*flags_, "--epochs=40"]), known)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_run, "run", interrupted)
+    with pytest.raises(SystemExit) as error:
+        run_here(tmp_path / "run", **QUICK)
+    assert error.value.code == 130
+    said = capsys.readouterr().err
+    assert said == (
+        "\ntfcert-train: Stopped. The same command with --resume goes on after the last whole "
+        "epoch.\n"
+    )
+
+
+def test_data_of_the_user(tmp_path):
+    (x, y), _ = datasets.load("digits")
+    chosen = y < 3
+    x, y = x[chosen][:150], y[chosen][:150]
+    path = tmp_path / "mine.npz"
+    np.savez(path, x_train=x[:100], y_train=y[:100], x_test=x[100:], y_test=y[100:])
+    run_here(tmp_path / "run", **{**QUICK, "dataset": str(path), "limit": None})
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert model.output_shape == (None, 3)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["samples"] == 50
+    wrong = np.asarray(model(x[100:])).argmax(1) != y[100:]
+    np.testing.assert_allclose(results["clean_error"], wrong.mean())
