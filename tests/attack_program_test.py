@@ -142,6 +142,15 @@ def test_settings_reach_the_attack(changed, tmp_path):
     assert f"norm={float(norm)}" in text or f'norm="{norm}"' in text
 
 
+def test_data_of_the_user(tmp_path):
+    _model(tmp_path / "model.keras")
+    (x, y), _ = datasets.load("digits")
+    arrays = {"x_train": x[:5], "y_train": y[:5], "x_test": x[:30], "y_test": y[:30]}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    results = program.attack_model(_config(tmp_path, dataset=str(tmp_path / "mine.npz")), print)
+    assert results["samples"] == 30 and results["clean_accuracy"] > 0.8
+
+
 def test_eps_zero_breaks_nothing(tmp_path):
     _model(tmp_path / "model.keras")
     results = program.attack_model(_config(tmp_path, eps=0.0), print)

@@ -128,7 +128,7 @@ def test_every_help_can_be_read_alone(defined):
 
 
 def test_help_shows_every_flag_once(defined):
-    page = help_text.page("program", "Does something.", defined)
+    page = help_text.page("Does something.", defined)
     shown = re.findall(r"^  --(?:\[no\])?(\w+)", page, re.MULTILINE)
     assert sorted(shown) == sorted(defined)
     required = [name for name in defined if help_text.is_required(name)]

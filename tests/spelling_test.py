@@ -128,6 +128,6 @@ def test_other_sizes_are_taken_in_silence(eps, norm, clip):
 
 
 def test_a_size_above_half_of_the_range_is_warned_of():
-    with pytest.warns(UserWarning, match="more than half of the range of `clip`") as caught:
+    with pytest.warns(UserWarning, match="more than half of the range of valid inputs") as caught:
         LpBall(0.6, clip=(0, 1))
     assert caught[0].filename == __file__

@@ -2,13 +2,18 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import time
 
 import keras
 import numpy as np
 import pytest
 from absl import app
 
-from tests.train_program_test import config_of, run_here
+from tests import support
+from tests.train_program_test import command, config_of, run_here
 from tfcert import datasets
 from tfcert.cli import train_config, train_run
 
@@ -65,6 +70,31 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         "\ntfcert-train: Stopped. The same command with --resume goes on after the last whole "
         "epoch.\n"
     )
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle(tmp_path):
+    out = tmp_path / "run"
+    settings = {**QUICK, "epochs": "4000", "model": "mlp_1x40"}
+    process = subprocess.Popen(
+        command(out, **settings),
+        cwd=support.ROOT,
+        env={**os.environ, "PYTHONPATH": str(support.ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("backup/*")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (line,) = [line for line in said.splitlines() if line]
+    assert line.startswith("tfcert-train: Stopped. The same command with --resume goes on")
+    assert len(json.loads((out / "history.json").read_text())["loss"]) >= 1
+    train_run.prepare(config_of([*command(out, **settings)[2:], "--resume"]))
 
 
 def test_data_of_the_user(tmp_path):

@@ -47,7 +47,7 @@ def is_required(name: str) -> bool:
     return any("other than None" in known.message for known in flags.FLAGS[name].validators)
 
 
-def page(program: str, description: str, names: Sequence[str]) -> str:
+def page(description: str, names: Sequence[str]) -> str:
     """The whole help of a program."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
     required = [name for name in names if is_required(name)]

@@ -48,15 +48,19 @@ def start(
     before = set(flags.FLAGS)
     help_text.forget_sections()
     define_flags()
-    own = [name for name in flags.FLAGS if name not in before and len(name) > 1]
+    own = [name for name in flags.FLAGS if name not in before]
     for name in own:
         flag = flags.FLAGS[name]
         if isinstance(flag.parser, flags.EnumParser):
             flag.parser = NameParser(flag.parser.enum_values)
     if help_text.asked_for(sys.argv):
-        print(help_text.page(_name(), description, own))
+        print(help_text.page(description, own))
         sys.exit(0)
-    warnings.showwarning = _show_warning
+
+    def show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+        print(f"{_name()}: Note: {with_flags(str(message), own)}", file=sys.stderr)
+
+    warnings.showwarning = show_warning
 
     def guarded(argv: Sequence[str]) -> None:
         try:
@@ -173,7 +177,3 @@ def _fail(message: str) -> NoReturn:
     """Ends the program: one line about a mistake, exit code 2."""
     print(f"{_name()}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
-
-
-def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
-    print(f"{_name()}: Note: {message}", file=sys.stderr)

@@ -249,8 +249,8 @@ def check_scale(eps: np.ndarray, clip: tuple[np.ndarray, np.ndarray]) -> None:
     received = f"Received: eps={show(eps)}, clip=({show(clip[0])}, {show(clip[1])})."
     if not (eps > width).all():
         warnings.warn(
-            "`eps` is more than half of the range of `clip`: one point is within eps of all "
-            f"inputs. {received}",
+            "`eps` is more than half of the range of valid inputs: one point is within eps of all "
+            f"of them. {received}",
             stacklevel=3,
         )
         return
