@@ -131,3 +131,13 @@ def test_a_size_above_half_of_the_range_is_warned_of():
     with pytest.warns(UserWarning, match="more than half of the range of valid inputs") as caught:
         LpBall(0.6, clip=(0, 1))
     assert caught[0].filename == __file__
+
+
+def test_another_size_of_the_same_region_is_checked_too():
+    region = LpBall(0.1, clip=(0, 1))
+    with pytest.raises(ValueError, match=r"Received: eps=8.0, .*Did you mean 8/255\?$"):
+        region.with_eps(8)
+    with pytest.warns(UserWarning, match="more than half") as caught:
+        region.with_eps(0.75)
+    assert caught[0].filename == __file__
+    assert LpBall([0.1, 0.2], clip=(0, 1)).with_eps(0.4).eps.tolist() == [0.2, 0.4]

@@ -28,8 +28,10 @@ def _define_flags() -> None:
     flags.DEFINE_string("dataset", "digits", values.DATASET_HELP)
     flags.DEFINE_string("data_dir", None, values.DATA_DIR_HELP)
     flags.DEFINE_enum("split", "test", ["test", "train"], "Part of the data set.")
-    flags.DEFINE_integer("skip", 1, "Distance k of the images to take: numbers 0, k, 2 k, ...", 1)
-    flags.DEFINE_integer("max", None, "Limit for the numbers of images to take.", 1)
+    flags.DEFINE_integer("skip", 1, "Step k through the images: numbers 0, k, 2 k, and so on.", 1)
+    flags.DEFINE_integer(
+        "max", None, "End of the images: those with a smaller number are taken.", 1
+    )
     program.section("Certificates")
     values.define_names(
         "method",

@@ -87,7 +87,8 @@ def _description(name: str) -> str:
     if isinstance(flag.parser, flags.EnumParser):
         text, mark, default = text.partition(" Default:")
         text += f" One of {', '.join(flag.parser.enum_values)}.{mark}{default}"
-    if flag.default not in (None, [], False) and "Default:" not in text:
+    switched_off = flag.boolean and not flag.default
+    if flag.default not in (None, []) and not switched_off and "Default:" not in text:
         text += f" Default: {str(flag.default_as_str).strip(chr(39))}."
     return text
 

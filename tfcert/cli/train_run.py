@@ -165,8 +165,6 @@ def _objective(config: Config) -> objectives.Objective:
         arguments["train_eps"] = config.train_eps
     ramp = numbers("ramp", config.ramp)
     if ramp is not None:
-        if len(ramp) != 2:
-            raise ValueError(f"--ramp is begin,end. Received: {','.join(config.ramp or [])}.")
         begin, end = ramp
         shape = {"linear": schedules.Linear, "smoothed": schedules.Smoothed}[config.ramp_shape]
         arguments["ramp"] = shape(0.0, 1.0, begin, end)

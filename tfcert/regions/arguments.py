@@ -251,7 +251,7 @@ def check_scale(eps: np.ndarray, clip: tuple[np.ndarray, np.ndarray]) -> None:
         warnings.warn(
             "`eps` is more than half of the range of valid inputs: one point is within eps of all "
             f"of them. {received}",
-            stacklevel=3,
+            stacklevel=4,
         )
         return
     largest, meant = float(eps.max()), ""

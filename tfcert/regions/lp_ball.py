@@ -32,8 +32,7 @@ class LpBall(region.Region):
 
     Args:
         eps: The radius: a number, or an array that broadcasts against one input (without the batch
-            axis), such as one number per channel. For norm "inf", an eps that is larger than the
-            range of `clip` is refused: 8/255 was meant where pixels are numbers from 0 to 1.
+            axis), such as one number per channel. For norm "inf", at most the range of `clip`.
         norm: p: "inf", 2, 1 or any other number from 1 on; "linf" and "l2" are understood.
         clip: The range of valid inputs, ``(low, high)``: numbers or arrays that broadcast against
             one input. An x outside it is refused.
@@ -70,8 +69,7 @@ class LpBall(region.Region):
         self.norm = arguments.as_norm(norm)
         limits: tuple[Any, Any] = arguments.as_clip(clip) or (None, None)
         self._low, self._high = limits
-        if self.clip is not None and self.norm == math.inf:
-            arguments.check_scale(self._eps, self.clip)
+        self._check_scale(self._eps)
         # The region's eps is the exact product of `_eps` and this: 1.0, one number per sample, or
         # a tensor that a schedule computes.
         self._factor: Any = 1.0
@@ -119,6 +117,7 @@ class LpBall(region.Region):
         # The largest component is exactly 1, and becomes the very number that was asked for.
         proportion = np.ones_like(self._eps) if largest == 0 else self._eps / largest
         if isinstance(eps, float):
+            self._check_scale(proportion * eps)
             return self._resized(proportion * eps, 1.0)
         return self._resized(proportion, eps)
 
@@ -159,6 +158,10 @@ class LpBall(region.Region):
         return ops.broadcast_to(size, ops.shape(x))
 
     # Checks.
+
+    def _check_scale(self, eps: np.ndarray) -> None:
+        if self.clip is not None and self.norm == math.inf:
+            arguments.check_scale(np.asarray(eps), self.clip)
 
     def _check_shapes(self, shape: tuple) -> None:
         arguments.check_broadcast("eps", self._eps.shape, shape[1:])
