@@ -31,9 +31,8 @@ TEST_STAMP := $(VENV)/.installed-test-$(VERSION)
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
-# TensorFlow's notes about missing GPUs and instruction sets would bury the demo's own output.
 demo: $(RUN_STAMP)
-	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python trainers/demo.py --out=demo_output $(ARGS)
+	$(BIN)/python trainers/demo.py --out=demo_output $(ARGS)
 
 # The tests keep one core busy nearly all of the time, hence a process per core; what XLA compiled
 # stays, and two of them have 4 to 7 GB each in the end, hence not more than 4.
