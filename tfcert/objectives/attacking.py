@@ -42,9 +42,18 @@ class Place:
     scores: Callable[[Tensor], Tensor]
 
     def worst(self, attack: PGD) -> Tensor:
-        """Points where an attack ends; its own region is replaced by that of this place."""
+        """Points where a restart ends; this place replaces the attack's own region."""
         attack = attack.with_region(self.region)
         return ops.stop_gradient(attack.last_point(self.scores, self.center, self.y, self.seed))
+
+    def strongest(self, attack: PGD) -> Tensor:
+        """The worst points that an attack met, by their margin, its centre and restarts among them.
+
+        Args:
+            attack: Without ``early_stop``: the other samples of a batch say nothing about one.
+        """
+        attack = attack.with_region(self.region)
+        return ops.stop_gradient(attack.search(self.scores, self.center, self.y, self.seed))
 
 
 @dataclasses.dataclass(frozen=True)

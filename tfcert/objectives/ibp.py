@@ -82,7 +82,7 @@ class IBP(RobustObjective):
     extra_names: tuple[str, ...] = ()
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        known = self.bounds(batch, self.training_method())
+        known = self.known_bounds(batch)
         worst = worst_case_logits(self.margin_bounds(batch, known))
         kappa = self.weight("natural_weight", batch.clock)
         terms = {
@@ -94,6 +94,10 @@ class IBP(RobustObjective):
             fading = self.regularizer * (1.0 - self.ramp(batch.clock))
             terms["warmup"] = fading * warmup_regularizers(known.evaluation, self.tolerance)
         return terms
+
+    def known_bounds(self, batch: Batch) -> Margins:
+        """The evaluation that the loss and the regularisers read."""
+        return self.bounds(batch, self.training_method())
 
     def training_method(self) -> Any:
         """How hidden layers are bounded."""

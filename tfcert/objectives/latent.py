@@ -1,4 +1,4 @@
-"""Layer-wise stages: attacks on the input of an inner layer, with the layers before it frozen."""
+"""Attacks on the input of an inner layer; in layer-wise stages the layers before it are frozen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tfcert.network import Network, network_of
 from tfcert.rules.linear import Kernel, Matrix
 from tfcert.rules.primitives import Constant, Node
 
-__all__ = ["check_frozen", "freeze_before", "latent_node"]
+__all__ = ["check_frozen", "freeze_before", "latent_node", "split_node"]
 
 
 def weighted_nodes(network: Network) -> list[Node]:
@@ -28,7 +28,26 @@ def latent_node(network: Network, stage: int) -> Node:
             f"`stage` must lie between 1 and {len(nodes)}, the number of dense and convolutional "
             f"layers of model {network.name!r}. Received: stage={stage}."
         )
-    node = nodes[stage - 1].inputs[0]
+    return _decisive(network, nodes[stage - 1])
+
+
+def split_node(network: Network, trailing: int) -> Node:
+    """The value that the first of the last ``trailing`` dense or convolutional layers reads.
+
+    All paths to the outputs must lead through it.
+    """
+    nodes = weighted_nodes(network)
+    if not 1 <= trailing <= len(nodes):
+        raise ValueError(
+            f"`trailing_layers` must lie between 0 and {len(nodes)}, the number of dense and "
+            f"convolutional layers of model {network.name!r}. Received: trailing_layers={trailing}."
+        )
+    return _decisive(network, nodes[-trailing])
+
+
+def _decisive(network: Network, reader: Node) -> Node:
+    """The value that a node reads, where it decides the outputs."""
+    node = reader.inputs[0]
     reached = {node}
     for other in network.nodes:
         sources = [s for s in other.inputs if not isinstance(s.primitive, Constant)]
@@ -36,8 +55,8 @@ def latent_node(network: Network, stage: int) -> Node:
             reached.add(other)
     if network.outputs not in reached:
         raise NotImplementedError(
-            f"Layer {nodes[stage - 1].name!r}: a path of the model goes around its input, so an "
-            "attack there does not decide the outputs. Layer-wise stages need a chain of layers."
+            f"Layer {reader.name!r}: a path of the model goes around its input, so an attack there "
+            "does not decide the outputs. An attack on an inner value needs a chain of layers."
         )
     return node
 

@@ -1,4 +1,4 @@
-"""Parts of a region: a small box around a point of it, cut down to what lies inside."""
+"""Parts of a region: a small box around a point of it, cut down or moved to what lies inside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keras import ops
 from tfcert.regions import Box, Region
 from tfcert.types import Tensor
 
-__all__ = ["part_of_region"]
+__all__ = ["box_inside", "part_of_region"]
 
 
 def part_of_region(
@@ -40,3 +40,28 @@ def part_of_region(
     lower = ops.maximum(limits.lower, small.lower)
     upper = ops.minimum(limits.upper, small.upper)
     return Box(lower, upper), points
+
+
+def box_inside(whole: Region, x: Tensor, around: Tensor, ratio: float) -> tuple[Box, Tensor]:
+    """A box of a fraction of a region's width around points, moved to where it lies inside.
+
+    The width is that of the clipped region, coordinate by coordinate, so that a ratio of 1 gives
+    the region itself.
+
+    Args:
+        whole: A region that is a box (norm inf).
+        x: The inputs that it is put around.
+        around: Points that the small box has in its middle, or as close as the region allows.
+        ratio: The fraction, from 0 to 1.
+
+    Returns:
+        The box and its middle. No gradient flows to the points.
+    """
+    limits = whole.bind(x)
+    points = ops.stop_gradient(ops.cast(around, limits.lower.dtype))
+    half = 0.5 * ratio * (limits.upper - limits.lower)
+    # Of both ends one is where it is by definition: rounding leaves none outside of the region.
+    lower = ops.clip(points - half, limits.lower, limits.upper - 2.0 * half)
+    lower = ops.maximum(lower, limits.lower)
+    upper = ops.minimum(lower + 2.0 * half, limits.upper)
+    return Box(lower, upper), ops.clip(0.5 * (lower + upper), lower, upper)
