@@ -25,6 +25,12 @@ OBJECTIVES: dict[str, Any] = {
     "maar": lambda o, region: o.MAAR(region, backward_weight=1.0),
     "tight": lambda o, region: o.TightRelaxation(region),
     "advibp": lambda o, region: o.AdvIBP(region),
+    "sabr": lambda o, region: o.SABR(region),
+    "taps": lambda o, region: o.TAPS(region),
+    "staps": lambda o, region: o.STAPS(region),
+    "mtl-ibp": lambda o, region: o.MTLIBP(region),
+    "cc-ibp": lambda o, region: o.CCIBP(region),
+    "exp-ibp": lambda o, region: o.ExpIBP(region),
 }
 
 

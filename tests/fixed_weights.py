@@ -92,6 +92,22 @@ CASES: dict[str, tuple[Make, Callable[[], keras.Model]]] = {
         ),
         _mlp,
     ),
+    "sabr": (lambda: objectives.SABR(REGION, relu_shrink=0.8, attack_steps=3, **_RAMP), _mlp),
+    "sabr_restarts": (
+        lambda: objectives.SABR(REGION, 0.7, 0.3, attack_steps=2, attack_restarts=2, **_RAMP),
+        _mlp,
+    ),
+    "mtl_ibp": (
+        lambda: objectives.MTLIBP(REGION, 0.2, attack_steps=3, attack_scale=2.0, **_RAMP),
+        _mlp,
+    ),
+    "cc_ibp": (lambda: objectives.CCIBP(REGION, (1.0, 0.2), attack_steps=2, **_RAMP), _mlp),
+    "exp_ibp": (lambda: objectives.ExpIBP(REGION, 0.2, attack_steps=2, **_RAMP), _mlp),
+    "taps": (lambda: objectives.TAPS(REGION, 2, search_steps=3, **_RAMP), _mlp),
+    "staps": (
+        lambda: objectives.STAPS(REGION, 0.4, 2, search_steps=2, attack_steps=2, **_RAMP),
+        _mlp,
+    ),
     "advibp": (lambda: objectives.AdvIBP(REGION, **_JOINT), _mlp),
     "advibp_all": (
         lambda: objectives.AdvIBP(

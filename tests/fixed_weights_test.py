@@ -17,7 +17,7 @@ def known():
 
 
 # One objective of each kind in `make test`.
-_QUICK = ("ibp", "crown_ibp", "maar", "advibp", "tight")
+_QUICK = ("ibp", "crown_ibp", "maar", "advibp", "tight", "sabr", "taps")
 
 
 @pytest.mark.parametrize("name", support.slow_except(_QUICK.__contains__, fixed_weights.CASES))

@@ -27,6 +27,20 @@ EVERY = {
     "tight": lambda r: objectives.TightRelaxation(
         r, 0.2, (0.0, 0.4), specifications="all", distance="face", reduction="sum"
     ),
+    "sabr": lambda r: objectives.SABR(
+        r, 0.3, 0.2, relu_shrink=0.8, attack_steps=2, attack_step_size=0.6, attack_restarts=2
+    ),
+    "mtl-ibp": lambda r: objectives.MTLIBP(
+        r, (1.0, 0.2), 0.2, attack_steps=2, attack_scale=1.5, ramp=(0, 2)
+    ),
+    "cc-ibp": lambda r: objectives.CCIBP(r, 0.2, attack_steps=1, regularizer=0.5, ramp=(0, 2)),
+    "exp-ibp": lambda r: objectives.ExpIBP(r, 0.2, attack_steps=1, per_sample=True),
+    "taps": lambda r: objectives.TAPS(
+        r, 1, gradient_scale=2.0, link=0.4, search_steps=2, search_restarts=2, ramp=(0, 2)
+    ),
+    "staps": lambda r: objectives.STAPS(
+        r, 0.3, 2, relu_shrink=0.8, ibp_warmup=False, per_sample=True, attack_steps=2
+    ),
     "advibp": lambda r: objectives.AdvIBP(
         r, (2, 3), (0, 1), 4.0, 1e-3, attack_steps=2, gradients="all", rescale=False
     ),

@@ -124,4 +124,5 @@ def _step_size(steps: int) -> Schedule:
 
 def _repeated(values: Tensor, count: int) -> Tensor:
     """Each entry of the batch ``count`` times in a row."""
-    return ops.repeat(values, count, axis=0)
+    # XLA compiles no gradient of Keras's repeat inside of a condition.
+    return ops.reshape(ops.stack([values] * count, axis=1), (-1, *values.shape[1:]))
