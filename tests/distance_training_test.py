@@ -67,10 +67,13 @@ def test_hinge_by_hand():
     rows = np.arange(BATCH)
     hinges = np.maximum(1.0 - (logits[rows, y][:, None] - logits) / 0.2, 0.0)
     hinges[rows, y] = 0.0
-    for mixture in (0.0, 0.3):
-        objective = objectives.LInfDistance(REGION, loss="hinge", mixture=mixture)
+    # The default is what the authors' code has: three quarters the largest, one the mean over all.
+    released = 0.75 * hinges.max(axis=1) + 0.25 * hinges.mean(axis=1)
+    switched = 0.7 * hinges.max(axis=1) + 0.3 * hinges.sum(axis=1) / 9.0
+    cases = [({}, released), ({"mixture": 0.0}, hinges.max(axis=1))]
+    for options, expected in [*cases, ({"mixture": 0.3, "mean_over": "rivals"}, switched)]:
+        objective = objectives.LInfDistance(REGION, loss="hinge", **options)
         logs = trainer_of(model, objective).evaluate(x, y, return_dict=True, verbose=0)
-        expected = (1.0 - mixture) * hinges.max(axis=1) + mixture * hinges.sum(axis=1) / 9.0
         assert logs["hinge"] == pytest.approx(expected.mean(), rel=1e-5)
         assert "cross_entropy" not in logs and "scale" not in logs
 

@@ -153,6 +153,22 @@ def test_warmup_regularizers_by_hand():
     np.testing.assert_allclose(value, tightness + balance, rtol=1e-5)
 
 
+def test_warmup_regularizers_measure_normalised_inputs():
+    from tfcert.objectives.warmup import warmup_regularizers
+
+    x, y = ts.data(8)
+    plain = ts.mlp()
+    normalise = keras.layers.Normalization(mean=0.5, variance=0.0625)
+    front = keras.Sequential([keras.Input((5,)), normalise, *plain.layers])
+
+    def value(model, x, eps):
+        return float(warmup_regularizers(Margins(model, x, y, LpBall(eps)).evaluation, 0.5))
+
+    inside = value(plain, (x - 0.5) / 0.25, 0.02 / 0.25)
+    assert value(front, x, 0.02) == pytest.approx(inside, rel=1e-4)
+    assert inside > 0
+
+
 def test_a_ramp_that_does_not_reach_the_radius_warns():
     with pytest.warns(UserWarning, match="`ramp` ends at 0.2.*set `train_eps`"):
         objectives.IBP(ts.REGION, ramp=schedules.Linear(0, 0.2, 1, 3))

@@ -26,6 +26,7 @@ __all__ = ["LInfDistance"]
 
 _LOSSES = ("boosted", "hinge")
 _METHODS = ("lipschitz", "ibp")
+_MEANS = ("classes", "rivals")
 
 
 # The layer of the same name goes without the addition.
@@ -53,7 +54,9 @@ class LInfDistance(RobustObjective):
         loss: "boosted" as above, or "hinge": the first paper's ``max(1 - m_j / (2 L eps), 0)``,
             not clipped, without cross-entropy, a mixture of its largest value over the classes
             ``j != y`` and their mean.
-        mixture: Share of the mean in "hinge".
+        mixture: Share of the mean in "hinge". The authors' code has 0.25.
+        mean_over: What the sum of "hinge" over ``j != y`` is divided by: "classes", the number of
+            classes, as in the authors' code, or "rivals", one less.
         scale_rate: The learning rate of s, as a multiple of the optimizer's (Adam's, or another's
             whose steps do not depend on the size of gradients).
         method: How the margin at the training radius is bounded: "lipschitz" as above, or "ibp":
@@ -82,7 +85,8 @@ class LInfDistance(RobustObjective):
         exponents: Any = (8.0, 1000.0),
         *,
         loss: str = "boosted",
-        mixture: float = 0.5,
+        mixture: float = 0.25,
+        mean_over: str = "classes",
         scale_rate: float = 0.2,
         method: str = "lipschitz",
         **shared: Unpack[Radius],
@@ -97,14 +101,14 @@ class LInfDistance(RobustObjective):
             raise ValueError(f"The training radius must be > 0. Received: {self.train_region!r}.")
         self.weight_ends = _pair("weight", weight, 0.0, math.inf)
         self.exponents = _pair("exponents", exponents, 1.0, point_kernels.LARGEST)
-        for name, value, known in (("loss", loss, _LOSSES), ("method", method, _METHODS)):
-            as_choice(name, value, known)
+        self.loss = as_choice("loss", loss, _LOSSES)
+        self.method = as_choice("method", method, _METHODS)
+        self.mean_over = as_choice("mean_over", mean_over, _MEANS)
         if not 0.0 <= mixture <= 1.0 or not scale_rate > 0.0:
             raise ValueError(
                 "`mixture` must lie in [0, 1] and `scale_rate` be > 0. "
                 f"Received: mixture={mixture}, scale_rate={scale_rate}."
             )
-        self.loss, self.method = loss, method
         self.mixture, self.scale_rate = float(mixture), float(scale_rate)
 
     def build(self, trainer: Any) -> None:
@@ -143,7 +147,8 @@ class LInfDistance(RobustObjective):
         if self.loss == "hinge":
             hinges = ops.maximum(lacking, 0.0) * (1.0 - hot)
             largest = ops.max(hinges, axis=-1)
-            mean = ops.sum(hinges, axis=-1) / (hot.shape[-1] - 1)
+            count = hot.shape[-1] - (self.mean_over == "rivals")
+            mean = ops.sum(hinges, axis=-1) / count
             return {"hinge": (1.0 - self.mixture) * largest + self.mixture * mean}
         worst = ops.max(ops.where(hot > 0, -ops.ones_like(lacking), lacking), axis=-1)
         weight = _between(self.weight_ends, self.ramp(batch.clock))
@@ -196,6 +201,7 @@ class LInfDistance(RobustObjective):
             "exponents": self.exponents,
             "loss": self.loss,
             "mixture": self.mixture,
+            "mean_over": self.mean_over,
             "scale_rate": self.scale_rate,
             "method": self.method,
         }

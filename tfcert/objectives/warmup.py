@@ -5,9 +5,12 @@ from __future__ import annotations
 from keras import ops
 
 from tfcert.bounds.evaluation import Evaluation
+from tfcert.network import Network
 from tfcert.relaxations import TwoPiece
 from tfcert.rules.interval import Interval
+from tfcert.rules.linear import Scale
 from tfcert.rules.nonlinear import Elementwise
+from tfcert.rules.primitives import Node
 from tfcert.types import Tensor
 
 __all__ = ["warmup_regularizers"]
@@ -19,9 +22,9 @@ def warmup_regularizers(evaluation: Evaluation, tolerance: float) -> Tensor:
     """How far intervals explode, and how unevenly units are active, averaged over ReLU layers.
 
     Tightness: ``relu(tau - w_0 / w_i) / tau`` with w_i the mean width of the intervals before layer
-    i's ReLU and w_0 that of the input. Balance: the same hinge on two ratios of active to inactive
-    units, that of their mean centres and that of their contributions to the variance of the
-    centres, each turned to lie below 1.
+    i's ReLU and w_0 that of the input, behind a Normalization at the front. Balance: the same hinge
+    on two ratios of active to inactive units, that of their mean centres and that of their
+    contributions to the variance of the centres, each turned to lie below 1.
 
     Args:
         evaluation: Intervals of all layers.
@@ -30,7 +33,7 @@ def warmup_regularizers(evaluation: Evaluation, tolerance: float) -> Tensor:
     Reference: Shi et al., 2021, https://arxiv.org/abs/2103.17268, equations 7 and 8.
     """
     network = evaluation.network
-    width = ops.mean(evaluation.intervals[network.input].radius)
+    width = ops.mean(evaluation.intervals[_normalised_input(network)].radius)
     terms = []
     for node in network.nodes:
         if not isinstance(node.primitive, Elementwise):
@@ -42,6 +45,16 @@ def warmup_regularizers(evaluation: Evaluation, tolerance: float) -> Tensor:
     if not terms:
         return ops.zeros((), dtype=evaluation.dtype)
     return sum(terms) / len(terms)
+
+
+def _normalised_input(network: Network) -> Node:
+    """The input as the first layer with weights sees it, behind what scales its entries."""
+    node = network.input
+    while True:
+        readers = [other for other in network.nodes if node in other.inputs]
+        if len(readers) != 1 or not isinstance(readers[0].primitive, Scale):
+            return node
+        node = readers[0]
 
 
 def _tightness(interval: Interval, width: Tensor, tolerance: float) -> Tensor:
