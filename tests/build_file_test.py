@@ -55,6 +55,7 @@ _MAY_KNOW = {
         *("types", "backend", "graph", "bounds", "network", "objectives", "schedules", "fitting"),
         "naming",
     },
+    "callbacks": {"types", "backend", "bounds", "network", "trainer"},
     "interchange": {"types", "regions", "network", "bounds", "attacks", "properties"},
     "certification": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),
@@ -76,13 +77,13 @@ _MAY_KNOW = {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
         *("version", "logs", "certification", "layers", "interchange", "reporting", "export"),
-        "scaling",
+        *("scaling", "callbacks"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "assessment"),
         *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
         *("certification", "smoothing", "reporting", "naming", "scaling", "files"),
-        *("backend", "graph", "names"),
+        *("backend", "graph", "names", "callbacks"),
     },
     "tfcert_programs": {"cli"},
     "trainers": {"tfcert_programs"},

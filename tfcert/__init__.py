@@ -2,6 +2,7 @@
 
 from tfcert import (
     attacks,
+    callbacks,
     certification,
     datasets,
     interchange,
@@ -34,6 +35,7 @@ __all__ = [
     "attacks",
     "bound",
     "bound_margins",
+    "callbacks",
     "certification",
     "certify",
     "datasets",

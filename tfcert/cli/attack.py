@@ -58,8 +58,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer(
         "rounds",
         None,
-        "Number of times that ensemble runs its attacks. Default: 1, or no limit "
-        "with --time_limit.",
+        "Number of runs of all attacks of ensemble. Default: 1, or no limit with --time_limit.",
         1,
     )
     flags.DEFINE_float("time_limit", None, "Seconds after which ensemble begins no batch.", 0.0)

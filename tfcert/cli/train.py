@@ -123,6 +123,23 @@ def _define_flags() -> None:
     )
     flags.DEFINE_float("weight_decay", None, "Decoupled weight decay of Keras's optimizers.", 0.0)
     flags.DEFINE_float("clipnorm", None, "Largest norm of each weight's gradient.", 0.0)
+    flags.DEFINE_float(
+        "global_clipnorm", None, "Largest norm of the gradient of all weights together.", 0.0
+    )
+    flags.DEFINE_float("l1", None, "Weight of the sum of absolute kernel entries in the loss.", 0.0)
+    flags.DEFINE_float(
+        "ema_momentum",
+        None,
+        "Share that the moving average of the weights keeps in each step. The average becomes the "
+        "model in the end.",
+        0.0,
+        1.0,
+    )
+    flags.DEFINE_bool(
+        "population_statistics",
+        None,
+        "Give batch normalisations the statistics of the whole training set after every epoch.",
+    )
     program.section("After training")
     values.define_names(
         "verify",

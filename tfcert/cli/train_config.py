@@ -67,6 +67,10 @@ class Config:
     beta_2: float | None
     epsilon: float | None
     clipnorm: float | None
+    global_clipnorm: float | None
+    l1: float | None
+    ema_momentum: float | None
+    population_statistics: bool | None
     augment: str
     crop_pixels: int
     crop_fill: str
@@ -116,12 +120,21 @@ def check(config: Config) -> None:
             "--crop_pixels and --crop_fill go with --augment. Received: "
             f"--crop_pixels={config.crop_pixels}, --crop_fill={config.crop_fill} without it."
         )
-    for name in ("learning_rate", "epsilon", "clipnorm", "attack_step_size"):
+    for name in ("learning_rate", "epsilon", "clipnorm", "global_clipnorm", "attack_step_size"):
         value = getattr(config, name)
         if value is not None and not 0.0 < value < math.inf:
             raise ValueError(f"--{name} must be > 0 and finite. Received: --{name}={value}.")
     if config.beta_2 is not None and not config.beta_2 < 1.0:
         raise ValueError(f"--beta_2 must lie in [0, 1). Received: --beta_2={config.beta_2}.")
+    if config.clipnorm is not None and config.global_clipnorm is not None:
+        raise ValueError(
+            "--clipnorm is for each weight alone and --global_clipnorm for all together: give one. "
+            f"Received: --clipnorm={config.clipnorm}, --global_clipnorm={config.global_clipnorm}."
+        )
+    if config.ema_momentum is not None and not config.ema_momentum < 1.0:
+        raise ValueError(
+            f"--ema_momentum must lie in [0, 1). Received: --ema_momentum={config.ema_momentum}."
+        )
     if config.sigma is not None and config.norm != "inf":
         raise ValueError(
             "--norm is that of --eps; the radii of smoothing have the norm that goes with --noise. "

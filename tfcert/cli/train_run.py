@@ -27,6 +27,7 @@ from tfcert import (
     smoothing,
 )
 from tfcert.bounds import lipschitz
+from tfcert.callbacks import PopulationStatistics
 from tfcert.cli.backup import Backup
 from tfcert.cli.train_config import (
     SETTINGS,
@@ -101,6 +102,8 @@ def prepare(config: Config) -> Training:
         models.ibp_initialization(model, config.seed)
     if config.init_model is not None:
         _take_weights(model, config.init_model)
+    if config.l1:
+        models.l1_penalty(model, config.l1)
     objective = _objective(config)
     if objective.region is None:
         check_free_of_bounds(config)
@@ -220,7 +223,13 @@ def _optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
     if config.optimizer != "adam" and adams:
         name, value = next(iter(adams.items()))
         raise ValueError(f"--{name} is for adam. Received: --{name}={value}.")
-    arguments = {"clipnorm": config.clipnorm, "weight_decay": config.weight_decay}
+    arguments: dict[str, Any] = {
+        "clipnorm": config.clipnorm,
+        "global_clipnorm": config.global_clipnorm,
+        "weight_decay": config.weight_decay,
+    }
+    if config.ema_momentum is not None:
+        arguments |= {"use_ema": True, "ema_momentum": config.ema_momentum}
     rate = _learning_rate(config, steps)
     if config.optimizer == "adam":
         return keras.optimizers.Adam(rate, **adams, **arguments)
@@ -285,10 +294,10 @@ def run(training: Training, log: Callable[[str], None]) -> dict[str, Any]:
         **({"earlier": earlier} if earlier else {}),
     }
     files.write_json(out / "run.json", facts)
-    callbacks: list[keras.callbacks.Callback] = [
-        EpochLog(out / "history.json"),
-        Backup(out / "backup"),
-    ]
+    callbacks: list[keras.callbacks.Callback] = [EpochLog(out / "history.json")]
+    if config.population_statistics:  # Before the backup of an epoch, which keeps them.
+        callbacks.append(PopulationStatistics(training.train[0], config.batch_size))
+    callbacks.append(Backup(out / "backup"))
     if backend.writes_tensorboard():
         callbacks.append(keras.callbacks.TensorBoard(out / "logs"))
     else:

@@ -56,7 +56,7 @@ def _cnn4(width: int) -> list[Any]:
     return _convolutions(layers, [64 * width, 64 * width])
 
 
-def _cnn7(width: int, batch_norm: bool = True) -> list[Any]:
+def _cnn7(width: int, batch_norm: bool = True, units: int = 512) -> list[Any]:
     layers = [
         (width, 3, 1, 1),
         (width, 3, 1, 1),
@@ -64,7 +64,7 @@ def _cnn7(width: int, batch_norm: bool = True) -> list[Any]:
         (2 * width, 3, 1, 1),
         (2 * width, 3, 1, 1),
     ]
-    return _convolutions(layers, [512], batch_norm)
+    return _convolutions(layers, [units], batch_norm)
 
 
 _ARCHITECTURES: Mapping[str, Callable[[], list[Any]]] = {
@@ -81,6 +81,7 @@ _ARCHITECTURES: Mapping[str, Callable[[], list[Any]]] = {
     "cnn4_w8": lambda: _cnn4(8),
     "cnn7": lambda: _cnn7(64),
     "cnn7_narrow": lambda: _cnn7(16),
+    "cnn7_w8": lambda: _cnn7(8, units=128),
 }
 
 # Those that are no plain stacks: functions of the input.
@@ -109,8 +110,9 @@ def get(
     ``dm_small``, ``dm_medium`` and ``dm_large`` are the networks of Gowal et al. ``cnn2_w*`` and
     ``cnn4_w*`` have two and four convolutions in widths 2, 4 and 8; ``cnn7`` has five convolutions
     and two dense layers with batch normalisation (Shi et al.), ``cnn7_narrow`` a quarter of its
-    channels. ``lenet``, ``resnet20``, ``resnet110`` and ``densenet40`` are the networks that
-    smoothing is measured on. ``mlp_3x100`` has three hidden layers of 100 units; any numbers go.
+    channels, ``cnn7_w8`` an eighth, and a quarter of its units. ``lenet``, ``resnet20``,
+    ``resnet110`` and ``densenet40`` are the networks that smoothing is measured on. ``mlp_3x100``
+    has three hidden layers of 100 units; any numbers go.
 
     ``linf_mlp_5x5120`` is a network of l-inf distances with 5 layers, 4 of them of 5120 units;
     ``linf_hybrid_5x5120`` has the 4, and two dense layers behind them; ``linf_conv`` has two

@@ -11,7 +11,7 @@ from tfcert import graph
 from tfcert.network import network_of
 from tfcert.rules.linear import Kernel, Matrix
 
-__all__ = ["ibp_initialization"]
+__all__ = ["ibp_initialization", "kernels"]
 
 
 def ibp_initialization(model: keras.Model, seed: int = 0) -> keras.Model:
@@ -31,26 +31,30 @@ def ibp_initialization(model: keras.Model, seed: int = 0) -> keras.Model:
 
     Reference: Shi et al., 2021, https://arxiv.org/abs/2103.17268, section 3.2.
     """
-    generator, drawn = np.random.default_rng(seed), 0
-    kernels = {
-        node.name for node in network_of(model).nodes if isinstance(node.primitive, Kernel | Matrix)
-    }
-    for layer in graph.layers_of(model):
-        if layer.name not in kernels or isinstance(layer, keras.Model):
-            continue
-        for variable in layer.weights:
-            if len(variable.shape) < 2:
-                continue
-            fan_in = _fan_in(layer, variable.shape)
-            values = generator.normal(scale=math.sqrt(2 * math.pi) / fan_in, size=variable.shape)
-            variable.assign(values)
-            drawn += 1
-    if not drawn:
-        raise ValueError(
-            f"Model {model.name!r} has no dense or convolutional layers, whose kernels this "
-            "initialisation draws."
-        )
+    generator = np.random.default_rng(seed)
+    for layer, variable in kernels(model):
+        fan_in = _fan_in(layer, variable.shape)
+        values = generator.normal(scale=math.sqrt(2 * math.pi) / fan_in, size=variable.shape)
+        variable.assign(values)
     return model
+
+
+def kernels(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.Variable]]:
+    """The weights of dense and convolutional layers, without biases; a ValueError without any."""
+    nodes = network_of(model).nodes
+    names = {node.name for node in nodes if isinstance(node.primitive, Kernel | Matrix)}
+    found = [
+        (layer, variable)
+        for layer in graph.layers_of(model)
+        if layer.name in names and not isinstance(layer, keras.Model)
+        for variable in layer.weights
+        if len(variable.shape) >= 2
+    ]
+    if not found:
+        raise ValueError(
+            f"`model` has no dense or convolutional layers. Received: model={model.name!r}."
+        )
+    return found
 
 
 def _fan_in(layer: keras.layers.Layer, shape: tuple[int, ...]) -> int:

@@ -48,6 +48,10 @@ class Normalizing(Scale):
         """Scale and shift for given statistics."""
         raise NotImplementedError
 
+    def keep(self, mean: Any, variance: Any) -> None:
+        """Makes statistics those that the layer has at inference."""
+        self.layer.moving_mean.assign(mean)
+
     def _factors(self, dtype: str) -> tuple:
         raise NotImplementedError
 
@@ -77,6 +81,10 @@ class BatchNorm(Normalizing):
         if layer.center:
             shift = shift + read(layer.beta, dtype)
         return self._shaped(scale), self._shaped(shift)
+
+    def keep(self, mean: Any, variance: Any) -> None:
+        super().keep(mean, variance)
+        self.layer.moving_variance.assign(variance)
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         # The execution adds x*s and beta - mean*s, which may cancel: take the sizes of all parts.

@@ -1,0 +1,91 @@
+"""Callbacks for ``fit``: what happens between epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import backend
+from tfcert.bounds.statistics import batch_moments, normalizing_nodes
+from tfcert.network import network_of
+from tfcert.trainer import CertifiedTrainer
+from tfcert.types import ArrayLike
+
+__all__ = ["PopulationStatistics"]
+
+
+class PopulationStatistics(keras.callbacks.Callback):
+    """Gives batch normalisations the statistics of the whole training set after every epoch.
+
+    Moving averages lag behind the weights, and certificates use them. Here each layer gets the mean
+    and the variance of its inputs over all samples, behind layers that normalise by the batch as in
+    a training step. That takes one pass over the samples an epoch. Validation of that epoch sees
+    the new statistics, and where the optimizer averages weights (``use_ema``) they are taken once
+    more for the averages. Frozen layers keep theirs; ``MeanShift`` gets the mean.
+
+    Args:
+        x: The training inputs, an array. They are not augmented.
+        batch_size: Samples in a pass; that of training, since the layers before one normalise by
+            the batch.
+
+    Example:
+
+    >>> statistics = tfcert.callbacks.PopulationStatistics(x, batch_size=256)
+    >>> trainer.fit(x, y, batch_size=256, epochs=20, callbacks=[statistics])
+
+    Reference: Wu and Johnson, 2021, https://arxiv.org/abs/2105.07576, section 3.
+    """
+
+    def __init__(self, x: ArrayLike, batch_size: int = 256):
+        super().__init__()
+        self.x = np.asarray(x)
+        if not (isinstance(batch_size, (int, np.integer)) and batch_size >= 1):
+            raise ValueError(
+                f"`batch_size` must be a positive integer. Received: batch_size={batch_size!r}."
+            )
+        if not len(self.x):
+            raise ValueError(
+                f"`x` must hold the training inputs. Received: x of shape {self.x.shape}."
+            )
+        self.batch_size, self._due = int(batch_size), False
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._due = True
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._refresh()  # Validation comes before the end of the epoch.
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._refresh()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._due = bool(getattr(self.model.optimizer, "use_ema", False))
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if self._due:
+            trainer = self.model
+            self.apply(trainer.model if isinstance(trainer, CertifiedTrainer) else trainer)
+        self._due = False
+
+    def apply(self, model: keras.Model) -> None:
+        """Sets the moving statistics of a model to those of the samples."""
+        network = network_of(model)
+        nodes = normalizing_nodes(network)
+        if not nodes:
+            return
+        moments = backend.compile_function(lambda x: batch_moments(network, x), model)
+        sums: list[Any] = [0.0] * len(nodes)
+        for start in range(0, len(self.x), self.batch_size):
+            batch = self.x[start : start + self.batch_size]
+            found = moments(ops.convert_to_tensor(batch, dtype=network.dtype))
+            for index, pair in enumerate(found):
+                mean, variance = (ops.convert_to_numpy(t).astype("float64") for t in pair)
+                # Sums of x and of its square, which add up over batches of any size.
+                sums[index] += len(batch) * np.stack([mean, variance + mean**2])
+        for node, total in zip(nodes, sums, strict=True):
+            mean, square = total / len(self.x)
+            node.primitive.keep(mean, np.maximum(square - mean**2, 0.0))  # type: ignore[attr-defined]
