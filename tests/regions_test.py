@@ -342,6 +342,17 @@ class BoxTest(parameterized.TestCase):
         np.testing.assert_allclose(array(half), x + 0.25, atol=1e-6)
         np.testing.assert_allclose(array(minimum)[:, 0], (x - 0.25).sum((1, 2, 3)), atol=1e-5)
 
+    def test_limits_that_are_tensors_like_x_are_taken_as_they_are(self):
+        x = make_x(0)
+        limits = x - np.float32(0.3), x + np.float32(0.7)
+        box = regions.Box(*map(ops.convert_to_tensor, limits))
+        bound = box.bind(ops.convert_to_tensor(x))
+        self.assertIs(bound.lower, box.lower)
+        for found, wanted in zip(bound[:2], regions.Box(*limits).bind(x)[:2], strict=True):
+            np.testing.assert_array_equal(array(found), array(wanted))
+        wide = array(box.bind(ops.convert_to_tensor(x, dtype="float64")).lower)
+        self.assertEqual((wide.dtype, wide.shape), (np.float64, x.shape))
+
     def test_limits_per_sample_and_per_channel(self):
         x = make_x(0)
         box = regions.Box(np.full(x.shape, -2.0), [1.0, 3.0])

@@ -76,6 +76,15 @@ class Box(region.Region):
         scaled._fraction = arguments.combine(self._fraction, fraction)
         return scaled
 
+    def bind(self, x: Tensor) -> region.BoundRegion:
+        """The region around x as tensors; checks shapes only (see `validate`)."""
+        if not (self._whole and all(_is_like(limit, x) for limit in (self.lower, self.upper))):
+            return super().bind(x)
+        # Nothing to round. Kernels of their own that read limits made in the same step would, in a
+        # step compiled by XLA, be compiled anew each time.
+        self._check_shapes(tuple(x.shape))
+        return region.BoundRegion(self.lower, self.upper)
+
     def _check_shapes(self, shape: tuple) -> None:
         for name in ("lower", "upper"):
             limit = tuple(getattr(self, name).shape)
@@ -158,6 +167,13 @@ class Box(region.Region):
     def _fields(self) -> dict[str, Any]:
         fields = {"lower": self.lower, "upper": self.upper}
         return fields if self._whole else {**fields, "fraction": self._fraction}
+
+
+def _is_like(limit: Any, x: Tensor) -> bool:
+    """Whether a limit is a tensor of the type and, as far as these are known, the sizes of x."""
+    if not (ops.is_tensor(limit) and ops.is_tensor(x)):
+        return False
+    return limit.dtype == x.dtype and tuple(limit.shape) == tuple(x.shape)
 
 
 def _limit(name: str, value: Any) -> Any:
