@@ -18,7 +18,7 @@ from tfcert.types import Tensor
 
 __all__ = ["LatentSearch", "linked"]
 
-# Boxes narrower than this share gradients as if they were that wide.
+# Of boxes up to this width each end gets half of a gradient.
 _NARROW = 1e-5
 # From so many steps on, the last three tenths of them are a fifth as long.
 _REFINED_FROM = 10
@@ -107,8 +107,8 @@ def linked(points: Tensor, lower: Tensor, upper: Tensor, link: float) -> Tensor:
     near_upper, near_lower = points - (upper - width), (lower + width) - points
 
     def attached(end: Tensor, inside: Tensor) -> Tensor:
-        share = ops.maximum(inside, 0.5 * _NARROW) / ops.maximum(width, _NARROW)
-        share = ops.where(inside >= 0, share, ops.zeros_like(share))
+        share = ops.relu(inside) / ops.maximum(width, _NARROW)
+        share = ops.where(width > _NARROW, share, ops.full_like(share, 0.5))
         return ops.stop_gradient(share) * (end - ops.stop_gradient(end))
 
     return ops.stop_gradient(points) + attached(upper, near_upper) + attached(lower, near_lower)
