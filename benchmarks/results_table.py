@@ -42,6 +42,13 @@ _ROWS = {
     "tight_wk_feasibility": "TightRelaxation on Wong-Kolter, infeasibility alone",
     "tight_wk_both": "TightRelaxation on Wong-Kolter, both",
     "advibp": "AdvIBP",
+    "ibp_fast": "IBP, short warm-up",
+    "sabr": "SABR",
+    "taps": "TAPS",
+    "staps": "STAPS",
+    "mtl_ibp": "MTL-IBP",
+    "cc_ibp": "CC-IBP",
+    "exp_ibp": "Exp-IBP",
     "linf": "l-inf distances, boosted",
     "linf_hinge": "l-inf distances, hinge",
 }
