@@ -156,6 +156,15 @@ def test_tensorflow_datasets(monkeypatch):
     assert x_train.max() == np.float32(51) / np.float32(255) and y_train.tolist() == [0, 1, 2, 1]
 
 
+def test_tensorflow_datasets_without_such_a_data_set(monkeypatch):
+    def load(name, **options):
+        raise ValueError(f"Dataset {name} not found. Available datasets:\n\t- a\n\t- b")
+
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", types.SimpleNamespace(load=load))
+    with pytest.raises(ValueError, match=r"tfds:no must be .* not found. Available datasets:$"):
+        datasets.load("tfds:no")
+
+
 def test_tensorflow_datasets_that_are_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ImportError, match="tfds:mnist needs .* pip install tensorflow-datasets"):

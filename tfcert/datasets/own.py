@@ -31,9 +31,16 @@ def read_tfds(name: str, data_dir: str | None) -> tuple[arrays.Split, arrays.Spl
             f"The data set tfds:{name} needs the package tensorflow-datasets: "
             "pip install tensorflow-datasets"
         ) from error
-    parts = tfds.load(
-        name, split=["train", "test"], data_dir=data_dir, batch_size=-1, as_supervised=True
-    )
+    try:
+        parts = tfds.load(
+            name, split=["train", "test"], data_dir=data_dir, batch_size=-1, as_supervised=True
+        )
+    except ValueError as error:  # The other lines list a thousand names.
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"tfds:{name} must be a classification data set of tensorflow-datasets with the splits "
+            f"train and test. Received: {reason}"
+        ) from error
     train, test = tfds.as_numpy(parts)
     found = dict(zip(arrays.KEYS, (*train, *test), strict=True))
     return arrays.splits(found, f"tfds:{name}")
