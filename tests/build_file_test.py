@@ -45,6 +45,10 @@ _MAY_KNOW = {
     "layers": {"types", "backend", "graph"},
     "models": {"types", "graph", "network", "rules", "layers"},
     "properties": {"types", "regions"},
+    "branching": {
+        *("types", "backend", "regions", "graph", "rules", "network", "programs", "bounds"),
+        *("attacks", "properties"),
+    },
     "objectives": {
         *("types", "backend", "regions", "relaxations", "graph", "rules", "network", "bounds"),
         *("schedules", "attacks", "smoothing", "layers"),

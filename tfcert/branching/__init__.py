@@ -1,0 +1,1 @@
+"""Complete verification: a problem is split until every part is proved or a point breaks it."""
