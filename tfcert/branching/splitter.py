@@ -10,24 +10,9 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from tfcert.properties.questions import Question
+from tfcert.properties.questions import Problem
 
 __all__ = ["Bounded", "Domains", "Problem", "Splitter"]
-
-
-class Problem(NamedTuple):
-    """A question about the outputs of a network on one box of inputs.
-
-    Attributes:
-        lower: Lower limits of the inputs, in the shape of one input and the type of the network,
-            rounded outward.
-        upper: Upper limits.
-        question: What has to hold for the outputs of all inputs between them.
-    """
-
-    lower: npt.NDArray[Any]
-    upper: npt.NDArray[Any]
-    question: Question
 
 
 @dataclasses.dataclass

@@ -11,8 +11,8 @@ from keras import ops
 
 from tfcert import attacks
 from tfcert.bounds import bound_margins, methods
-from tfcert.interchange.vnnlib import Case, Property
 from tfcert.network import network_of
+from tfcert.properties.cases import Case, Property
 from tfcert.regions import Box
 from tfcert.types import MethodName
 
@@ -44,7 +44,7 @@ def prove(
     True
     """
     _check(model, asked)
-    groups = _by_box(asked)
+    groups = asked.by_box()
     if not groups:
         return True
     if any(len(case.rows) == 0 for case in asked.cases):
@@ -99,7 +99,7 @@ def find_counterexample(
     for name, value in (("steps", steps), ("starts", starts)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
-    for cases in _by_box(asked):
+    for cases in asked.by_box():
         lower, upper = (np.repeat(limit, starts, axis=0) for limit in _limits(model, [cases[0]]))
         middle = _middle(lower, upper, np.dtype(network_of(model).dtype))
         attack = attacks.APGD(Box(lower, upper), steps, loss="margin")
@@ -149,14 +149,6 @@ def label_of(cases: list[Case], outputs: int) -> int | None:
         if np.array_equal(np.unique(rows, axis=0), np.unique(given, axis=0)):
             return int(label)
     return None
-
-
-def _by_box(asked: Property) -> list[list[Case]]:
-    """The cases by their box."""
-    groups: dict[bytes, list[Case]] = {}
-    for case in asked.cases:
-        groups.setdefault(case.lower.tobytes() + case.upper.tobytes(), []).append(case)
-    return list(groups.values())
 
 
 def _limits(model: keras.Model, cases: list[Case]) -> tuple[Array, Array]:

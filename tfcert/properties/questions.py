@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Question"]
+__all__ = ["Problem", "Question", "rounded_outward"]
 
 Array = npt.NDArray[np.float64]
 
@@ -18,7 +18,8 @@ class Question:
 
     The margins are ``rows @ outputs + offsets``. They stand in groups; in each group at least
     ``needs`` of them must be above 0. That covers all that is asked about one box of inputs:
-    "all are positive" (groups of one), "one of a clause is positive" (needs 1), and "at most k - 1
+    "all are positive" (one group that
+    needs all), "one of a clause is positive" (needs 1), and "at most k - 1
     are not" (one group).
 
     All that decides is one number, the *value*: the least over the groups of the needs-th largest
@@ -53,9 +54,9 @@ class Question:
 
     @classmethod
     def all_positive(cls, rows: npt.ArrayLike, offsets: npt.ArrayLike) -> Question:
-        """Every margin must be positive."""
+        """Every margin must be positive: one group that needs all of its members."""
         count = len(np.asarray(rows))
-        return cls(rows, offsets, np.eye(count, dtype=bool), np.ones(count, int))
+        return cls(rows, offsets, np.ones((1, count), bool), [count])
 
     def margins(self, outputs: npt.ArrayLike) -> Array:
         """The margins of some points, ``(n, rows)``, from their outputs, ``(n, outputs)``."""
@@ -119,3 +120,28 @@ class Question:
 
     def __repr__(self) -> str:
         return f"<Question: {len(self.rows)} rows in {len(self.groups)} groups>"
+
+
+class Problem(NamedTuple):
+    """A question about the outputs of a network on one box of inputs.
+
+    Attributes:
+        lower: Lower limits of the inputs, in the shape of one input and the type of the network,
+            rounded outward.
+        upper: Upper limits.
+        question: What has to hold for the outputs of all inputs between them.
+    """
+
+    lower: npt.NDArray[Any]
+    upper: npt.NDArray[Any]
+    question: Question
+
+
+def rounded_outward(
+    lower: npt.NDArray[Any], upper: npt.NDArray[Any], dtype: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The smallest box with limits of a float type that holds a given box."""
+    low, high = np.asarray(lower, dtype), np.asarray(upper, dtype)
+    low = np.where(low > lower, np.nextafter(low, low.dtype.type(-np.inf)), low)
+    high = np.where(high < upper, np.nextafter(high, high.dtype.type(np.inf)), high)
+    return low, high
