@@ -35,7 +35,7 @@ _MAY_KNOW = {
     "programs": {"types", "backend", "network"},
     "bounds": {
         *("types", "backend", "checks", "regions", "relaxations", "graph", "rules", "network"),
-        "programs",
+        *("programs", "properties"),
     },
     "schedules": {"types"},
     "attacks": {
@@ -46,7 +46,7 @@ _MAY_KNOW = {
     "models": {"types", "graph", "network", "rules", "layers"},
     "properties": {"types", "regions"},
     "branching": {
-        *("types", "backend", "regions", "graph", "rules", "network", "programs", "bounds"),
+        *("types", "backend", "checks", "regions", "rules", "network", "programs", "bounds"),
         *("attacks", "properties"),
     },
     "objectives": {
@@ -61,7 +61,7 @@ _MAY_KNOW = {
     "interchange": {"types", "regions", "network", "bounds", "attacks", "properties"},
     "certification": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),
-        *("bounds", "attacks", "logs", "naming", "provenance", "runs"),
+        *("bounds", "attacks", "logs", "naming", "provenance", "runs", "properties", "branching"),
     },
     "scaling": {"types", "regions", "logs", "files", "runs", "certification"},
     "assessment": {"regions", "bounds", "attacks"},
@@ -79,13 +79,13 @@ _MAY_KNOW = {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
         *("version", "logs", "certification", "layers", "interchange", "reporting", "export"),
-        "scaling",
+        *("scaling", "branching", "properties"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "assessment"),
         *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
         *("certification", "smoothing", "reporting", "naming", "scaling", "files"),
-        *("backend", "graph"),
+        *("backend", "graph", "branching", "interchange", "properties"),
     },
     "trainers": {"cli"},
     "benchmarks": {

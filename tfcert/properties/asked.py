@@ -40,10 +40,31 @@ class OutputProperty:
         """How many of the margins must be above 0; all of them by default."""
         return rows
 
-    @property
-    def labels(self) -> npt.NDArray[np.int64] | None:
-        """The class that each input should have; None where the property names none."""
-        return None
+    # Whether only the order of the outputs counts, so that a softmax behind them changes nothing.
+    ranks: ClassVar[bool] = False
+
+    def labels(self, inputs: int) -> npt.NDArray[np.int64]:
+        """The class of each input that the property is about; -1 where it names none."""
+        return np.full(inputs, -1)
+
+    def is_class(self) -> bool:
+        """Whether the property is that the label of each input stays its class."""
+        return False
+
+    def margins_of(self, inputs: int, outputs: int) -> tuple[Array, Array]:
+        """``margins``, after a check that there is an entry for each input."""
+        self._check_count(inputs)
+        return self.margins(inputs, outputs)
+
+    def proved(self, lower: ArrayLike) -> npt.NDArray[np.bool_]:
+        """Where lower bounds of the margins prove the property, ``(batch,)``.
+
+        Args:
+            lower: ``(batch, rows)``, from ``tfcert.bound_margins`` with this property.
+        """
+        lower = np.asarray(ops.convert_to_numpy(lower) if ops.is_tensor(lower) else lower)
+        positive = (lower > 0).sum(axis=1)
+        return positive >= self.needed(lower.shape[1])
 
     def questions(self, inputs: int, outputs: int) -> list[Question]:
         """The same as one question an input.
@@ -52,8 +73,7 @@ class OutputProperty:
             inputs: The number of inputs.
             outputs: The number of outputs of the network.
         """
-        self._check_count(inputs)
-        rows, offsets = self.margins(inputs, outputs)
+        rows, offsets = self.margins_of(inputs, outputs)
         groups, needs = np.ones((1, rows.shape[1]), bool), [self.needed(rows.shape[1])]
         return [Question(own, more, groups, needs) for own, more in zip(rows, offsets, strict=True)]
 
@@ -70,10 +90,17 @@ class OutputProperty:
                 "Problems are about boxes of inputs: use a tfcert.Box, or a tfcert.LpBall with "
                 f'norm="inf". Received: region={region!r}.'
             )
-        limits = region.interval(x)
-        lower, upper = (np.asarray(ops.convert_to_numpy(end)) for end in limits)
+        region.validate(x)
+        outward, inward = region.interval(x), region.inner_limits(x)
+        lower, upper, low, high = (
+            np.asarray(ops.convert_to_numpy(end)) for end in (*outward, *inward)
+        )
+        low, high = low.astype(np.float64), high.astype(np.float64)
         questions = self.questions(len(lower), outputs)
-        return [Problem(*parts) for parts in zip(lower, upper, questions, strict=True)]
+        return [
+            Problem(lower[i], upper[i], question, (low[i], high[i]))
+            for i, question in enumerate(questions)
+        ]
 
     def cases(self, x: ArrayLike, region: Region, outputs: int) -> list[tuple[Case, ...]]:
         """The ways to break the property around each input, for regions that are boxes.
@@ -84,7 +111,7 @@ class OutputProperty:
             outputs: The number of outputs of the network.
         """
         found = []
-        for lower, upper, question in self.problems(x, region, outputs):
+        for lower, upper, question, _ in self.problems(x, region, outputs):
             limits = (np.asarray(lower, np.float64).ravel(), np.asarray(upper, np.float64).ravel())
             rows = -np.concatenate([question.rows, question.offsets[:, None]], axis=1)
             chosen = question.conjunctions(_MOST_CASES)
@@ -132,14 +159,17 @@ class ClassStays(OutputProperty):
     [[-1.0, 1.0, 0.0], [0.0, 1.0, -1.0]]
     """
 
+    ranks = True
     _per_input = {"y": 0}
 
     def __init__(self, y: ArrayLike):
         self.y = _classes("y", y)
 
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        return self.y
+    def labels(self, inputs: int) -> npt.NDArray[np.int64]:
+        return np.broadcast_to(self.y, (inputs,))
+
+    def is_class(self) -> bool:
+        return True
 
     def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
         own = _spread("y", self.y, inputs, outputs)
@@ -180,6 +210,9 @@ class TopK(ClassStays):
     def needed(self, rows: int) -> int:
         return rows - (self.k - 1)
 
+    def is_class(self) -> bool:
+        return self.k == 1
+
 
 @keras.saving.register_keras_serializable(package="tfcert.properties")
 class Targeted(OutputProperty):
@@ -190,6 +223,7 @@ class Targeted(OutputProperty):
         target: The output that must stay behind: an integer, or one an input.
     """
 
+    ranks = True
     _per_input = {"y": 0, "target": 0}
 
     def __init__(self, y: ArrayLike, target: ArrayLike):
@@ -200,9 +234,8 @@ class Targeted(OutputProperty):
                 f"Received: y={_shown(self.y)}, target={_shown(self.target)}."
             )
 
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        return self.y
+    def labels(self, inputs: int) -> npt.NDArray[np.int64]:
+        return np.broadcast_to(self.y, (inputs,))
 
     def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
         own = _spread("y", self.y, inputs, outputs)

@@ -72,9 +72,8 @@ class Property(NamedTuple):
         """
         found = []
         for cases in self.by_box():
-            ends = rounded_outward(cases[0].lower, cases[0].upper, dtype)
-            lower, upper = (np.reshape(end, shape) for end in ends)
-            found.append(Problem(lower, upper, _question(cases)))
+            limits = (cases[0].lower.reshape(shape), cases[0].upper.reshape(shape))
+            found.append(Problem(*rounded_outward(*limits, dtype), _question(cases), limits))
         return found
 
 

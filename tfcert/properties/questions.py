@@ -130,11 +130,14 @@ class Problem(NamedTuple):
             rounded outward.
         upper: Upper limits.
         question: What has to hold for the outputs of all inputs between them.
+        limits: The lower and the upper limits before they were rounded, float64: a counterexample
+            lies between them.
     """
 
     lower: npt.NDArray[Any]
     upper: npt.NDArray[Any]
     question: Question
+    limits: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 def rounded_outward(
