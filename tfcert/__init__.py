@@ -2,6 +2,7 @@
 
 from tfcert import (
     attacks,
+    branching,
     certification,
     datasets,
     interchange,
@@ -9,6 +10,7 @@ from tfcert import (
     logs,
     models,
     objectives,
+    properties,
     relaxations,
     reporting,
     rules,
@@ -17,6 +19,7 @@ from tfcert import (
     smoothing,
 )
 from tfcert.bounds import bound, bound_margins, least_margins, lipschitz, methods
+from tfcert.branching import verify
 from tfcert.certification import certify
 from tfcert.export import export_certified
 from tfcert.regions import Box, LpBall
@@ -34,6 +37,7 @@ __all__ = [
     "attacks",
     "bound",
     "bound_margins",
+    "branching",
     "certification",
     "certify",
     "datasets",
@@ -46,6 +50,7 @@ __all__ = [
     "methods",
     "models",
     "objectives",
+    "properties",
     "register_activation",
     "register_affine",
     "register_monotone",
@@ -56,4 +61,5 @@ __all__ = [
     "scaling",
     "schedules",
     "smoothing",
+    "verify",
 ]
