@@ -14,7 +14,7 @@ import tfcert
 from tests import certification_support, certify_program_support
 from tests.certify_program_support import BOUNDS, SMOOTH, run
 from tfcert import logs, smoothing
-from tfcert.certification import UnsoundCertificateError, findings
+from tfcert.certification import UnsoundCertificateError, goals
 from tfcert.cli import certify, certify_run
 from tfcert.runs import identity
 
@@ -254,7 +254,7 @@ def test_a_false_bound_is_found(settings, monkeypatch):
     def lie(model, x, y, region, method, again):
         return np.ones(len(x))
 
-    monkeypatch.setattr(findings, "least_margins", lie)
+    monkeypatch.setattr(goals, "least_margins", lie)
     config = settings(**{**BOUNDS, "eps": 0.2}, attack="none", self_check=0.5)
     with pytest.raises(UnsoundCertificateError) as error:
         run(config)

@@ -35,7 +35,7 @@ def _define_flags() -> None:
         "method",
         ["auto"],
         "auto; or methods in their order, of lipschitz, ibp, crown-ibp, fast-lin, crown, "
-        "alpha-crown; or smoothing.",
+        "alpha-crown; or complete, alone or behind them: branch and bound; or smoothing.",
     )
     flags.DEFINE_integer("seed", 0, "Decides the noise, and which certificates are attacked.", 0)
     flags.DEFINE_integer("batch_size", None, "Images (smoothing: noisy samples) at a time.", 1)
