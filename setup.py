@@ -77,6 +77,7 @@ setuptools.setup(
             "tfcert-export=tfcert.cli.export:run",
             "tfcert-report=tfcert.cli.report:run",
             "tfcert-train=tfcert.cli.train:run",
+            "tfcert-verify=tfcert.cli.verify:run",
         ]
     },
 )
