@@ -9,7 +9,7 @@ import pytest
 import tfcert
 from tests import branching_support as support
 from tests import support as shared
-from tfcert import methods, properties
+from tfcert import branching, methods, properties
 from tfcert.branching.boxes import BoxSplitter, free_inputs
 from tfcert.branching.checking import Referee
 from tfcert.branching.pool import Pool
@@ -54,6 +54,19 @@ def test_a_lost_child_leaves_a_gap():
 def test_finds_counterexamples():
     found = run(support.Line(-1e-6))
     assert not found.holds and (found.counterexample[0] - 0.3) ** 2 <= 1e-6
+
+
+def test_attacks_around_open_domains():
+    line, calls = support.Line(-1e-13), []
+
+    def attack(points, owner):
+        calls.append(len(points))
+        assert len(points) == len(owner)
+        return np.full_like(points, line.kink)
+
+    found = run(line, attack=attack)
+    assert found.counterexample[0] == line.kink and len(calls) == 1
+    assert found.domains < run(line).domains
 
 
 @pytest.mark.parametrize(("last", "holds"), [(1.0, True), (-np.inf, False)])
@@ -200,6 +213,17 @@ def test_clauses_against_brute_force():
             assert asked.is_met(found, support.network()(found[None].astype("float32"))).all()
         verdicts.append(outcome.verdict)
     assert set(verdicts) == {"holds", "violated"}
+
+
+def test_finds_counterexamples_of_all_properties():
+    model = support.network()
+    assert branching.find_counterexample(model, range_property(0.05), CENTER, BOX) is None
+    # Only gradient steps come so close to the least value.
+    found = branching.find_counterexample(model, range_property(-1e-3), CENTER, BOX, starts=8)
+    assert range_property(-1e-3).questions(1, 3)[0].broken(found.outputs[None]).all()
+    assert branching.find_counterexample(model, properties.Property(2, 3, ())) is None
+    with pytest.raises(ValueError, match="`starts` must be an integer >= 1"):
+        branching.find_counterexample(model, range_property(0), CENTER, BOX, starts=0)
 
 
 def test_counting_property_against_brute_force():

@@ -2,6 +2,6 @@
 
 from tfcert.branching.outcome import Counterexample, Outcome
 from tfcert.branching.search import Progress
-from tfcert.branching.verifying import verify
+from tfcert.branching.verifying import find_counterexample, verify
 
-__all__ = ["Counterexample", "Outcome", "Progress", "verify"]
+__all__ = ["Counterexample", "Outcome", "Progress", "find_counterexample", "verify"]

@@ -18,7 +18,7 @@ from tfcert.properties.questions import Problem
 from tfcert.regions import Box, Numbers
 from tfcert.types import Tensor
 
-__all__ = ["attack", "drawn", "worst_points"]
+__all__ = ["around", "attack", "drawn", "worst_points"]
 
 # Starting points that are searched from together.
 _BATCH = 128
@@ -82,6 +82,42 @@ def attack(
             )
         )
     return np.concatenate(found)[: len(owner)], owner
+
+
+def around(
+    model: keras.Model,
+    problems: Sequence[Problem],
+    points: npt.NDArray[Any],
+    owner: npt.NDArray[np.int32],
+    steps: int,
+) -> npt.NDArray[Any]:
+    """The worst points that gradient steps find from given ones.
+
+    Args:
+        model: The model.
+        problems: What is asked.
+        points: Points near the problems' boxes, ``(n, *input_shape)``.
+        owner: The problem of each.
+        steps: Gradient steps.
+
+    Returns:
+        As many points; those whose box holds no number of the model's type stay where they are.
+    """
+    rows = Rows([problem.question for problem in problems], network_of(model).dtype)
+    limits = [_inward(problem, network_of(model).dtype) for problem in problems]
+    lower, upper = (np.stack([pair[side] for pair in limits]) for side in (0, 1))
+    able = np.asarray((lower <= upper).reshape(len(problems), -1).all(axis=1))
+    found = points.copy()
+    places = np.flatnonzero(able[owner])
+    for begin in range(0, len(places), _BATCH):
+        chosen = places[np.minimum(np.arange(begin, begin + _BATCH), len(places) - 1)]
+        low, high = lower[owner[chosen]], upper[owner[chosen]]
+        search = attacks.PGD(
+            Box(low, high), steps, step_size=0.1, loss="margin", random_start=False
+        )
+        start = np.clip(points[chosen], low, high).astype(low.dtype)
+        found[chosen] = worst_points(model, search, start, rows, owner[chosen], (0, 0))
+    return found
 
 
 def worst_points(

@@ -27,8 +27,9 @@ from tfcert.types import Bounds, Tensor
 
 __all__ = ["BoxSplitter", "free_inputs"]
 
-# Batches up to this are bounded operation by operation, at their own size.
-_FEW = 16
+# Batches up to this size are bounded operation by operation, at their own size. So are the first
+# larger ones: for an ACAS Xu network, compiling takes as long as six of them save.
+_FEW, _AT_ONCE = 16, 6
 # Numbers of hidden layers and inputs that the domains of one batch have together.
 _ENTRIES = 1 << 19
 # The least slope that an axis counts with, as a share of the largest one.
@@ -64,7 +65,7 @@ class BoxSplitter:
         batch: int | None = None,
     ):
         self._model, self._method = model, method
-        self._problems = list(problems)
+        self._problems, self._large = list(problems), 0
         derived = derived_from(model)
         self._network, self._programs = derived.network, derived.once(Programs)
         method.check(self._network)
@@ -113,9 +114,10 @@ class BoxSplitter:
         count, state = len(domains), domains.state
         if count == 0:
             return Bounded(domains, np.zeros((0, self._rows.count)), None)
-        # Few boxes are not worth compiling for; all other batches run one program.
-        few = count <= _FEW and backend.runs_at_once()
-        size = count if few else self.batch
+        # Short searches are not worth compiling for; later batches all run one program.
+        at_once = backend.runs_at_once() and (count <= _FEW or self._large < _AT_ONCE)
+        self._large += count > _FEW
+        size = count if at_once else self.batch
         chosen = np.minimum(np.arange(size), count - 1)
         factors = self._rows.factors[domains.owner[chosen]]
         arguments = keras.tree.map_structure(
@@ -123,7 +125,7 @@ class BoxSplitter:
             (state["lower"], state["upper"], state["hidden"]),
         )
         arguments = (*arguments, ops.convert_to_tensor(factors))
-        run = self._computation if few else self._program(arguments)
+        run = self._computation if at_once else self._program(arguments)
         found = run(*arguments)
         found = keras.tree.map_structure(lambda t: ops.convert_to_numpy(t)[:count], found)
         lower, slopes, hidden = found

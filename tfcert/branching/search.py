@@ -21,6 +21,8 @@ __all__ = ["Found", "Limits", "Progress", "search"]
 
 # From this share of the memory on, the deepest domains are split first.
 _NEARLY_FULL = 0.5
+# Domains whose points an attack improves on.
+_ATTACKED = 128
 # A line on a terminal is drawn anew so often, and a file gets one of its own (seconds).
 _TERMINAL, _FILE = 0.5, 10.0
 
@@ -84,6 +86,8 @@ class Progress:
 
 # watch(domains, proved): told of all domains that were bounded, and which of them are done.
 Watch = Callable[[Domains, npt.NDArray[np.bool_]], Any]
+# attack(points, owner) -> points that may break the questions of the same owners.
+Attack = Callable[[npt.NDArray[Any], npt.NDArray[np.int32]], npt.NDArray[Any]]
 
 
 def search(
@@ -93,6 +97,7 @@ def search(
     limits: Limits,
     log: Callable[[Progress], Any] | None = None,
     watch: Watch | None = None,
+    attack: Attack | None = None,
     verbose: int = 0,
 ) -> Found:
     """Splits and bounds until every domain is proved, a point breaks the property, or time is up.
@@ -105,9 +110,11 @@ def search(
         log: Called after every step.
         watch: Called with all bounded domains; the proved ones among them cover, at the end of a
             search that succeeds, every problem.
+        attack: Improves on the points of some domains; called in the fourth, eighth, 16th, ...
+            step, with those of the open domains that have the least bounds.
         verbose: 1 for a line of progress on standard error.
     """
-    return _Search(splitter, problems, referee, limits, log, watch, verbose).run()
+    return _Search(splitter, problems, referee, limits, log, watch, attack, verbose).run()
 
 
 class _Search:
@@ -119,11 +126,13 @@ class _Search:
         limits: Limits,
         log: Callable[[Progress], Any] | None,
         watch: Watch | None,
+        attack: Attack | None,
         verbose: int,
     ):
         self._splitter, self._referee, self._limits = splitter, referee, limits
         self._questions = [problem.question for problem in problems]
-        self._log, self._watch = log, watch
+        self._log, self._watch, self._attack = log, watch, attack
+        self._steps = 0
         self._line = _Line() if verbose else None
         self._open, self._stuck = Pool(), Pool()
         self._least, self._domains, self._longest = np.inf, 0, 0.0
@@ -171,7 +180,8 @@ class _Search:
         chosen = self._open.pop(max(1, self._splitter.batch // 2), deepest=full)
         self._bound(self._splitter.split(chosen))
         if self._domains > 2 * self._splitter.batch:  # What came first was compiled, too.
-            self._longest = max(self._longest, time.monotonic() - begin)
+            # A step that took long for once is forgotten again.
+            self._longest = max(0.8 * self._longest, time.monotonic() - begin)
 
     def _bound(self, domains: Domains) -> None:
         """Bounds domains; keeps those that are open."""
@@ -183,15 +193,33 @@ class _Search:
             part = domains.take(np.arange(start, min(start + size, len(domains))))
             bounded = self._splitter.bound(part)
             self._domains += len(part)
-            self._keep(bounded.domains, bounded.lower)
+            bound = self._keep(bounded.domains, bounded.lower)
             if bounded.points is not None:
-                self._counterexample = self._referee.judge(bounded.points, part.owner)
+                self._look_at(bounded.points, part.owner, bound)
             self._report()
             if self._counterexample is not None:
                 return
 
-    def _keep(self, domains: Domains, lower: npt.NDArray[np.float64]) -> None:
-        """Takes in bounded domains: proved ones are done, others wait."""
+    def _look_at(
+        self,
+        points: npt.NDArray[Any],
+        owner: npt.NDArray[np.int32],
+        bound: npt.NDArray[np.float64],
+    ) -> None:
+        """Looks for a counterexample among points of domains, and now and then around them."""
+        self._counterexample = self._referee.judge(points, owner)
+        self._steps += 1
+        now = self._steps >= 4 and self._steps & (self._steps - 1) == 0
+        if self._attack is None or not now or self._counterexample is not None:
+            return
+        worst = np.argsort(bound, kind="stable")[:_ATTACKED]
+        worst = worst[bound[worst] <= 0]
+        if len(worst):
+            found = self._attack(points[worst], owner[worst])
+            self._counterexample = self._referee.judge(found, owner[worst])
+
+    def _keep(self, domains: Domains, lower: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Takes in bounded domains: proved ones are done, others wait. Returns their bounds."""
         if np.isnan(lower).any():
             raise ValueError(
                 "Bounds of a part of the region are NaN: values become too large for the model's "
@@ -208,6 +236,7 @@ class _Search:
         able = self._splitter.can_split(left)
         self._open.add(left.take(able))
         self._stuck.add(left.take(~able))
+        return bound
 
     def _values(
         self, lower: npt.NDArray[np.float64], owner: npt.NDArray[np.int32]

@@ -87,7 +87,7 @@ class Splitter(Protocol):
     queue, splits them, and bounds the children, ``batch`` of them at most in a call. Domains whose
     owner's question is proved by ``lower`` are done.
 
-    All calls are deterministic: what they return depends on their arguments alone.
+    All calls are deterministic: the same calls in the same order return the same.
 
     Attributes:
         name: Such as "boxes"; for messages and logs.

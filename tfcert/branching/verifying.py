@@ -27,7 +27,7 @@ from tfcert.properties.questions import Problem
 from tfcert.regions import Box, Region
 from tfcert.types import ArrayLike, MethodName
 
-__all__ = ["Settings", "verify", "verify_problems"]
+__all__ = ["Settings", "find_counterexample", "verify", "verify_problems"]
 
 # Inputs with at most so many numbers that vary are split themselves.
 _FEW_INPUTS = 20
@@ -131,6 +131,46 @@ def verify(
     return verify_problems(model, problems, settings)
 
 
+def find_counterexample(
+    model: keras.Model,
+    asked: Property | OutputProperty,
+    x: ArrayLike | None = None,
+    region: Region | None = None,
+    steps: int = 50,
+    starts: int = 64,
+    seed: int = 0,
+) -> Counterexample | None:
+    """Searches for an input that breaks a property, by random points and gradient steps.
+
+    Args:
+        model: As for ``verify``.
+        asked: As for ``verify``.
+        x: As for ``verify``.
+        region: As for ``verify``.
+        steps: Gradient steps of ``tfcert.attacks.APGD``.
+        starts: Random starting points for each box.
+        seed: Decides them.
+
+    Returns:
+        The counterexample, with the outputs there; None where none was found.
+
+    Example:
+
+    >>> asked = tfcert.properties.OutputRange(upper=10.0)
+    >>> found = tfcert.branching.find_counterexample(model, asked, x, tfcert.LpBall(0.1))
+    """
+    _check_output(network_of(checked_model(model)), model)
+    for name, value, least in (("steps", steps, 1), ("starts", starts, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
+    problems = _problems(model, asked, x, region)
+    if not problems:
+        return None
+    referee = Referee(model, problems)
+    found = referee.judge(*attacking.drawn(problems, starts, seed))
+    return found or referee.judge(*attacking.attack(model, problems, steps, starts, seed))
+
+
 def verify_problems(
     model: keras.Model, problems: Sequence[Problem], settings: Settings, split_only: bool = False
 ) -> Outcome:
@@ -164,23 +204,26 @@ class _Verification:
     def run(self, split_only: bool) -> Outcome:
         if not self.problems:
             return self._outcome("holds", math.inf, "")
-        found = self._attacked()
+        few = max(map(free_inputs, self.problems)) <= _FEW_INPUTS
+        found = self._attacked(few)
         if found is not None:
             return found
-        few = max(map(free_inputs, self.problems)) <= _FEW_INPUTS
         if not few and not split_only:
             found = self._bounded()
             if found is not None:
                 return found
         return self._split(few)
 
-    def _attacked(self) -> Outcome | None:
+    def _attacked(self, few: bool) -> Outcome | None:
         """Random points, then gradient steps."""
         referee, seed = Referee(self.model, self.problems), self.settings.seed
-        for search_points in (
+        stages = [
             lambda: attacking.drawn(self.problems, _DRAWN, seed),
             lambda: attacking.attack(self.model, self.problems, _STEPS, _STARTS, seed),
-        ):
+        ]
+        # Where inputs are split, bounds come first: they are known sooner than an attack is
+        # compiled, and tell where to attack.
+        for search_points in stages[:1] if few else stages:
             if self._late():
                 break
             counterexample = referee.judge(*search_points())
@@ -228,6 +271,7 @@ class _Verification:
         found: Found = search(
             *(splitter, self.problems, referee, limits),
             log=self._log,
+            attack=self._attack_around,
             verbose=self.settings.verbose,
         )
         self.domains += found.domains
@@ -244,6 +288,9 @@ class _Verification:
             return None
         settings = self.settings
         return BoxSplitter(self.model, self.problems, settings.method, settings.batch_size)
+
+    def _attack_around(self, points: Any, owner: Any) -> Any:
+        return attacking.around(self.model, self.problems, points, owner, _STEPS)
 
     def _log(self, progress: Progress) -> None:
         self._note_first()
