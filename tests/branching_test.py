@@ -330,6 +330,38 @@ def test_counts_the_numbers_that_vary():
     assert free_inputs(asked.problems(x, mixed, 1)[0]) == 7
 
 
+def wide():
+    """Thirty inputs, of which output 0 is the sum of positive parts, minus 1."""
+    layers = [keras.layers.Dense(30, activation="relu"), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((30,)), *layers])
+    model.set_weights([np.eye(30), np.zeros(30), np.ones((30, 1)), -np.ones(1)])
+    return model
+
+
+def test_boxes_of_many_numbers_are_bounded_as_a_whole():
+    x, region = np.zeros((1, 30), "float32"), tfcert.LpBall(0.1)
+    above = properties.OutputRange(lower=-1.1)
+    outcome = tfcert.verify(wide(), above, x, region)
+    assert (outcome.verdict, outcome.method, outcome.domains) == ("holds", "crown", 1)
+    assert 0 < outcome.first_bound <= outcome.seconds
+    below = properties.OutputRange(upper=0.5)
+    outcome = tfcert.verify(wide(), below, x, region)
+    assert (outcome.verdict, outcome.method) == ("violated", "attack")
+
+
+def test_a_network_in_time():
+    # A margin of about 0 on a line: boxes along it stay open for ever.
+    layers = [keras.layers.Dense(4, activation="relu"), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    signs, last = np.array([1.0, -1.0, 1.0, -1.0]), np.array([[1.0], [1.0], [-0.5], [-0.5]])
+    model.set_weights([np.stack([signs, -signs]), np.zeros(4), last, np.array([1e-7])])
+    asked = properties.OutputRange(lower=0.0)
+    begin = time.monotonic()
+    outcome = tfcert.verify(model, asked, CENTER, BOX, time_limit=3, batch_size=64)
+    assert outcome.verdict == "unknown" and outcome.limit == "time", outcome.summary()
+    assert time.monotonic() - begin < 5 and "parts are open" in outcome.reason
+
+
 def test_nothing_is_asked():
     empty = properties.Property(2, 3, ())
     assert tfcert.verify(support.network(), empty).verdict == "holds"

@@ -264,3 +264,11 @@ def test_a_false_bound_is_found(settings, monkeypatch):
     point = np.load(error.value.folder / "point.npy", allow_pickle=False)
     assert int(np.argmax(ops.convert_to_numpy(saved(point[None])))) != facts["label"]
     assert identity.of_model(saved) == identity.of_model(certification_support.trained())
+
+
+def test_complete(tmp_path):
+    path = certify_program_support.save_model(tmp_path)
+    settings = certify_program_support.settings(path, tmp_path / "run.tsv")
+    text = run(settings(eps=0.05, method=["ibp", "complete"], skip=300, attack="none"))
+    facts = logs.read_facts(tmp_path / "run.tsv")
+    assert facts["settings"]["method"][-1] == "complete" and "inputs, accuracy" in text

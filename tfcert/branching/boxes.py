@@ -135,7 +135,7 @@ class BoxSplitter:
         own = slopes[np.arange(count), deciding]
         width = _flat(state["upper"]).astype(np.float64) - _flat(state["lower"])
         # An axis on which no relaxed margin depends may still widen the relaxation.
-        slope = np.abs(slopes).max(axis=1)
+        slope = np.nan_to_num(np.abs(slopes), posinf=0.0).max(axis=1)
         gain = np.maximum(slope, _FLOOR * slope.max(axis=1, keepdims=True)) * width
         # Where no axis promises anything, the longest one is cut.
         gain = np.where(gain.max(axis=1, keepdims=True) > 0, gain, width)
