@@ -264,6 +264,58 @@ def test_boxes_cover_and_children_are_no_looser():
         assert (state["lower"][i] <= bounded.points[i]).all()
 
 
+class Boxes:
+    """A recorder that keeps the boxes of all nodes, and what closed them."""
+
+    def __init__(self, lower, upper):
+        self.root = (np.array(lower, float), np.array(upper, float))
+        self.boxes, self.inner, self.closed = [], set(), {}
+
+    def add_root(self, case):
+        self.cases = list(case)
+        self.boxes.append(self.root)
+        return len(self.boxes) - 1
+
+    def split_input(self, node, axis, point):
+        children = []
+        for at, one, where in zip(node, axis, point, strict=True):
+            assert at not in self.inner
+            self.inner.add(int(at))
+            (low, high), step = self.boxes[at], np.eye(2, dtype=bool)[one]
+            self.boxes += [(low, np.where(step, where, high)), (np.where(step, where, low), high)]
+            children.append([len(self.boxes) - 2, len(self.boxes) - 1])
+        return np.array(children)
+
+    def close(self, node, row, *, case):
+        for at, own in zip(node, row, strict=True):
+            self.closed[int(at), case] = int(own)
+
+
+def test_records_a_tree_whose_leaves_refute_all_cases():
+    points = support.grid([-1, -1], [1, 1])
+    outputs = np.asarray(support.network()(points.astype("float32")), np.float64)
+    limits, high = (np.full(2, -1.0), np.ones(2)), outputs.max(axis=0)
+    rows = [
+        np.array([[1.0, 0, 0, -high[0] - 0.1]]),
+        np.array([[0, 1.0, 0, 2 - high[1]], [0, 0, 1.0, -high[2] - 0.1]]),
+    ]
+    cases = tuple(properties.Case(*limits, own) for own in rows)
+    recorder = Boxes(*limits)
+    asked = properties.Property(2, 3, cases)
+    outcome = tfcert.verify(support.network(), asked, batch_size=16, recorder=recorder)
+    assert outcome.verdict == "holds" and recorder.cases == [0, 1]
+    leaves = [at for at in range(len(recorder.boxes)) if at not in recorder.inner]
+    assert len(leaves) > 4
+    volume = sum(np.prod(np.subtract(*recorder.boxes[at][::-1])) for at in leaves)
+    assert volume == pytest.approx(4.0)
+    margins = [-(outputs @ own[:, :-1].T + own[:, -1]) for own in rows]
+    for at in leaves:
+        low, high = recorder.boxes[at]
+        inside = ((low <= points) & (points <= high)).all(axis=1)
+        for case in (0, 1):
+            assert (margins[case][inside, recorder.closed[at, case]] > 0).all()
+
+
 def test_batches_and_seeds_do_not_change_verdicts():
     asked, model = range_property(0.02), support.network()
     outcomes = [

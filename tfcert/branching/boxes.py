@@ -16,6 +16,7 @@ from tfcert.bounds import methods, propagation
 from tfcert.bounds.answers import plain_sweeper
 from tfcert.bounds.known import Known
 from tfcert.bounds.sweep import sweep
+from tfcert.branching.recording import BoxRecord
 from tfcert.branching.rows import Rows as AskedRows
 from tfcert.branching.splitter import Bounded, Domains
 from tfcert.network import derived_from
@@ -53,6 +54,7 @@ class BoxSplitter:
         problems: What is asked about it.
         method: Bounds the boxes.
         batch: The most boxes that are bounded together; None: chosen by the size of the network.
+        record: Keeps the tree; None where nobody asks for it.
     """
 
     name = "boxes"
@@ -63,8 +65,9 @@ class BoxSplitter:
         problems: Sequence[Problem],
         method: methods.Method,
         batch: int | None = None,
+        record: BoxRecord | None = None,
     ):
-        self._model, self._method = model, method
+        self._model, self._method, self._record = model, method, record
         self._problems, self._large = list(problems), 0
         derived = derived_from(model)
         self._network, self._programs = derived.network, derived.once(Programs)
@@ -88,6 +91,7 @@ class BoxSplitter:
             # What a cut across each axis promises; at first, how long it is.
             "gain": (upper - lower).reshape(count, -1).astype(np.float64),
             "hidden": [(-end, end) for end in unknown],
+            "node": self._record.roots() if self._record else np.full(count, -1),
         }
         return Domains(
             owner=np.arange(count, dtype=np.int32),
@@ -107,7 +111,7 @@ class BoxSplitter:
             if not able.any():
                 break
             parts = [] if able.all() else [domains.take(~able)]
-            domains = Domains.joined([*_halves(domains.take(able)), *parts])
+            domains = Domains.joined([*_halves(domains.take(able), self._record), *parts])
         return domains
 
     def bound(self, domains: Domains) -> Bounded:
@@ -130,6 +134,8 @@ class BoxSplitter:
         found = keras.tree.map_structure(lambda t: ops.convert_to_numpy(t)[:count], found)
         lower, slopes, hidden = found
         lower = self._rows.margins(lower, domains.owner)
+        if self._record is not None:
+            self._record.bounded(state["node"], domains.owner, lower)
         deciding = self._rows.deciding(lower, domains.owner)
         slopes = slopes.reshape(count, slopes.shape[1], -1)
         own = slopes[np.arange(count), deciding]
@@ -206,23 +212,27 @@ def _between(
     return middle, (lower < middle) & (middle < upper)
 
 
-def _halves(domains: Domains) -> list[Domains]:
+def _halves(domains: Domains, record: BoxRecord | None) -> list[Domains]:
     """Both halves of each box, cut across the axis that promises most."""
     state, rows = domains.state, np.arange(len(domains))
     lower, upper = _flat(state["lower"]), _flat(state["upper"])
     middle, able = _between(lower, upper)
     axis = np.where(able, state["gain"], -np.inf).argmax(axis=1)
+    point = middle[rows, axis]
+    nodes = np.stack([state["node"]] * 2)
+    if record is not None:
+        nodes = record.split(state["node"], axis, point)
     found = []
-    for name, ends in (("upper", upper), ("lower", lower)):
+    for (name, ends), node in zip((("upper", upper), ("lower", lower)), nodes, strict=True):
         moved, gain = ends.copy(), state["gain"].copy()
-        moved[rows, axis] = middle[rows, axis]
+        moved[rows, axis] = point
         gain[rows, axis] /= 2
         found.append(
             Domains(
                 domains.owner,
                 domains.bound,
                 domains.depth + 1,
-                {**state, name: moved.reshape(state[name].shape), "gain": gain},
+                {**state, name: moved.reshape(state[name].shape), "gain": gain, "node": node},
             )
         )
     return found

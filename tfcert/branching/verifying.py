@@ -18,6 +18,7 @@ from tfcert.branching import attacking
 from tfcert.branching.boxes import BoxSplitter, free_inputs
 from tfcert.branching.checking import Referee
 from tfcert.branching.outcome import Counterexample, Outcome, Reason
+from tfcert.branching.recording import BoxRecord, Recorder
 from tfcert.branching.rows import Rows
 from tfcert.branching.search import Found, Limits, Progress, search
 from tfcert.branching.splitter import Splitter
@@ -47,6 +48,8 @@ class Settings:
         batch_size: The most parts that are bounded together; None: chosen by the network.
         log: Called with a ``Progress`` after every step.
         verbose: 1 for a line of progress on standard error.
+        recorder: Is told about the tree of the search; the first part of it is the whole region.
+        cases: The numbers of the cases of each problem, for the recorder.
     """
 
     method: methods.Method
@@ -56,6 +59,8 @@ class Settings:
     batch_size: int | None = None
     log: Callable[[Progress], Any] | None = None
     verbose: int = 0
+    recorder: Recorder | None = None
+    cases: Sequence[Sequence[int]] | None = None
 
 
 def verify(
@@ -71,6 +76,7 @@ def verify(
     batch_size: int | None = None,
     log: Callable[[Progress], Any] | None = None,
     verbose: int = 0,
+    recorder: Recorder | None = None,
 ) -> Outcome:
     """Decides whether a property holds for all inputs of a region.
 
@@ -93,6 +99,8 @@ def verify(
         batch_size: The most parts that are bounded together; None: chosen by the network.
         log: Called with a ``tfcert.branching.Progress`` after every step.
         verbose: 1 for a line of progress on standard error.
+        recorder: Is told how the region was split and what proves every part, such as a
+            ``tfcert.proofs.Tree``. Cases are numbered as in ``asked.cases``.
 
     Returns:
         An ``Outcome``: ``verdict`` "holds", "violated" or "unknown", ``counterexample``, ``bound``,
@@ -127,6 +135,8 @@ def verify(
         batch_size=batch_size,
         log=log,
         verbose=verbose,
+        recorder=recorder,
+        cases=asked.places_by_box() if isinstance(asked, Property) else None,
     )
     return verify_problems(model, problems, settings)
 
@@ -208,7 +218,7 @@ class _Verification:
         found = self._attacked(few)
         if found is not None:
             return found
-        if not few and not split_only:
+        if not few and not split_only and self.settings.recorder is None:
             found = self._bounded()
             if found is not None:
                 return found
@@ -287,7 +297,10 @@ class _Verification:
         if not few:
             return None
         settings = self.settings
-        return BoxSplitter(self.model, self.problems, settings.method, settings.batch_size)
+        record = None
+        if settings.recorder is not None:
+            record = BoxRecord(settings.recorder, self.problems, settings.cases)
+        return BoxSplitter(self.model, self.problems, settings.method, settings.batch_size, record)
 
     def _attack_around(self, points: Any, owner: Any) -> Any:
         return attacking.around(self.model, self.problems, points, owner, _STEPS)

@@ -56,12 +56,16 @@ class Property(NamedTuple):
             met |= inside & (y @ case.rows[:, :-1].T + case.rows[:, -1] >= 0).all(axis=1)
         return met
 
+    def places_by_box(self) -> list[list[int]]:
+        """The places of the cases, those of one box together."""
+        groups: dict[bytes, list[int]] = {}
+        for place, case in enumerate(self.cases):
+            groups.setdefault(case.lower.tobytes() + case.upper.tobytes(), []).append(place)
+        return list(groups.values())
+
     def by_box(self) -> list[list[Case]]:
         """The cases, those of one box together."""
-        groups: dict[bytes, list[Case]] = {}
-        for case in self.cases:
-            groups.setdefault(case.lower.tobytes() + case.upper.tobytes(), []).append(case)
-        return list(groups.values())
+        return [[self.cases[place] for place in places] for places in self.places_by_box()]
 
     def problems(self, shape: tuple[int, ...], dtype: str) -> list[Problem]:
         """What has to hold on each box: of every case one row has to be below 0.
