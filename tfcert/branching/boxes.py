@@ -153,7 +153,8 @@ class BoxSplitter:
             {
                 **state,
                 "gain": gain,
-                "hidden": [tuple(ends) for ends in hidden],
+                # A proof has to bound each part anew.
+                "hidden": state["hidden"] if self._record else [tuple(ends) for ends in hidden],
             },
         )
         return Bounded(after, lower, corner.reshape(state["lower"].shape))
