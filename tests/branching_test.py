@@ -417,6 +417,10 @@ def test_a_network_in_time():
 def test_nothing_is_asked():
     empty = properties.Property(2, 3, ())
     assert tfcert.verify(support.network(), empty).verdict == "holds"
+    # No condition on outputs: every input is a counterexample.
+    always = properties.Case(np.zeros(2), np.ones(2), np.zeros((0, 4)))
+    outcome = tfcert.verify(support.network(), properties.Property(2, 3, (always,)))
+    assert outcome.verdict == "violated"
 
 
 @pytest.mark.parametrize(
