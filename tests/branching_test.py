@@ -10,6 +10,7 @@ import tfcert
 from tests import branching_support as support
 from tests import support as shared
 from tfcert import branching, methods, properties
+from tfcert.branching import checking
 from tfcert.branching.boxes import BoxSplitter, free_inputs
 from tfcert.branching.checking import Referee
 from tfcert.branching.pool import Pool
@@ -363,6 +364,17 @@ def test_what_rounding_breaks_is_not_violated():
     assert "breaks the property as executed in float32, and does not in float64" in note
     outcome = tfcert.verify(model, asked, np.ones((1, 1)), tfcert.LpBall(0.5), time_limit=20)
     assert outcome.verdict != "violated" and outcome.notes
+
+
+def test_without_float64_a_note_says_so(monkeypatch):
+    def refuse(model):
+        raise ValueError("There is no float64.")
+
+    monkeypatch.setattr(checking, "in_float64", refuse)
+    outcome = tfcert.verify(support.network(), range_property(-0.05), CENTER, BOX)
+    assert outcome.verdict == "violated" and outcome.found.exact is None
+    (note,) = outcome.notes
+    assert "not evaluated in float64. There is no float64." in note and note in outcome.summary()
 
 
 def test_points_lie_in_the_limits_before_rounding():

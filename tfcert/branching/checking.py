@@ -110,8 +110,9 @@ class Referee:
         if self._twin is None and self._has_twin:
             try:
                 self._twin = in_float64(self._model)
-            except (ValueError, TypeError, NotImplementedError):
+            except (ValueError, TypeError, NotImplementedError) as reason:
                 self._has_twin = False
+                self.notes.append(f"Points were not evaluated in float64. {reason}")
         if self._twin is None:
             return None
         outputs = self._twin(ops.convert_to_tensor(point[None]), training=False)

@@ -318,6 +318,7 @@ class _Verification:
         return time.monotonic() >= self.settings.deadline
 
     def _violated(self, found: Counterexample, referee: Referee, method: str) -> Outcome:
+        self.notes += referee.notes
         return dataclasses.replace(
             self._outcome("violated", referee.value(found), method), found=found
         )
