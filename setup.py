@@ -78,6 +78,7 @@ setuptools.setup(
             "tfcert-export=tfcert_programs:export",
             "tfcert-report=tfcert_programs:report",
             "tfcert-train=tfcert_programs:train",
+            "tfcert-verify=tfcert_programs:verify",
         ]
     },
 )

@@ -36,7 +36,7 @@ _MAY_KNOW = {
     "programs": {"types", "backend", "network"},
     "bounds": {
         *("types", "backend", "checks", "regions", "relaxations", "graph", "rules", "network"),
-        *("names", "programs"),
+        *("names", "programs", "properties"),
     },
     "schedules": {"types"},
     "attacks": {
@@ -46,6 +46,10 @@ _MAY_KNOW = {
     "layers": {"types", "backend", "graph"},
     "models": {"types", "graph", "network", "rules", "layers"},
     "properties": {"types", "regions"},
+    "branching": {
+        *("types", "backend", "checks", "regions", "rules", "network", "programs", "bounds"),
+        *("attacks", "properties"),
+    },
     "objectives": {
         *("types", "backend", "regions", "relaxations", "graph", "rules", "network", "bounds"),
         *("schedules", "attacks", "smoothing", "layers"),
@@ -59,7 +63,8 @@ _MAY_KNOW = {
     "interchange": {"types", "regions", "network", "bounds", "attacks", "properties"},
     "certification": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),
-        *("bounds", "attacks", "logs", "names", "naming", "provenance", "runs"),
+        *("bounds", "attacks", "logs", "names", "naming", "provenance", "runs", "properties"),
+        "branching",
     },
     "scaling": {"types", "regions", "logs", "files", "runs", "certification"},
     "assessment": {"regions", "bounds", "attacks"},
@@ -77,13 +82,13 @@ _MAY_KNOW = {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
         *("version", "logs", "certification", "layers", "interchange", "reporting", "export"),
-        *("scaling", "callbacks"),
+        *("scaling", "callbacks", "branching", "properties"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "assessment"),
         *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
         *("certification", "smoothing", "reporting", "naming", "scaling", "files"),
-        *("backend", "graph", "names", "callbacks"),
+        *("backend", "graph", "names", "callbacks", "branching", "interchange", "properties"),
     },
     "tfcert_programs": {"cli"},
     "trainers": {"tfcert_programs"},

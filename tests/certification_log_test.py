@@ -12,7 +12,7 @@ from tests import certification_support as support
 from tests import soundness
 from tests.certification_support import REGION, certify, classes
 from tfcert import logs, methods
-from tfcert.certification import findings, stages
+from tfcert.certification import goals, stages
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,13 @@ def digits():
 def test_bounds_that_are_no_numbers_are_errors_that_name_the_input(value, monkeypatch, digits):
     model, x, y = digits
     right = np.flatnonzero(classes(model, x) == y)
-    bound, bad = findings.least_margins, x[right[11]]
+    bound, bad = goals.least_margins, x[right[11]]
 
     def spoiled(model, x, y, region, method, again):
         least = bound(model, x, y, region, method, again=again)
         return ops.where(ops.all(ops.reshape(x == bad, (len(x), -1)), axis=1), value, least)
 
-    monkeypatch.setattr(findings, "least_margins", spoiled)
+    monkeypatch.setattr(goals, "least_margins", spoiled)
     with pytest.raises(ValueError, match=rf"Input {100 + right[11]}: .*NaN or \+inf"):
         certify(model, x[:30], y[:30], REGION, "ibp", index=100, attack=None)
 

@@ -12,7 +12,7 @@ from tests import certification_support as support
 from tests import soundness
 from tests.certification_support import REGION, certify, classes
 from tfcert import logs
-from tfcert.certification import UnsoundCertificateError, checking, findings
+from tfcert.certification import UnsoundCertificateError, checking, goals
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_largest_eps_is_sound_where_bounds_are_not_monotone(monkeypatch):
         asked.extend(eps[holds].tolist())
         return np.where(holds, 1.0, -1.0)
 
-    monkeypatch.setattr(findings, "least_margins", odd)
+    monkeypatch.setattr(goals, "least_margins", odd)
     x = np.float32([[1, 0]] * 3)
     region = tfcert.LpBall(1.0).with_eps(np.array([0.1, 0.05, 0.2]))
     result = certify(support.line(), x, np.zeros(3, int), region, "ibp", max_eps=0.7, attack=None)
@@ -79,7 +79,7 @@ def _lies(monkeypatch):
     def lie(model, x, y, region, method, again):
         return np.ones(len(x))
 
-    monkeypatch.setattr(findings, "least_margins", lie)
+    monkeypatch.setattr(goals, "least_margins", lie)
 
 
 @pytest.mark.usefixtures("_lies")
@@ -178,7 +178,7 @@ def test_rounding_beyond_the_region_takes_back_the_radius(monkeypatch):
     def holds(model, x, y, region, method, again):
         return np.ones(len(x))
 
-    monkeypatch.setattr(findings, "least_margins", holds)
+    monkeypatch.setattr(goals, "least_margins", holds)
     with pytest.warns(UserWarning, match="rounding in float32"):
         result = tfcert.certify(
             cancelling(),

@@ -11,7 +11,7 @@ import tfcert
 from tests import certification_support as support
 from tests.certification_support import REGION, certify, classes
 from tfcert import attacks, logs, methods, naming, objectives
-from tfcert.certification import cascade, findings, stages
+from tfcert.certification import cascade, goals, stages
 from tfcert.runs import identity
 
 
@@ -223,7 +223,7 @@ def test_methods_as_given(digits):
 
 def test_minus_infinity_goes_to_the_next_stage(monkeypatch, digits):
     model, x, y = digits
-    bound = findings.least_margins
+    bound = goals.least_margins
 
     def infinite(model, x, y, region, method, again):
         least = bound(model, x, y, region, method, again=again)
@@ -231,7 +231,7 @@ def test_minus_infinity_goes_to_the_next_stage(monkeypatch, digits):
 
     chain = ["ibp", "crown-ibp"]
     expected = certify(model, x[:20], y[:20], REGION, chain)
-    monkeypatch.setattr(findings, "least_margins", infinite)
+    monkeypatch.setattr(goals, "least_margins", infinite)
     result = certify(model, x[:20], y[:20], REGION, chain)
     assert (result.verdict == expected.verdict).all()
     result = certify(model, x[:20], y[:20], REGION, "ibp", attack=None)

@@ -14,7 +14,7 @@ import tfcert
 from tests import certification_support, certify_program_support
 from tests.certify_program_support import BOUNDS, SMOOTH, run
 from tfcert import logs, smoothing
-from tfcert.certification import UnsoundCertificateError, findings
+from tfcert.certification import UnsoundCertificateError, goals
 from tfcert.cli import certify, certify_run
 from tfcert.runs import identity
 
@@ -257,7 +257,7 @@ def test_a_false_bound_is_found(settings, monkeypatch):
     def lie(model, x, y, region, method, again):
         return np.ones(len(x))
 
-    monkeypatch.setattr(findings, "least_margins", lie)
+    monkeypatch.setattr(goals, "least_margins", lie)
     config = settings(**{**BOUNDS, "eps": 0.2}, attack="none", self_check=0.5)
     with pytest.raises(UnsoundCertificateError) as error:
         run(config)
@@ -267,3 +267,11 @@ def test_a_false_bound_is_found(settings, monkeypatch):
     point = np.load(error.value.folder / "point.npy", allow_pickle=False)
     assert int(np.argmax(ops.convert_to_numpy(saved(point[None])))) != facts["label"]
     assert identity.of_model(saved) == identity.of_model(certification_support.trained())
+
+
+def test_complete(tmp_path):
+    path = certify_program_support.save_model(tmp_path)
+    settings = certify_program_support.settings(path, tmp_path / "run.tsv")
+    text = run(settings(eps=0.05, method=["ibp", "complete"], skip=300, attack="none"))
+    facts = logs.read_facts(tmp_path / "run.tsv")
+    assert facts["settings"]["method"][-1] == "complete" and "inputs, accuracy" in text

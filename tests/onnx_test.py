@@ -332,7 +332,7 @@ def test_missing_files_and_package(tmp_path, monkeypatch):
 
 
 def test_files_are_not_unpacked_beyond_a_size(tmp_path):
-    from tfcert.interchange import files
+    from tfcert.properties import files
 
     path = tmp_path / "bomb.gz"
     path.write_bytes(gzip.compress(bytes(2_000_000)))

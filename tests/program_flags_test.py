@@ -18,7 +18,7 @@ from tfcert.bounds import methods
 from tfcert.cli import choices, help_text, program, train_run, values
 from tfcert.smoothing.noise import NOISES
 
-PROGRAMS = ("attack", "certify", "certify_beam", "demo", "export", "report", "train")
+PROGRAMS = ("attack", "certify", "certify_beam", "demo", "export", "report", "train", "verify")
 
 # Starts a program in a new interpreter, and says which large packages were loaded.
 _START = """
@@ -68,7 +68,7 @@ def test_help_loads_no_tensorflow(name):
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.endswith("loaded: []\n")
     required = done.stdout.partition("\nRequired:\n")[2].partition("\n\n")[0]
-    assert ("  --out=" in required) == (name != "demo")
+    assert ("  --out=" in required) == (name not in ("demo", "verify"))
 
 
 MISTAKES = [
@@ -96,6 +96,9 @@ MISTAKES = [
     ("export", ["--model_path=model.keras", "--out=."], "--method=crown-ibp needs --eps"),
     ("report", ["--out=x"], "Name at least one log file or run folder"),
     ("report", ["none.tsv", "--out=x"], "none.tsv: there is no such log or folder"),
+    ("verify", ["net.onnx"], "A network and a property are needed, in this order"),
+    ("verify", ["net.onnx", "property.vnnlib"], "net.onnx: There is no such file."),
+    ("verify", ["net.onnx", "p.vnnlib", "--timelimit=9"], "Did you mean --time_limit?"),
     ("demo", ["--examples=900"], "--examples must be 1 to 360. Received: --examples=900."),
 ]
 

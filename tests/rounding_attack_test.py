@@ -18,8 +18,9 @@ from tests import certification_support as support
 from tests import executions
 from tests.support import slow_except
 from tfcert import backend, methods
+from tfcert.attacks.exact import in_float64
 from tfcert.certification import UnsoundCertificateError
-from tfcert.certification.subject import in_float64, margins_of
+from tfcert.certification.subject import margins_of
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("executions by TensorFlow and XLA", allow_module_level=True)

@@ -61,3 +61,17 @@ def test_kept_results_contradict_nothing(vnncomp):
     report = json.loads((support.ROOT / "benchmarks/results/vnncomp.json").read_text())
     assert len(report["rows"]) == 50
     assert [row for row in report["rows"] if vnncomp.wrong(row)] == []
+
+
+def test_verifies_instances_with_splits():
+    from tests import vnncomp_support
+    from tfcert import interchange, properties, verify
+
+    found = {}
+    for instance in vnncomp_support.instances("acasxu"):
+        if "_2_2_" in instance.network.name:
+            model = interchange.load_onnx(instance.network)
+            outcome = verify(model, properties.read_vnnlib(instance.property), time_limit=116)
+            said = {"holds": "unsat", "violated": "sat"}.get(outcome.verdict)
+            found[instance.name] = said == instance.verdict
+    assert found and all(found.values()), found

@@ -2,6 +2,7 @@
 
 from tfcert import (
     attacks,
+    branching,
     callbacks,
     certification,
     datasets,
@@ -10,6 +11,7 @@ from tfcert import (
     logs,
     models,
     objectives,
+    properties,
     relaxations,
     reporting,
     rules,
@@ -18,6 +20,7 @@ from tfcert import (
     smoothing,
 )
 from tfcert.bounds import bound, bound_margins, least_margins, lipschitz, methods
+from tfcert.branching import verify
 from tfcert.certification import certify
 from tfcert.export import export_certified
 from tfcert.regions import Box, LpBall
@@ -35,6 +38,7 @@ __all__ = [
     "attacks",
     "bound",
     "bound_margins",
+    "branching",
     "callbacks",
     "certification",
     "certify",
@@ -48,6 +52,7 @@ __all__ = [
     "methods",
     "models",
     "objectives",
+    "properties",
     "register_activation",
     "register_affine",
     "register_monotone",
@@ -58,4 +63,5 @@ __all__ = [
     "scaling",
     "schedules",
     "smoothing",
+    "verify",
 ]

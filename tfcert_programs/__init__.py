@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-__all__ = ["attack", "certify", "certify_beam", "demo", "export", "report", "train"]
+__all__ = ["attack", "certify", "certify_beam", "demo", "export", "report", "train", "verify"]
 
 
 def _find_library() -> None:
@@ -74,5 +74,13 @@ def train() -> None:
     """Runs ``tfcert-train``."""
     _find_library()
     from tfcert.cli import train as program
+
+    program.run()
+
+
+def verify() -> None:
+    """Runs ``tfcert-verify``."""
+    _find_library()
+    from tfcert.cli import verify as program
 
     program.run()

@@ -15,8 +15,8 @@ _ROWS = [
     ("no model", ["types, backend", "regions", "relaxations", "schedules"]),
     ("one layer", ["graph, heads", "layers", "rules"]),
     ("one model", ["network", "programs", "logs, runs, checks", "models, datasets"]),
-    ("answers", ["bounds", "attacks", "smoothing"]),
-    ("uses", ["objectives, fitting", "certification", "scaling"]),
+    ("answers", ["properties", "bounds", "attacks", "smoothing"]),
+    ("uses", ["objectives, fitting", "branching", "certification", "scaling"]),
     ("products", ["trainer", "export", "reporting", "interchange"]),
     ("programs", ["cli, trainers, benchmarks"]),
 ]

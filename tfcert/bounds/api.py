@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend, checks
+from tfcert import backend, checks, properties
 from tfcert.bounds import calls, methods, propagation
 from tfcert.programs import programs_of
 from tfcert.regions import Region
@@ -62,7 +62,7 @@ def bound(
 def bound_margins(
     model: keras.Model,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | properties.OutputProperty,
     region: Region,
     method: MethodName | methods.Method = "crown",
     specification: Tensor | None = None,
@@ -76,7 +76,8 @@ def bound_margins(
     Args:
         model: A built model with one output of shape ``(batch, classes)``.
         x: Inputs, ``(batch, *input_shape)``.
-        y: Integer labels, ``(batch,)``.
+        y: Integer labels, ``(batch,)``, or an object of ``tfcert.properties``, whose margins are
+            bounded instead; labels are the same as ``tfcert.properties.ClassStays(labels)``.
         region: ``LpBall`` or ``Box``.
         method: As for ``bound``.
         specification: Optional rows of other linear functions of the scores, ``(rows, classes)``
@@ -84,8 +85,9 @@ def bound_margins(
         statistics: As for ``bound``.
 
     Returns:
-        ``(batch, classes)``, 0 in column y; with a specification ``(batch, rows)``. A sample is
-        verified when it is classified correctly and all other entries are > 0.
+        ``(batch, classes)``, 0 in column y; with a specification, and for other properties,
+        ``(batch, rows)``. A sample is verified when it is classified correctly and all other
+        entries are > 0; for a property, where ``property.proved(margins)`` says so.
 
     Example:
 
@@ -94,6 +96,15 @@ def bound_margins(
     """
     call = calls.prepare(model, x, region, method, statistics)
     classes = _classes(call)
+    if isinstance(y, properties.OutputProperty):
+        if specification is not None:
+            raise ValueError(
+                "`specification` must be None where `y` is a property. "
+                f"Received: y={y!r} and a specification."
+            )
+        if not y.is_class():
+            return _property_margins(call, y, classes)
+        y = y.labels(call.batch or 1)
     if specification is not None:
         rows = _checked_specification(call, specification, classes)
         lower = call.run("specification", _rows, rows, rows=int(rows.shape[1]))
@@ -104,6 +115,23 @@ def bound_margins(
         lower = call.run("margins", _margins, labels, rows=classes)
     calls.check_numbers(call, [lower])
     return lower
+
+
+def _property_margins(call: calls.Call, asked: properties.OutputProperty, outputs: int) -> Tensor:
+    """Lower bounds of a property's margins, ``(batch, rows)``."""
+    rows, offsets = asked.margins_of(call.batch or 1, outputs)
+    dtype = call.method.dtype(call.network)
+    factors, shift = rows.astype(dtype), offsets.astype(dtype)
+    if (factors != rows).any():
+        raise NotImplementedError(
+            f"A factor of the property is no {dtype} number. Use a model of dtype float64."
+        )
+    # An offset that was rounded up would raise a lower bound.
+    shift = np.where(shift > offsets, np.nextafter(shift, -np.inf, dtype=dtype), shift)
+    tensor = ops.convert_to_tensor(factors)
+    lower = call.run("specification", _rows, tensor, rows=int(rows.shape[1]))
+    calls.check_numbers(call, [lower])
+    return lower if not shift.any() else lower + ops.convert_to_tensor(shift)
 
 
 def least_margins(

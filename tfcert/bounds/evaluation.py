@@ -132,11 +132,8 @@ class Evaluation:
         return not (self.known.settled and self.place(node) in self.known.intervals)
 
     def settle(self, node: Node, interval: Interval) -> None:
-        """Keeps what was found of a node, with what is known of it already."""
-        place = self.place(node)
-        known, sign = self.known.intervals.get(place), self.known.signs.get(place)
-        if known is not None and node not in self._starts:
-            interval = interval.intersect(*known)
+        """Keeps what was found of a node, with what is known of its signs."""
+        sign = self.known.signs.get(self.place(node))
         if sign is not None:
             infinite = ops.full_like(interval.lower, math.inf)
             zero = ops.zeros_like(infinite)
@@ -167,7 +164,9 @@ class Evaluation:
             function, sources = node.enclosure
             other = function(*[self.intervals[source] for source in sources])
             result = result.intersect(other.lower, other.upper)
-        return result
+        known = self.known.intervals.get(self.place(node))
+        # Before sweeps, so that nothing is swept that is known to be settled.
+        return result if known is None else result.intersect(*known)
 
     def inputs(self) -> Interval:
         """The inputs of the region."""

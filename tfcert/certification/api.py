@@ -15,11 +15,13 @@ import numpy as np
 from tfcert import attacks, backend, logs, provenance
 from tfcert.bounds import methods
 from tfcert.certification import cascade, checking, recording, request, stages
+from tfcert.certification.complete import Complete
 from tfcert.certification.findings import Findings, Problem
 from tfcert.certification.results import Certificates
 from tfcert.certification.stages import Stage
 from tfcert.certification.subject import Subject
 from tfcert.naming import trained_with
+from tfcert.properties import OutputProperty
 from tfcert.regions import Region
 from tfcert.runs import progress
 from tfcert.types import ArrayLike, MethodName, PathLike
@@ -27,7 +29,7 @@ from tfcert.types import ArrayLike, MethodName, PathLike
 __all__ = ["certify"]
 
 # What stands for one method, or for several of them.
-MethodLike = MethodName | Literal["auto"] | methods.Method
+MethodLike = MethodName | Literal["auto", "complete"] | methods.Method
 
 # Inputs in a batch, by how much memory and time the methods take. Larger batches help a GPU.
 _SIZES = {
@@ -45,7 +47,7 @@ _CHECK_STEPS, _CHECK_RESTARTS = 100, 2
 def certify(
     model: keras.Model,
     x: ArrayLike,
-    y: ArrayLike,
+    y: ArrayLike | OutputProperty,
     region: Region,
     method: MethodLike | Sequence[MethodLike] = "auto",
     log: PathLike | None = None,
@@ -73,10 +75,13 @@ def certify(
         model: A built model with one output of shape ``(batch, classes)``, logits or behind a
             softmax; or ``(batch, 1)`` for two classes.
         x: Inputs, ``(batch, *input_shape)``; computed with in the model's float type.
-        y: Integer labels, ``(batch,)``.
+        y: Integer labels, ``(batch,)``; or another property of the outputs, an object of
+            ``tfcert.properties``. "misclassified" then says that the input itself breaks it.
         region: ``LpBall`` or ``Box``, the same for all inputs or with sizes or limits per sample.
         method: "auto": IBP, CROWN-IBP, CROWN and alpha-CROWN in this order. Or one method or a
-            list of them, names or objects of ``tfcert.methods``.
+            list of them, names or objects of ``tfcert.methods``. "complete", alone or as the last
+            of a list: what the methods leave open is split and bounded until it is decided, as by
+            ``tfcert.verify``, or the input's time is up.
         log: A file that gets one line per input as soon as its verdict is there. A run that was
             stopped, even killed, goes on where it stood when it is called with the same arguments;
             other arguments, another model or other data are refused. See ``tfcert.logs``.
@@ -90,7 +95,7 @@ def certify(
         time_limit: Seconds for the whole run; what is open then is unknown. Running batches and
             the self-check are finished.
         time_limit_per_input: Seconds for each input, of every batch an equal share. An input is
-            not given to a method that would take it beyond.
+            not given to a method that would take it beyond. "complete" has no other limit.
         self_check: The share of inputs whose certificates are attacked by APGD before they are
             given, chosen by the seed and the index.
         batch_size: Inputs in a batch, for all stages; None: chosen for each method.
@@ -116,14 +121,17 @@ def certify(
     >>> result.verdict[:3], result.verified_accuracy
     >>> print(result.summary())
     """
-    chain = request.chain(method, float_safe)
-    subject = Subject(model, chain[0].float_safe)
+    chain, complete = request.chain(method, float_safe)
+    ranks = y.ranks if isinstance(y, OutputProperty) else True
+    subject = Subject(model, chain[0].float_safe, ranks)
     for one in chain:  # Before a log is made.
         one.check(subject.network)
     problem = request.problem(subject, x, y, region, index)
     limits = {"time_limit": time_limit, "time_limit_per_input": time_limit_per_input}
     request.check_numbers(limits, self_check, batch_size, seed, verbose)
     request.check_search(problem, max_eps, eps_steps)
+    if complete:
+        request.check_complete(region)
     # NumPy's numbers are no JSON, and 3600 is the same limit as 3600.0; infinity is none.
     limits = {name: request.plain_limit(value) for name, value in limits.items()}
     self_check, seed = float(self_check), int(seed)
@@ -133,7 +141,7 @@ def certify(
     _say_if_looser(model, chain)
     settings = {
         "region": repr(region),
-        "method": [repr(one) for one in chain],
+        "method": [*map(repr, chain), *(["complete"] if complete else [])],
         "attack": repr(attack.with_region(region)) if attack else None,
         "max_eps": max_eps,
         "eps_steps": eps_steps if max_eps is not None else None,
@@ -151,8 +159,11 @@ def certify(
             writer = logs.Writer(log, "certify", run, provenance.session(), more)
             stack.enter_context(writer)
         recorder = recording.Recorder(writer, problem, findings)
+        limit = cascade.Limits(
+            limits["time_limit_per_input"], limits["time_limit"], float(findings.seconds.sum())
+        )
         plan = _Plan(problem, findings, batch_size, seed)
-        plan.decide(attack, chain, searched=max_eps is not None)
+        plan.decide(attack, chain, max_eps is not None, limit.left if complete else None)
         if max_eps is not None:
             plan.search(chain, max_eps, eps_steps)
         check = plan.check(self_check, chain[0].float_safe, log, recorder.broke)
@@ -162,8 +173,6 @@ def certify(
             recorder.finish(places)
             bar.add(len(places))
 
-        spent = float(findings.seconds.sum())
-        limit = cascade.Limits(limits["time_limit_per_input"], limits["time_limit"], spent)
         left = np.setdiff1d(np.arange(len(problem.x)), recorder.done).tolist()
         cascade.run(plan.stages, plan.deciding, left, findings, limit, finish)
         bar.close()
@@ -187,15 +196,23 @@ class _Plan:
         self.deciding = 1
 
     def decide(
-        self, attack: attacks.Attack | None, chain: list[methods.Method], searched: bool
+        self,
+        attack: attacks.Attack | None,
+        chain: list[methods.Method],
+        searched: bool,
+        left: Callable[[float], float] | None,
     ) -> None:
-        """Adds what comes to a verdict."""
+        """Adds what comes to a verdict; ``left`` tells of seconds left, for branch and bound."""
         if attack:
             size = self._size(_ATTACK_SIZE)
             self.stages.append(stages.Attack(*self._work, size, attack, self._seed))
         for one in chain:
             size = self._size(_SIZES.get(methods.name_of(one), _SIZES["crown"]))
             self.stages.append(stages.Bounds(*self._work, size, one, searched))
+        if left is not None:
+            self.stages.append(
+                Complete(*self._work, chain[-1].float_safe, left, self._seed, searched)
+            )
         self.deciding = len(self.stages)
 
     def search(self, chain: list[methods.Method], largest: float, steps: int) -> None:

@@ -31,6 +31,11 @@ class Limits:
         self._end = None if whole is None else time.monotonic() + whole - spent
         self._cost: dict[Stage, float] = {}
 
+    def left(self, spent: float) -> float:
+        """Seconds that an input has left, after those that were spent on it."""
+        whole = np.inf if self._end is None else self._end - time.monotonic()
+        return float(min(whole, np.inf if self.per_input is None else self.per_input - spent))
+
     def note(self, stage: Stage, seconds: float) -> None:
         """Notes what an input took; compilation, in the first batches, is forgotten later."""
         self._cost[stage] = min(seconds, self._cost.get(stage, np.inf))

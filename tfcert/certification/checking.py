@@ -14,9 +14,9 @@ import numpy as np
 from keras import ops
 
 from tfcert import attacks, provenance
+from tfcert.attacks.exact import in_float64
 from tfcert.certification.findings import Findings, Problem
 from tfcert.certification.stages import Stage, search
-from tfcert.certification.subject import in_float64, margins_of
 from tfcert.logs.writing import write_whole
 
 __all__ = ["SelfCheck", "UnsoundCertificateError", "chosen"]
@@ -92,12 +92,12 @@ class SelfCheck(Stage):
 
     def _broken(self, place: int, point: np.ndarray) -> None:
         problem, found = self.problem, self.findings
-        label, number = problem.y[place : place + 1], int(problem.index[place])
-        exact = self._exact_margin(point, label)
-        executed = float(problem.subject.margins(point[None], label)[0])
+        number = int(problem.index[place])
+        exact = self._exact_margin(point, place)
+        executed = float(problem.goal.executed(point[None], np.array([place]))[0])
         facts = {
             "idx": number,
-            "label": int(label[0]),
+            "label": int(problem.y[place]),
             "method": str(found.method[place]),
             "margin_bound": float(found.margin[place]),
             "radius": float(found.radius[place]),
@@ -133,7 +133,7 @@ class SelfCheck(Stage):
         else:  # The point broke the largest eps, beyond the region.
             found.radius[place] = problem.eps_of(places)[0]
 
-    def _exact_margin(self, point: np.ndarray, label: np.ndarray) -> float | None:
+    def _exact_margin(self, point: np.ndarray, place: int) -> float | None:
         """The margin in float64; None where the backend has none, or the model no twin."""
         if self._twin is None:
             try:
@@ -141,7 +141,10 @@ class SelfCheck(Stage):
             except (ValueError, TypeError, NotImplementedError):
                 return None
         scores = self._twin(ops.convert_to_tensor(point[None].astype("float64")), training=False)
-        return float(margins_of(np.asarray(ops.convert_to_numpy(scores)), label)[0])
+        values = self.problem.goal.values(
+            np.asarray(ops.convert_to_numpy(scores)), np.array([place])
+        )
+        return float(values[0])
 
     def _save(self, place: int, point: np.ndarray, facts: dict[str, Any]) -> pathlib.Path:
         folder = self.folder or pathlib.Path(tempfile.mkdtemp(prefix="tfcert_unsound_"))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from tfcert.bounds import least_margins, methods
+from tfcert.bounds import methods
+from tfcert.certification.goals import Goal
 from tfcert.certification.subject import Subject
 from tfcert.regions import Region
 
@@ -62,13 +63,18 @@ class Findings:
 
 @dataclasses.dataclass
 class Problem:
-    """Labelled inputs, the region around each, and the model."""
+    """Inputs, what is asked about each, the region around it, and the model."""
 
     subject: Subject
     x: np.ndarray
-    y: np.ndarray
+    goal: Goal
     region: Region
     index: np.ndarray
+
+    @property
+    def y(self) -> np.ndarray:
+        """The class that the property of each input is about; -1 for none."""
+        return self.goal.labels
 
     def filled(self, places: np.ndarray, size: int) -> np.ndarray:
         """A whole batch of places, or of their numbers; the last one stands for the missing."""
@@ -109,11 +115,8 @@ class Problem:
         eps: np.ndarray | None,
         again: bool = True,
     ) -> np.ndarray:
-        least = least_margins(
-            *(self.subject.scores, self.x[batch], self.y[batch]),
-            *(self.region_of(batch, eps), method),
-            again=again,
-        )
+        region = self.region_of(batch, eps)
+        least = self.goal.least(self.x[batch], batch, region, method, again)
         least = np.asarray(ops.convert_to_numpy(least), "float64")
         bad = np.isnan(least) | (least == np.inf)
         if bad.any():

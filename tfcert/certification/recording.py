@@ -24,7 +24,7 @@ def run_of(
         **facts,
         "hashes": {
             "model": identity.of_model(model),
-            "data": identity.of_arrays(problem.x, problem.y, problem.index),
+            "data": identity.of_arrays(problem.x, *problem.goal.arrays(), problem.index),
             "region": identity.of_region(problem.region),
             "settings": identity.of_settings(settings),
         },

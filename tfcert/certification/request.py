@@ -11,13 +11,16 @@ from keras import ops
 from tfcert import attacks, checks, names
 from tfcert.bounds import methods
 from tfcert.certification.findings import Problem
+from tfcert.certification.goals import Classes, Goal, Outputs
 from tfcert.certification.subject import Subject
+from tfcert.properties import OutputProperty
 from tfcert.regions import LpBall, Region
 
 __all__ = [
     "AUTO",
     "attack_of",
     "chain",
+    "check_complete",
     "check_numbers",
     "check_search",
     "plain_limit",
@@ -28,11 +31,16 @@ __all__ = [
 AUTO = ("ibp", "crown-ibp", "crown", "alpha-crown")
 
 
-def chain(method: Any, float_safe: bool) -> list[methods.Method]:
-    """The methods in their order."""
-    several = method if isinstance(method, (list, tuple)) else [method]
+def chain(method: Any, float_safe: bool) -> tuple[list[methods.Method], bool]:
+    """The methods in their order, and whether branch and bound follows them."""
+    several = list(method) if isinstance(method, (list, tuple)) else [method]
     if not several:
         raise ValueError("`method` must hold at least one method. Received: an empty list.")
+    complete = [isinstance(one, str) and one == "complete" for one in several]
+    if any(complete[:-1]):
+        raise ValueError(f'"complete" must be the last `method`. Received: method={method!r}.')
+    if complete[-1]:
+        several = several[:-1] or ["auto"]
     singles = [name for one in several for name in (AUTO if _is_auto(one) else [one])]
     chain = [methods.get(single) for single in singles]
     if float_safe:
@@ -42,7 +50,16 @@ def chain(method: Any, float_safe: bool) -> list[methods.Method]:
             "`method` must be float-safe throughout or not at all. "
             f"Received: method={method!r}. Pass float_safe=True."
         )
-    return chain
+    return chain, complete[-1]
+
+
+def check_complete(region: Region) -> None:
+    """Raises where branch and bound cannot split the region."""
+    if region.norm != np.inf:
+        raise NotImplementedError(
+            'method="complete" splits boxes: use a tfcert.Box, or a tfcert.LpBall with norm="inf". '
+            f"Received: region={region!r}."
+        )
 
 
 def _is_auto(method: Any) -> bool:
@@ -51,11 +68,11 @@ def _is_auto(method: Any) -> bool:
 
 def problem(subject: Subject, x: Any, y: Any, region: Region, index: Any) -> Problem:
     """Inputs, labels, region and numbers that fit the model and each other."""
-    x, y = np.asarray(ops.convert_to_numpy(x)), np.asarray(ops.convert_to_numpy(y))
+    x = np.asarray(ops.convert_to_numpy(x))
     checks.check_inputs(x, tuple(subject.network.input.shape), subject.model.name)
     checks.check_real(x)
     x = x.astype(subject.dtype)
-    checks.check_labels(y, len(x), subject.classes)
+    goal = _goal(subject, y, len(x))
     if not isinstance(region, Region):
         raise ValueError(
             f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
@@ -71,7 +88,17 @@ def problem(subject: Subject, x: Any, y: Any, region: Region, index: Any) -> Pro
     places = places if places.shape else places + np.arange(len(x))
     if len(np.unique(places)) < len(places):
         raise ValueError("`index` must not repeat a number.")
-    return Problem(subject, x, y.astype("int64"), region, places.astype("int64"))
+    return Problem(subject, x, goal, region, places.astype("int64"))
+
+
+def _goal(subject: Subject, y: Any, inputs: int) -> Goal:
+    """What is asked: y is a property, or holds labels."""
+    if isinstance(y, OutputProperty) and not y.is_class():
+        return Outputs(subject, y, inputs)
+    labels = y.labels(inputs) if isinstance(y, OutputProperty) else ops.convert_to_numpy(y)
+    labels = np.asarray(labels)
+    checks.check_labels(labels, inputs, subject.classes)
+    return Classes(subject, labels.astype("int64"))
 
 
 def check_numbers(

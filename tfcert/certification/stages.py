@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from keras import ops
 
 from tfcert import attacks
 from tfcert.bounds import methods
@@ -42,14 +41,15 @@ class Predict(Stage):
     def run(self, places: np.ndarray) -> None:
         problem, found = self.problem, self.findings
         batch = problem.filled(places, self.size)
-        classes = problem.subject.classify(problem.x[batch])[: len(places)]
+        outputs = problem.subject.outputs(problem.x[batch])[: len(places)]
+        classes = problem.subject.classes_of(outputs)
         if (classes < 0).any():
             idx = problem.index[places[np.argmax(classes < 0)]]
             raise ValueError(f"Input {idx}: the model returns NaN.")
         found.predict[places] = classes
-        wrong = np.flatnonzero(classes != problem.y[places])
+        wrong = np.flatnonzero(problem.goal.broken(outputs, places))
         if len(wrong):
-            margins = problem.subject.margins(problem.x[batch], problem.y[batch])
+            margins = problem.goal.executed(problem.x[batch], batch)
             found.decide(places[wrong], "misclassified", margins[wrong], "none")
 
 
@@ -66,7 +66,7 @@ class Attack(Stage):
         points, wrong = search(self.problem, self.attack, places, self.size, self.seed)
         if not len(wrong):
             return
-        margins = self.problem.subject.margins(points, self.problem.y[places])
+        margins = self.problem.goal.executed(points, places)
         self.findings.decide(places[wrong], "falsified", margins[wrong], self.name)
         for place, point in zip(places[wrong], points[wrong], strict=True):
             self.findings.points[int(place)] = point
@@ -92,18 +92,17 @@ def search(
     """
     batch = problem.filled(places, size)
     region = problem.region_of(batch, None if eps is None else problem.filled(eps, size))
-    x, y = problem.x[batch], problem.y[batch]
-    points = attack.with_region(region)(problem.subject.scores, x, y, seed, size)
-    points = np.asarray(ops.convert_to_numpy(points))
+    x = problem.x[batch]
+    points = problem.goal.attacked(attack.with_region(region), x, batch, seed)
     outside = ~region.contains(points, x)
     if outside.any():
         raise RuntimeError(
             f"Input {problem.index[batch[np.argmax(outside)]]}: a point of {attack!r} lies outside "
             "of the region. Keep the model, and report this as a bug."
         )
-    classes = problem.subject.classify(points)
     # NaN is no class, and no answer that could be right.
-    wrong = np.flatnonzero(classes[: len(places)] != y[: len(places)])
+    wrong = np.flatnonzero(problem.goal.broken(problem.subject.outputs(points), batch))
+    wrong = wrong[wrong < len(places)]
     return points[: len(places)], wrong
 
 

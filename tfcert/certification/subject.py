@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend, heads
+from tfcert import heads
 from tfcert.network import Network, derived_from, network_of
 from tfcert.programs import programs_of
 
-__all__ = ["Subject", "in_float64"]
+__all__ = ["Subject"]
 
 
 class Subject:
@@ -26,9 +26,10 @@ class Subject:
     Args:
         model: A built model with one output, ``(batch, classes)`` or ``(batch, 1)``.
         float_safe: Whether certificates have to hold for the model as executed.
+        ranks: Whether only the order of the scores counts. Else they are the model's own outputs.
     """
 
-    def __init__(self, model: keras.Model, float_safe: bool):
+    def __init__(self, model: keras.Model, float_safe: bool, ranks: bool = True):
         network = network_of(model)
         shape = getattr(network.outputs, "shape", None)
         if shape is None or len(shape) != 1:
@@ -37,7 +38,9 @@ class Subject:
                 f"Received: output shape {model.output_shape}."
             )
         self.model = model
-        self.scores, self.threshold = _scores_of(model, shape[0], float_safe)
+        self.scores, self.threshold = (
+            _scores_of(model, shape[0], float_safe) if ranks else (model, None)
+        )
         self.network: Network = network_of(self.scores)
         self.classes: int = self.network.outputs.shape[0]
         self.dtype: str = self.network.dtype
@@ -133,23 +136,3 @@ def _pair(logit: keras.Model) -> keras.Model:
     pair = keras.Model(inputs, layer(logit(inputs)))
     layer.set_weights([np.array([[0.0, 1.0]])])
     return pair
-
-
-def in_float64(model: keras.Model) -> keras.Model:
-    """The same network with the same weights, computed in float64.
-
-    Raises:
-        ValueError: The backend has no float64, or the model cannot be rebuilt.
-    """
-    backend.check_float64("The check of a broken certificate")
-
-    def converted(config: Any) -> Any:
-        if isinstance(config, dict):
-            return {key: converted(value) for key, value in config.items()}
-        if isinstance(config, (list, tuple)):
-            return type(config)(converted(value) for value in config)
-        return "float64" if config == "float32" else config
-
-    twin = type(model).from_config(converted(model.get_config()))
-    twin.set_weights(model.get_weights())
-    return twin

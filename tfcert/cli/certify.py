@@ -38,7 +38,7 @@ def _define_flags() -> None:
         ["auto"],
         certify_config.METHODS,
         "Methods in their order, or auto, or smoothing alone. Methods by bounds: lipschitz, ibp, "
-        "crown-ibp, fast-lin, crown, alpha-crown.",
+        "crown-ibp, fast-lin, crown, alpha-crown. complete, at the end: branch and bound.",
     )
     program.section("Certificates by bounds")
     values.define_size("eps", None, "Radius, on the pixel scale 0 to 1, such as 8/255.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "Config", "check", "value_of"]
 
-METHODS = ("auto", *choices.METHODS, "smoothing")
+METHODS = ("auto", *choices.METHODS, "complete", "smoothing")
 
 # Flags that one kind of certification knows alone, with what None stands for.
 _BOUNDS: dict[str, Any] = {

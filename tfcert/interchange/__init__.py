@@ -2,6 +2,6 @@
 
 from tfcert.interchange.onnx_networks import load_onnx
 from tfcert.interchange.properties import find_counterexample, prove
-from tfcert.interchange.vnnlib import Case, Property, read_vnnlib
+from tfcert.properties import Case, Property, read_vnnlib
 
 __all__ = ["Case", "Property", "find_counterexample", "load_onnx", "prove", "read_vnnlib"]

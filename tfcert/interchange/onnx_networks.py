@@ -11,8 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcert.interchange import files, onnx_operators
+from tfcert.interchange import onnx_operators
 from tfcert.interchange.onnx_values import Call, Value, ordered
+from tfcert.properties import files
 
 __all__ = ["load_onnx"]
 

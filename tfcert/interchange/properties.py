@@ -12,8 +12,8 @@ from keras import ops
 
 from tfcert import attacks
 from tfcert.bounds import bound_margins, methods
-from tfcert.interchange.vnnlib import Case, Property
 from tfcert.network import network_of
+from tfcert.properties.cases import Case, Property
 from tfcert.regions import Box
 from tfcert.types import MethodName
 
@@ -45,7 +45,7 @@ def prove(
     True
     """
     _check(model, asked)
-    groups = _by_box(asked)
+    groups = asked.by_box()
     if not groups:
         return True
     if any(len(case.rows) == 0 for case in asked.cases):
@@ -113,7 +113,7 @@ def find_counterexample(
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"`time_limit` must be > 0. Received: time_limit={time_limit}.")
     end = None if time_limit is None else time.monotonic() + time_limit
-    groups = _by_box(asked)
+    groups = asked.by_box()
     for place, cases in enumerate(groups):
         share = None
         if end is not None:
@@ -176,14 +176,6 @@ def label_of(cases: list[Case], outputs: int) -> int | None:
         if np.array_equal(np.unique(rows, axis=0), np.unique(given, axis=0)):
             return int(label)
     return None
-
-
-def _by_box(asked: Property) -> list[list[Case]]:
-    """The cases by their box."""
-    groups: dict[bytes, list[Case]] = {}
-    for case in asked.cases:
-        groups.setdefault(case.lower.tobytes() + case.upper.tobytes(), []).append(case)
-    return list(groups.values())
 
 
 def _limits(model: keras.Model, cases: list[Case]) -> tuple[Array, Array]:

@@ -1,5 +1,24 @@
-"""What is asked of a network."""
+"""What is asked of a network: a condition on its outputs, for all inputs of a region or a box."""
 
-from tfcert.properties.cases import Case
+from tfcert.properties.asked import (
+    ClassStays,
+    Linear,
+    OutputProperty,
+    OutputRange,
+    Targeted,
+    TopK,
+)
+from tfcert.properties.cases import Case, Property
+from tfcert.properties.vnnlib import read_vnnlib
 
-__all__ = ["Case"]
+__all__ = [
+    "Case",
+    "ClassStays",
+    "Linear",
+    "OutputProperty",
+    "OutputRange",
+    "Property",
+    "Targeted",
+    "TopK",
+    "read_vnnlib",
+]

@@ -1,4 +1,4 @@
-"""A way to break a property, as numbers."""
+"""Properties as the ways to break them: boxes of inputs, and rows of the outputs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Case"]
+from tfcert.properties.questions import Problem, Question, rounded_outward
+
+__all__ = ["Case", "Property"]
 
 Array = npt.NDArray[np.float64]
 
@@ -24,3 +26,65 @@ class Case(NamedTuple):
     lower: Array
     upper: Array
     rows: Array
+
+
+class Property(NamedTuple):
+    """What an input must fulfil to be a counterexample: one of several cases.
+
+    Attributes:
+        inputs: How many inputs the property declares.
+        outputs: How many outputs.
+        cases: The cases; none of them means that there is no counterexample.
+    """
+
+    inputs: int
+    outputs: int
+    cases: tuple[Case, ...]
+
+    def is_met(self, inputs: npt.ArrayLike, outputs: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Whether points with these outputs are counterexamples, one entry a point.
+
+        Args:
+            inputs: The points, ``(points, ...)``, in the order of the property's inputs.
+            outputs: What the network gives for them, ``(points, ...)``.
+        """
+        x = np.asarray(inputs, np.float64).reshape(-1, self.inputs)
+        y = np.asarray(outputs, np.float64).reshape(-1, self.outputs)
+        met = np.zeros(len(x), bool)
+        for case in self.cases:
+            inside = ((case.lower <= x) & (x <= case.upper)).all(axis=1)
+            met |= inside & (y @ case.rows[:, :-1].T + case.rows[:, -1] >= 0).all(axis=1)
+        return met
+
+    def places_by_box(self) -> list[list[int]]:
+        """The places of the cases, those of one box together."""
+        groups: dict[bytes, list[int]] = {}
+        for place, case in enumerate(self.cases):
+            groups.setdefault(case.lower.tobytes() + case.upper.tobytes(), []).append(place)
+        return list(groups.values())
+
+    def by_box(self) -> list[list[Case]]:
+        """The cases, those of one box together."""
+        return [[self.cases[place] for place in places] for places in self.places_by_box()]
+
+    def problems(self, shape: tuple[int, ...], dtype: str) -> list[Problem]:
+        """What has to hold on each box: of every case one row has to be below 0.
+
+        Args:
+            shape: The shape of one input of the network.
+            dtype: The type of the network; the boxes are rounded outward to it.
+        """
+        found = []
+        for cases in self.by_box():
+            limits = (cases[0].lower.reshape(shape), cases[0].upper.reshape(shape))
+            found.append(Problem(*rounded_outward(*limits, dtype), _question(cases), limits))
+        return found
+
+
+def _question(cases: list[Case]) -> Question:
+    rows = -np.concatenate([case.rows for case in cases])
+    if all(len(case.rows) == 1 for case in cases):
+        return Question.all_positive(rows[:, :-1], rows[:, -1])
+    owner = np.repeat(np.arange(len(cases)), [len(case.rows) for case in cases])
+    groups = owner == np.arange(len(cases))[:, None]
+    return Question(rows[:, :-1], rows[:, -1], groups, np.ones(len(cases), int))

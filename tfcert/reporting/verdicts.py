@@ -22,7 +22,8 @@ _BINS = 30
 # From the cheapest to the dearest.
 _CASCADE = (
     *("none", "fgsm", "pgd", "apgd"),
-    *("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "rounding"),
+    *("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown"),
+    *("attack", "boxes", "units", "rounding"),
 )
 
 

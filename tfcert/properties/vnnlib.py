@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tfcert.interchange import files
-from tfcert.properties.cases import Case
+from tfcert.properties import files
+from tfcert.properties.cases import Case, Property
 
-__all__ = ["Case", "Property", "read_vnnlib"]
+__all__ = ["read_vnnlib"]
 
 Array = npt.NDArray[np.float64]
 
@@ -30,35 +30,6 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _NAME = re.compile(r"([XY])_(\d{1,9})")
 # Commands that say nothing about the property.
 _IGNORED = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}
-
-
-class Property(NamedTuple):
-    """What an input must fulfil to be a counterexample: one of several cases.
-
-    Attributes:
-        inputs: How many inputs the property declares.
-        outputs: How many outputs.
-        cases: The cases; none of them means that there is no counterexample.
-    """
-
-    inputs: int
-    outputs: int
-    cases: tuple[Case, ...]
-
-    def is_met(self, inputs: npt.ArrayLike, outputs: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Whether points with these outputs are counterexamples, one entry a point.
-
-        Args:
-            inputs: The points, ``(points, ...)``, in the order of the property's inputs.
-            outputs: What the network gives for them, ``(points, ...)``.
-        """
-        x = np.asarray(inputs, np.float64).reshape(-1, self.inputs)
-        y = np.asarray(outputs, np.float64).reshape(-1, self.outputs)
-        met = np.zeros(len(x), bool)
-        for case in self.cases:
-            inside = ((case.lower <= x) & (x <= case.upper)).all(axis=1)
-            met |= inside & (y @ case.rows[:, :-1].T + case.rows[:, -1] >= 0).all(axis=1)
-        return met
 
 
 def read_vnnlib(path: str | os.PathLike[str]) -> Property:

@@ -1,0 +1,394 @@
+"""``verify``: one property, to the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcert import checks
+from tfcert.bounds import bound_margins, methods
+from tfcert.branching import attacking
+from tfcert.branching.boxes import BoxSplitter, free_inputs
+from tfcert.branching.checking import Referee
+from tfcert.branching.outcome import Counterexample, Outcome, Reason
+from tfcert.branching.recording import BoxRecord, Recorder
+from tfcert.branching.rows import Rows
+from tfcert.branching.search import Found, Limits, Progress, search
+from tfcert.branching.splitter import Splitter
+from tfcert.network import checked_model, network_of
+from tfcert.properties import OutputProperty, Property
+from tfcert.properties.questions import Problem
+from tfcert.regions import Box, Region
+from tfcert.types import ArrayLike, MethodName
+
+__all__ = ["Settings", "find_counterexample", "verify", "verify_problems"]
+
+# Inputs with at most so many numbers that vary are split themselves.
+_FEW_INPUTS = 20
+# Random points, then starts and steps of the attack, for each problem.
+_DRAWN, _STARTS, _STEPS = 256, 64, 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a verification goes about.
+
+    Attributes:
+        method: Bounds every part of the region.
+        deadline: When to give up, by ``time.monotonic()``; inf for never.
+        seed: Decides random points.
+        max_memory: Bytes that open parts may take.
+        batch_size: The most parts that are bounded together; None: chosen by the network.
+        log: Called with a ``Progress`` after every step.
+        verbose: 1 for a line of progress on standard error.
+        recorder: Is told about the tree of the search; the first part of it is the whole region.
+        cases: The numbers of the cases of each problem, for the recorder.
+    """
+
+    method: methods.Method
+    deadline: float = math.inf
+    seed: int = 0
+    max_memory: int = 2 << 30
+    batch_size: int | None = None
+    log: Callable[[Progress], Any] | None = None
+    verbose: int = 0
+    recorder: Recorder | None = None
+    cases: Sequence[Sequence[int]] | None = None
+
+
+def verify(
+    model: keras.Model,
+    asked: Property | OutputProperty,
+    x: ArrayLike | None = None,
+    region: Region | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+    *,
+    method: MethodName | methods.Method = "crown",
+    max_memory: int = 2 << 30,
+    batch_size: int | None = None,
+    log: Callable[[Progress], Any] | None = None,
+    verbose: int = 0,
+    recorder: Recorder | None = None,
+) -> Outcome:
+    """Decides whether a property holds for all inputs of a region.
+
+    An attack looks for a counterexample. Bounds of the whole region come next. Where neither
+    decides, the region is split into parts, each part is bounded and attacked, and so on, until
+    all parts are proved, a counterexample is found, or the time is up.
+
+    Args:
+        model: A built model with one output, ``(batch, outputs)``.
+        asked: What has to hold: from ``tfcert.properties.read_vnnlib``, which says for which
+            inputs, or another object of ``tfcert.properties``, which holds around x.
+        x: Inputs, ``(batch, *input_shape)``; the property must hold around each of them.
+        region: A ``Box``, or an ``LpBall`` of the norm "inf".
+        time_limit: Seconds; None for no limit. Kept to within about a second, once everything is
+            compiled: what compiles is not interrupted.
+        seed: Decides random points. The verdict does not depend on it where time suffices.
+        method: What bounds each part, as for ``tfcert.bound``. An object with ``float_safe=True``
+            makes the verdict hold for the model as executed in float32.
+        max_memory: Bytes that open parts may take.
+        batch_size: The most parts that are bounded together; None: chosen by the network.
+        log: Called with a ``tfcert.branching.Progress`` after every step.
+        verbose: 1 for a line of progress on standard error.
+        recorder: Is told how the region was split and what proves every part, such as a
+            ``tfcert.proofs.Tree``. Cases are numbered as in ``asked.cases``.
+
+    Returns:
+        An ``Outcome``: ``verdict`` "holds", "violated" or "unknown", ``counterexample``, ``bound``,
+        ``domains``, ``seconds``, and ``reason``, which says why the verdict is unknown.
+
+    Example:
+
+    >>> asked = tfcert.properties.ClassStays(1)
+    >>> outcome = tfcert.verify(model, asked, x[:1], tfcert.LpBall(0.05), time_limit=60)
+    >>> outcome.verdict, outcome.bound
+    """
+    begin = time.monotonic()
+    network = network_of(checked_model(model))
+    _check_output(network, model)
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(
+            f"`time_limit` must be seconds > 0, or None. Received: time_limit={time_limit}."
+        )
+    for name, value in (("seed", seed), ("max_memory", max_memory)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+            raise ValueError(f"`{name}` must be an integer >= 0. Received: {name}={value!r}.")
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 2):
+        raise ValueError(
+            f"`batch_size` must be an integer >= 2, or None. Received: batch_size={batch_size!r}."
+        )
+    problems = _problems(model, asked, x, region)
+    settings = Settings(
+        method=methods.get(method),
+        deadline=begin + (math.inf if time_limit is None else time_limit),
+        seed=int(seed),
+        max_memory=int(max_memory),
+        batch_size=batch_size,
+        log=log,
+        verbose=verbose,
+        recorder=recorder,
+        cases=asked.places_by_box() if isinstance(asked, Property) else None,
+    )
+    return verify_problems(model, problems, settings)
+
+
+def find_counterexample(
+    model: keras.Model,
+    asked: Property | OutputProperty,
+    x: ArrayLike | None = None,
+    region: Region | None = None,
+    steps: int = 50,
+    starts: int = 64,
+    seed: int = 0,
+) -> Counterexample | None:
+    """Searches for an input that breaks a property, by random points and gradient steps.
+
+    Args:
+        model: As for ``verify``.
+        asked: As for ``verify``.
+        x: As for ``verify``.
+        region: As for ``verify``.
+        steps: Gradient steps of ``tfcert.attacks.APGD``.
+        starts: Random starting points for each box.
+        seed: Decides them.
+
+    Returns:
+        The counterexample, with the outputs there; None where none was found.
+
+    Example:
+
+    >>> asked = tfcert.properties.OutputRange(upper=10.0)
+    >>> found = tfcert.branching.find_counterexample(model, asked, x, tfcert.LpBall(0.1))
+    """
+    _check_output(network_of(checked_model(model)), model)
+    for name, value, least in (("steps", steps, 1), ("starts", starts, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
+    problems = _problems(model, asked, x, region)
+    if not problems:
+        return None
+    referee = Referee(model, problems)
+    found = referee.judge(*attacking.drawn(problems, starts, seed))
+    return found or referee.judge(*attacking.attack(model, problems, steps, starts, seed))
+
+
+def verify_problems(
+    model: keras.Model, problems: Sequence[Problem], settings: Settings, split_only: bool = False
+) -> Outcome:
+    """``verify`` for problems that are known to fit the model.
+
+    Args:
+        model: The model.
+        problems: All of them must hold.
+        settings: How to go about it.
+        split_only: Whether to split at once, since bounds of whole boxes are known not to decide.
+    """
+    settings.method.check(network_of(model))
+    return _Verification(model, list(problems), settings).run(split_only)
+
+
+class _Verification:
+    """One run, stage by stage.
+
+    Attributes:
+        problems: Those that are open.
+        least: The least bound of those that are proved.
+    """
+
+    def __init__(self, model: keras.Model, problems: list[Problem], settings: Settings):
+        self.model, self.problems, self.settings = model, problems, settings
+        self.begin = time.monotonic()
+        self.first: float | None = None
+        self.least, self.domains = math.inf, 0
+        self.notes: list[str] = []
+
+    def run(self, split_only: bool) -> Outcome:
+        if not self.problems:
+            return self._outcome("holds", math.inf, "")
+        few = max(map(free_inputs, self.problems)) <= _FEW_INPUTS
+        found = self._attacked(few)
+        if found is not None:
+            return found
+        if not few and not split_only and self.settings.recorder is None:
+            found = self._bounded()
+            if found is not None:
+                return found
+        return self._split(few)
+
+    def _attacked(self, few: bool) -> Outcome | None:
+        """Random points, then gradient steps."""
+        referee, seed = Referee(self.model, self.problems), self.settings.seed
+        stages = [
+            lambda: attacking.drawn(self.problems, _DRAWN, seed),
+            lambda: attacking.attack(self.model, self.problems, _STEPS, _STARTS, seed),
+        ]
+        # Where inputs are split, bounds come first: they are known sooner than an attack is
+        # compiled, and tell where to attack.
+        for search_points in stages[:1] if few else stages:
+            if self._late():
+                break
+            counterexample = referee.judge(*search_points())
+            if counterexample is not None:
+                return self._violated(counterexample, referee, "attack")
+        self.notes += referee.notes
+        return None
+
+    def _bounded(self) -> Outcome | None:
+        """Bounds of whole boxes, by the method and by optimised slopes; keeps what is open."""
+        method, best = self.settings.method, -math.inf
+        chain = [method]
+        if method.backward and not isinstance(method, methods.AlphaCrown):
+            chain.append(
+                methods.AlphaCrown(float_safe=method.float_safe, max_memory=method.max_memory)
+            )
+        for one in chain:
+            if self._late():
+                text = "The time is up before all bounds are known. Try a longer time_limit."
+                reason = Reason("time", text)
+                return self._outcome("unknown", min(best, self.least), one.name, reason)
+            values = _values(self.model, self.problems, one)
+            self._note_first()
+            self.domains += len(values)
+            proved = values > 0
+            self.least = min([self.least, *values[proved]])
+            self.problems = [p for p, done in zip(self.problems, proved, strict=True) if not done]
+            if not self.problems:
+                return self._outcome("holds", self.least, one.name)
+            best = float(values[~proved].min())
+        return None
+
+    def _split(self, few: bool) -> Outcome:
+        splitter = self._splitter(few)
+        if splitter is None:
+            free = max(map(free_inputs, self.problems))
+            text = (
+                f"Bounds of the whole region do not decide, and {free} numbers of the input vary: "
+                f"input splitting is for at most {_FEW_INPUTS}. Try a tighter method, such as "
+                "tfcert.methods.AlphaCrown(optimize_intermediate=True), or a smaller region."
+            )
+            return self._outcome("unknown", -math.inf, "", Reason("splitting", text))
+        referee = Referee(self.model, self.problems)
+        limits = Limits(self.settings.deadline, self.settings.max_memory)
+        found: Found = search(
+            *(splitter, self.problems, referee, limits),
+            log=self._log,
+            attack=self._attack_around,
+            verbose=self.settings.verbose,
+        )
+        self.domains += found.domains
+        if found.counterexample is not None:
+            return self._violated(found.counterexample, referee, splitter.name)
+        self.notes += referee.notes
+        bound = min(self.least, found.bound)
+        return self._outcome(
+            "holds" if found.holds else "unknown", bound, splitter.name, found.reason
+        )
+
+    def _splitter(self, few: bool) -> Splitter | None:
+        if not few:
+            return None
+        settings = self.settings
+        record = None
+        if settings.recorder is not None:
+            record = BoxRecord(settings.recorder, self.problems, settings.cases)
+        return BoxSplitter(self.model, self.problems, settings.method, settings.batch_size, record)
+
+    def _attack_around(self, points: Any, owner: Any) -> Any:
+        return attacking.around(self.model, self.problems, points, owner, _STEPS)
+
+    def _log(self, progress: Progress) -> None:
+        self._note_first()
+        if self.settings.log is not None:
+            self.settings.log(progress)
+
+    def _note_first(self) -> None:
+        if self.first is None:
+            self.first = time.monotonic() - self.begin
+
+    def _late(self) -> bool:
+        return time.monotonic() >= self.settings.deadline
+
+    def _violated(self, found: Counterexample, referee: Referee, method: str) -> Outcome:
+        self.notes += referee.notes
+        return dataclasses.replace(
+            self._outcome("violated", referee.value(found), method), found=found
+        )
+
+    def _outcome(
+        self, verdict: Any, bound: float, method: str, reason: Reason | None = None
+    ) -> Outcome:
+        return Outcome(
+            verdict=verdict,
+            bound=float(bound),
+            domains=self.domains,
+            seconds=time.monotonic() - self.begin,
+            method=method,
+            reason="" if reason is None else reason.text,
+            limit="" if reason is None else reason.kind,
+            first_bound=self.first,
+            notes=tuple(dict.fromkeys(self.notes)),
+        )
+
+
+def _values(model: keras.Model, problems: Sequence[Problem], method: methods.Method) -> Any:
+    """Lower bounds of the values on whole boxes, ``(problems,)``."""
+    questions = [problem.question for problem in problems]
+    rows = Rows(questions, method.dtype(network_of(model)))
+    lower = np.stack([problem.lower for problem in problems])
+    upper = np.stack([problem.upper for problem in problems])
+    middle = np.clip(0.5 * (lower + upper), lower, upper).astype(lower.dtype)
+    factors = ops.convert_to_tensor(rows.factors)
+    bounds = bound_margins(model, middle, None, Box(lower, upper), method, specification=factors)
+    owner = np.arange(len(problems), dtype=np.int32)
+    return rows.values(rows.margins(ops.convert_to_numpy(bounds), owner), owner)
+
+
+def _problems(
+    model: keras.Model, asked: Any, x: ArrayLike | None, region: Region | None
+) -> list[Problem]:
+    """What is asked as problems of the model; raises where it does not fit."""
+    network = network_of(model)
+    shape, outputs = network.input.shape, network.outputs.shape[0]
+    if isinstance(asked, Property):
+        if x is not None or region is not None:
+            raise ValueError(
+                "A VNN-LIB property says for which inputs it holds: leave out `x` and `region`. "
+                f"Received: x={'None' if x is None else 'an array'}, region={region!r}."
+            )
+        if (asked.inputs, asked.outputs) != (math.prod(shape), outputs):
+            raise ValueError(
+                f"The property is about {asked.inputs} inputs and {asked.outputs} outputs. "
+                f"Received: a model with {math.prod(shape)} inputs and {outputs} outputs."
+            )
+        return asked.problems(shape, network.dtype)
+    if not isinstance(asked, OutputProperty):
+        raise ValueError(f"`asked` must be one of tfcert.properties. Received: asked={asked!r}.")
+    if x is None or region is None:
+        raise ValueError(
+            "`x` and `region` must be given: the property holds around inputs. "
+            f"Received: x={'None' if x is None else 'an array'}, region={region!r}."
+        )
+    if not isinstance(region, Region):
+        raise ValueError(
+            f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
+        )
+    x = ops.cast(ops.convert_to_tensor(x), network.dtype)
+    checks.check_inputs(x, shape, model.name)
+    return asked.problems(x, region, outputs)
+
+
+def _check_output(network: Any, model: keras.Model) -> None:
+    if len(getattr(network.outputs, "shape", ())) != 1:
+        raise ValueError(
+            "`model` must have one output of shape (batch, outputs). "
+            f"Received: output shape {model.output_shape}."
+        )

@@ -1,0 +1,86 @@
+"""The last stage: branch and bound, one input at a time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+from keras import ops
+
+from tfcert.bounds import methods
+from tfcert.branching.verifying import Settings, verify_problems
+from tfcert.certification.findings import Findings, Problem
+from tfcert.certification.stages import Stage
+from tfcert.properties.questions import Problem as Box
+
+__all__ = ["Complete"]
+
+
+class Complete(Stage):
+    """Splits the region of an input until every part is decided, or its time is up.
+
+    Args:
+        float_safe: Whether verdicts hold for the model as executed.
+        left: Seconds that an input has left, from those spent on it.
+        seed: Decides random points, together with the number of the input.
+        searched: As for ``Bounds``.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        findings: Findings,
+        float_safe: bool,
+        left: Callable[[float], float],
+        seed: int,
+        searched: bool,
+    ):
+        super().__init__(problem, findings, 1)
+        self.method = methods.Crown(float_safe=float_safe)
+        self.left, self.seed, self.searched = left, seed, searched
+
+    def run(self, places: np.ndarray) -> None:
+        for place in places:
+            self._decide(int(place))
+
+    def _decide(self, place: int) -> None:
+        problem, found = self.problem, self.findings
+        left = self.left(float(found.seconds[place]))
+        outcome = verify_problems(
+            problem.subject.scores,
+            [self._box(place)],
+            Settings(
+                self.method,
+                deadline=math.inf if left == math.inf else time.monotonic() + left,
+                # The verdict does not depend on who else is certified.
+                seed=self.seed + int(problem.index[place]),
+            ),
+            split_only=True,
+        )
+        here = np.array([place])
+        if outcome.verdict == "holds":
+            found.decide(here, "verified", np.array([outcome.bound]), outcome.method)
+            if self.searched:
+                found.radius[here] = problem.eps_of(here)
+        elif outcome.counterexample is not None:
+            point = outcome.counterexample.astype(problem.x.dtype)
+            # By the scores; the class may still be right where two are equal.
+            if problem.goal.broken(problem.subject.outputs(point[None]), here)[0]:
+                margin = problem.goal.executed(point[None], here)
+                found.decide(here, "falsified", margin, outcome.method)
+                found.points[place] = point
+        elif outcome.bound > found.margin[place]:
+            found.margin[place], found.method[place] = outcome.bound, outcome.method
+
+    def _box(self, place: int) -> Box:
+        """The region of an input, and what is asked there."""
+        here = np.array([place])
+        x, region = ops.convert_to_tensor(self.problem.x[here]), self.problem.region_of(here)
+        outward, inward = region.interval(x), region.inner_limits(x)
+        lower, upper, *limits = (
+            np.asarray(ops.convert_to_numpy(end))[0] for end in (*outward, *inward)
+        )
+        low, high = (limit.astype(np.float64) for limit in limits)
+        return Box(lower, upper, self.problem.goal.questions(here)[0], (low, high))

@@ -1,0 +1,366 @@
+"""What is asked of a network's outputs around given inputs."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from tfcert.properties.cases import Case
+from tfcert.properties.questions import Problem, Question
+from tfcert.regions import Region
+from tfcert.types import ArrayLike
+
+__all__ = ["ClassStays", "Linear", "OutputProperty", "OutputRange", "Targeted", "TopK"]
+
+Array = npt.NDArray[np.float64]
+
+# Combinations of outputs that a counting property may be written out as.
+_MOST_CASES = 100_000
+
+
+class OutputProperty:
+    """What has to hold for the outputs of all inputs of a region.
+
+    A subclass says which linear functions of the outputs are its margins, and how many of them
+    must be above 0. Strictly: where a margin is 0, the property is broken.
+    """
+
+    # The names of the arguments that may hold one entry an input, with the axes of one entry.
+    _per_input: ClassVar[dict[str, int]] = {}
+
+    def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
+        """The margins: rows ``(inputs, rows, outputs)`` and offsets ``(inputs, rows)``."""
+        raise NotImplementedError
+
+    def needed(self, rows: int) -> int:
+        """How many of the margins must be above 0; all of them by default."""
+        return rows
+
+    # Whether only the order of the outputs counts, so that a softmax behind them changes nothing.
+    ranks: ClassVar[bool] = False
+
+    def labels(self, inputs: int) -> npt.NDArray[np.int64]:
+        """The class of each input that the property is about; -1 where it names none."""
+        return np.full(inputs, -1)
+
+    def is_class(self) -> bool:
+        """Whether the property is that the label of each input stays its class."""
+        return False
+
+    def margins_of(self, inputs: int, outputs: int) -> tuple[Array, Array]:
+        """``margins``, after a check that there is an entry for each input."""
+        self._check_count(inputs)
+        return self.margins(inputs, outputs)
+
+    def proved(self, lower: ArrayLike) -> npt.NDArray[np.bool_]:
+        """Where lower bounds of the margins prove the property, ``(batch,)``.
+
+        Args:
+            lower: ``(batch, rows)``, from ``tfcert.bound_margins`` with this property.
+        """
+        lower = np.asarray(ops.convert_to_numpy(lower) if ops.is_tensor(lower) else lower)
+        positive = (lower > 0).sum(axis=1)
+        return positive >= self.needed(lower.shape[1])
+
+    def questions(self, inputs: int, outputs: int) -> list[Question]:
+        """The same as one question an input.
+
+        Args:
+            inputs: The number of inputs.
+            outputs: The number of outputs of the network.
+        """
+        rows, offsets = self.margins_of(inputs, outputs)
+        groups, needs = np.ones((1, rows.shape[1]), bool), [self.needed(rows.shape[1])]
+        return [Question(own, more, groups, needs) for own, more in zip(rows, offsets, strict=True)]
+
+    def problems(self, x: ArrayLike, region: Region, outputs: int) -> list[Problem]:
+        """The same as one problem an input, for regions that are boxes.
+
+        Args:
+            x: Inputs, ``(batch, *input_shape)``, in the type of the network.
+            region: A ``Box``, or an ``LpBall`` of the norm "inf".
+            outputs: The number of outputs of the network.
+        """
+        if region.norm != np.inf:
+            raise NotImplementedError(
+                "Problems are about boxes of inputs: use a tfcert.Box, or a tfcert.LpBall with "
+                f'norm="inf". Received: region={region!r}.'
+            )
+        region.validate(x)
+        outward, inward = region.interval(x), region.inner_limits(x)
+        lower, upper, low, high = (
+            np.asarray(ops.convert_to_numpy(end)) for end in (*outward, *inward)
+        )
+        low, high = low.astype(np.float64), high.astype(np.float64)
+        questions = self.questions(len(lower), outputs)
+        return [
+            Problem(lower[i], upper[i], question, (low[i], high[i]))
+            for i, question in enumerate(questions)
+        ]
+
+    def cases(self, x: ArrayLike, region: Region, outputs: int) -> list[tuple[Case, ...]]:
+        """The ways to break the property around each input, for regions that are boxes.
+
+        Args:
+            x: Inputs, ``(batch, *input_shape)``.
+            region: A ``Box``, or an ``LpBall`` of the norm "inf".
+            outputs: The number of outputs of the network.
+        """
+        found = []
+        for lower, upper, question, _ in self.problems(x, region, outputs):
+            limits = (np.asarray(lower, np.float64).ravel(), np.asarray(upper, np.float64).ravel())
+            rows = -np.concatenate([question.rows, question.offsets[:, None]], axis=1)
+            chosen = question.conjunctions(_MOST_CASES)
+            found.append(tuple(Case(*limits, rows[places]) for places in chosen))
+        return found
+
+    def _check_count(self, inputs: int) -> None:
+        """Raises where an argument holds entries for another number of inputs."""
+        for name, axes in self._per_input.items():
+            value = getattr(self, name)
+            if value is not None and value.ndim > axes and len(value) != inputs:
+                raise ValueError(
+                    f"`{name}` must hold one entry for all inputs, or one for each of {inputs}. "
+                    f"Received: {name} of shape {value.shape}."
+                )
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, for Keras's saving."""
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in vars(self).items()
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> OutputProperty:
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={_shown(value)}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({given})"
+
+
+@keras.saving.register_keras_serializable(package="tfcert.properties")
+class ClassStays(OutputProperty):
+    """Output y is the largest one: ``f_y - f_j > 0`` for all other j.
+
+    Args:
+        y: The class: an integer, or one an input.
+
+    Example:
+
+    >>> x, region = np.zeros((1, 2), "float32"), tfcert.LpBall(0.1)
+    >>> (question,) = tfcert.properties.ClassStays(1).questions(inputs=1, outputs=3)
+    >>> question.rows.tolist()
+    [[-1.0, 1.0, 0.0], [0.0, 1.0, -1.0]]
+    """
+
+    ranks = True
+    _per_input = {"y": 0}
+
+    def __init__(self, y: ArrayLike):
+        self.y = _classes("y", y)
+
+    def labels(self, inputs: int) -> npt.NDArray[np.int64]:
+        return np.broadcast_to(self.y, (inputs,))
+
+    def is_class(self) -> bool:
+        return True
+
+    def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
+        own = _spread("y", self.y, inputs, outputs)
+        if outputs < 2:
+            raise ValueError(
+                "A margin is between two outputs: the model must have at least two. "
+                f"Received: outputs={outputs}."
+            )
+        rival = np.arange(outputs - 1)[None]
+        rival = rival + (rival >= own[:, None])
+        eye = np.eye(outputs)
+        return eye[own][:, None] - eye[rival], np.zeros(rival.shape)
+
+
+@keras.saving.register_keras_serializable(package="tfcert.properties")
+class TopK(ClassStays):
+    """Output y is among the k largest: at most k - 1 others reach it.
+
+    Args:
+        y: The class: an integer, or one an input.
+        k: How many outputs count as the largest ones.
+    """
+
+    def __init__(self, y: ArrayLike, k: int):
+        super().__init__(y)
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise ValueError(f"`k` must be an integer >= 1. Received: k={k!r}.")
+        self.k = int(k)
+
+    def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
+        if self.k >= outputs:
+            raise ValueError(
+                f"`k` must be below the number of outputs, {outputs}; else the property always "
+                f"holds. Received: k={self.k}."
+            )
+        return super().margins(inputs, outputs)
+
+    def needed(self, rows: int) -> int:
+        return rows - (self.k - 1)
+
+    def is_class(self) -> bool:
+        return self.k == 1
+
+
+@keras.saving.register_keras_serializable(package="tfcert.properties")
+class Targeted(OutputProperty):
+    """Output y is ahead of another one: ``f_y - f_target > 0``.
+
+    Args:
+        y: The class: an integer, or one an input.
+        target: The output that must stay behind: an integer, or one an input.
+    """
+
+    ranks = True
+    _per_input = {"y": 0, "target": 0}
+
+    def __init__(self, y: ArrayLike, target: ArrayLike):
+        self.y, self.target = _classes("y", y), _classes("target", target)
+        if (self.y == self.target).any():
+            raise ValueError(
+                "`target` must be another output than `y`. "
+                f"Received: y={_shown(self.y)}, target={_shown(self.target)}."
+            )
+
+    def labels(self, inputs: int) -> npt.NDArray[np.int64]:
+        return np.broadcast_to(self.y, (inputs,))
+
+    def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
+        own = _spread("y", self.y, inputs, outputs)
+        other = _spread("target", self.target, inputs, outputs)
+        eye = np.eye(outputs)
+        return (eye[own] - eye[other])[:, None], np.zeros((inputs, 1))
+
+
+@keras.saving.register_keras_serializable(package="tfcert.properties")
+class OutputRange(OutputProperty):
+    """Every output lies strictly between two limits.
+
+    Args:
+        lower: Lower limits, which broadcast against the outputs of one input, ``(outputs,)``, or of
+            a batch, ``(batch, outputs)``; -inf for an output without one; None for no lower limits.
+        upper: Upper limits, likewise, with inf.
+    """
+
+    _per_input = {"lower": 1, "upper": 1}
+
+    def __init__(self, lower: ArrayLike | None = None, upper: ArrayLike | None = None):
+        if lower is None and upper is None:
+            raise ValueError("`lower` or `upper` must be given. Received: lower=None, upper=None.")
+        self.lower, self.upper = _numbers("lower", lower), _numbers("upper", upper)
+
+    def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
+        rows, offsets = [], []
+        for name, sign in (("lower", 1.0), ("upper", -1.0)):
+            limit = getattr(self, name)
+            if limit is None:
+                continue
+            try:
+                limit = np.broadcast_to(limit, (inputs, outputs))
+            except ValueError:
+                raise ValueError(
+                    f"`{name}` must broadcast against outputs of shape ({inputs}, {outputs}). "
+                    f"Received: {name} of shape {limit.shape}."
+                ) from None
+            # Without a limit: a margin that is positive everywhere.
+            free = limit == -sign * np.inf
+            eye = sign * np.eye(outputs)
+            rows.append(np.where(free[..., None], 0.0, eye))
+            offsets.append(np.where(free, 1.0, -sign * limit))
+        return np.concatenate(rows, axis=1), np.concatenate(offsets, axis=1)
+
+
+@keras.saving.register_keras_serializable(package="tfcert.properties")
+class Linear(OutputProperty):
+    """Linear functions of the outputs are positive: ``rows @ outputs + offsets > 0``, each.
+
+    Args:
+        rows: ``(rows, outputs)`` for all inputs, or ``(batch, rows, outputs)``.
+        offsets: What broadcasts to ``(rows,)``, or to ``(batch, rows)``.
+    """
+
+    _per_input = {"rows": 2, "offsets": 1}
+
+    def __init__(self, rows: ArrayLike, offsets: ArrayLike = 0.0):
+        given, more = _numbers("rows", rows), _numbers("offsets", offsets)
+        assert given is not None and more is not None
+        if given.ndim not in (2, 3) or not given.shape[-2]:
+            raise ValueError(
+                "`rows` must have the shape (rows, outputs) or (batch, rows, outputs). "
+                f"Received: rows of shape {given.shape}."
+            )
+        for name, value in (("rows", given), ("offsets", more)):
+            if not np.isfinite(value).all():
+                raise ValueError(f"`{name}` must be finite. Received: {name}={_shown(value)}.")
+        if more.ndim > 2:
+            raise ValueError(
+                "`offsets` must be a number, or of the shape (rows,) or (batch, rows). "
+                f"Received: offsets of shape {more.shape}."
+            )
+        self.rows, self.offsets = given, more
+
+    def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
+        if self.rows.shape[-1] != outputs:
+            raise ValueError(
+                f"`rows` must have one column for each of {outputs} outputs. "
+                f"Received: rows of shape {self.rows.shape}."
+            )
+        count = self.rows.shape[-2]
+        try:
+            offsets = np.broadcast_to(self.offsets, (inputs, count))
+        except ValueError:
+            raise ValueError(
+                f"`offsets` must broadcast against {count} rows. "
+                f"Received: offsets of shape {self.offsets.shape}."
+            ) from None
+        return np.broadcast_to(self.rows, (inputs, count, outputs)), offsets
+
+
+def _classes(name: str, value: ArrayLike) -> npt.NDArray[np.int64]:
+    found = np.asarray(ops.convert_to_numpy(value) if ops.is_tensor(value) else value)
+    if found.dtype.kind not in "iu" or found.ndim > 1 or not found.size or (found < 0).any():
+        raise ValueError(
+            f"`{name}` must be an integer >= 0, or one for each input. "
+            f"Received: {name}={_shown(found)}."
+        )
+    return found.astype(np.int64)
+
+
+def _numbers(name: str, value: ArrayLike | None) -> Array | None:
+    if value is None:
+        return None
+    found = np.asarray(ops.convert_to_numpy(value) if ops.is_tensor(value) else value)
+    if found.dtype.kind not in "fiu" or not found.size or np.isnan(found).any():
+        raise ValueError(f"`{name}` must hold numbers. Received: {name}={_shown(found)}.")
+    return found.astype(np.float64)
+
+
+def _spread(
+    name: str, value: npt.NDArray[np.int64], inputs: int, outputs: int
+) -> npt.NDArray[np.int64]:
+    """One class an input."""
+    if value.max() >= outputs:
+        raise ValueError(
+            f"`{name}` must lie in [0, {outputs}), the model's outputs. "
+            f"Received: classes up to {value.max()}."
+        )
+    return np.broadcast_to(value, (inputs,))
+
+
+def _shown(value: Any) -> str:
+    """A value as Python reads it, if it is short."""
+    if not isinstance(value, np.ndarray):
+        return repr(value)
+    return repr(value.tolist()) if value.size <= 12 else f"<array of shape {value.shape}>"
