@@ -38,8 +38,8 @@ __all__ = ["Bounder", "Found", "Inputs"]
 
 Array = npt.NDArray[Any]
 
-# A program for a few domains, and one for many.
-_SIZES = (16, 256)
+# A program for a few domains and one for many; and up to how many are a few, in several calls.
+_FEW, _MANY, _TURN = 16, 256, 96
 # Numbers of all layers, samples and rows up to which a program's first call is not worth compiling.
 _AT_ONCE = 1 << 22
 
@@ -114,7 +114,7 @@ class Bounder:
         layout: Layout,
         method: methods.AlphaCrown,
         candidates: int = 8,
-        most: int = _SIZES[-1],
+        most: int = _MANY,
     ):
         self.model, self.network, self.layout = model, network_of(model), layout
         self.method, self.candidates, self.most = method, candidates, most
@@ -206,7 +206,7 @@ class Bounder:
     def _run(self, kind: str, compute: Callable[..., Any], inputs: Inputs) -> Any:
         count, parts, start = len(inputs.lower), [], 0
         while start < count:
-            size = min(self.most, next((s for s in _SIZES if s >= count - start), _SIZES[-1]))
+            size = min(self.most, _FEW if count - start <= _TURN else _MANY)
             chosen = np.minimum(np.arange(start, start + size), count - 1)
             found = self._call(kind, compute, inputs, chosen)
             keep = min(size, count - start)
@@ -234,8 +234,10 @@ class Bounder:
         args = keras.tree.map_structure(
             lambda a: None if a is None else ops.convert_to_tensor(a), args
         )
-        size = len(chosen) * inputs.rows.shape[1] * sum(
-            math.prod(node.shape) for node in self.network.nodes
+        size = (
+            len(chosen)
+            * inputs.rows.shape[1]
+            * sum(math.prod(node.shape) for node in self.network.nodes)
         )
         program = programs_of(self.model).get(
             self.model,
