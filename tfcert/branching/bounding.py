@@ -113,7 +113,7 @@ class Bounder:
         model: keras.Model,
         layout: Layout,
         method: methods.AlphaCrown,
-        candidates: int = 8,
+        candidates: int = 4,
         most: int = _MANY,
     ):
         self.model, self.network, self.layout = model, network_of(model), layout

@@ -35,7 +35,7 @@ _LEAST = 1e-6
 
 
 def decided(evaluation: Evaluation, layout: Layout) -> Tensor:
-    """Which piece each unit is on: 1 and -1 where its interval tells, else 0; ``(batch, units)``."""
+    """Which piece each unit is on, ``(batch, units)``: 1 or -1 where its interval tells, else 0."""
     parts = []
     for spot in layout.units:
         lower, upper = evaluation.intervals[evaluation.network.nodes[spot.place]].bounds

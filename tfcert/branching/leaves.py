@@ -16,8 +16,7 @@ from keras import ops
 
 from tfcert.branching.layout import Layout
 from tfcert.network import Network
-from tfcert.rules.nonlinear import Nonlinear
-from tfcert.rules.primitives import Constant, Node
+from tfcert.rules.primitives import Constant, Node, Nonlinear
 
 __all__ = ["AffinePiece", "Minimum", "least_value"]
 
@@ -158,7 +157,9 @@ class AffinePiece:
 def least_value(
     rows: Array, offsets: Array, normals: Array, depths: Array, widths: Array
 ) -> Minimum:
-    """The least of ``max(rows @ x + offsets)`` over ``0 <= x <= widths, normals @ x + depths >= 0``.
+    """The least of ``max(rows @ x + offsets)`` over a box, cut by half-spaces.
+
+    The box is ``0 <= x <= widths``, and in the half-spaces ``normals @ x + depths >= 0``.
 
     Args:
         rows: ``(rows, inputs)``.

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 import numpy.typing as npt
-from keras import ops
 
 from tfcert import methods
 from tfcert.branching import choosing, leaves
@@ -27,6 +26,7 @@ from tfcert.branching.layout import Layout
 from tfcert.branching.roots import Roots
 from tfcert.branching.splitter import Bounded, Domains, Problem
 from tfcert.network import network_of
+from tfcert.properties.questions import Question
 
 __all__ = ["Recorder", "UnitSplitter"]
 
@@ -71,7 +71,13 @@ class UnitSplitter:
         root: How hidden values are bounded on the whole boxes.
         candidates: How many units of a domain are tried out before it is split; an even number.
         batch: The most domains in one call.
-        recorder: Is told about the tree.
+        recorder: Is told about the tree. Its cases are the places of the tasks, its rows those in
+            the group of a task.
+
+    Attributes:
+        tasks: Each group of a question is a task of its own, with its own domains: the margins of
+            one group are bounded there, and those of the others count as inf.
+        owner: ``(tasks,)``: the problem that each task belongs to.
     """
 
     name = "units"
@@ -82,29 +88,32 @@ class UnitSplitter:
         problems: Sequence[Problem],
         method: methods.AlphaCrown | None = None,
         root: methods.Crown | None = None,
-        candidates: int = 8,
+        candidates: int = 4,
         batch: int = 256,
         recorder: Recorder | None = None,
     ):
         self.model, self.network = model, network_of(model)
         self.problems, self.batch, self.recorder = list(problems), batch, recorder
         self.layout = Layout(self.network)
-        method = method or methods.AlphaCrown(iterations=20, learning_rate=0.1, decay=0.95)
-        root = root or methods.AlphaCrown(iterations=10, optimize_intermediate=True)
-        self.roots = Roots(model, self.layout, self.problems, root)
+        method = method or methods.AlphaCrown(iterations=10, learning_rate=0.1, decay=0.9)
+        root = root or methods.AlphaCrown(iterations=5, optimize_intermediate=True)
+        self.tasks, self._groups = _tasks(self.problems)
+        self.owner = np.array([owner for owner, _ in self._groups], np.int32)
+        self.roots = Roots(model, self.layout, self.tasks, root)
         self.bounder = Bounder(model, self.layout, method, candidates, batch)
         self._candidates = 2 * min(candidates // 2, self.layout.unit_count)
         self.bounded = 0  # How many domains were bounded.
 
     def start(self) -> Domains:
-        """One domain a problem: its whole box."""
-        count, roots = len(self.problems), self.roots
+        """One domain a task: the whole box of its problem."""
+        count, roots = len(self.tasks), self.roots
         rows, units = roots.rows.shape[1], len(roots.units)
         slopes = np.repeat(roots.start[:, None], rows, axis=1)
         nodes = np.full(count, -1, np.int64)
         if self.recorder is not None:
             nodes[:] = [self.recorder.add_root(case) for case in range(count)]
         state = {
+            "task": np.arange(count, dtype=np.int32),
             "signs": np.zeros((count, units), np.int8),
             "decided": np.zeros((count, units), np.int8),
             "slopes": slopes.astype(_KEPT),
@@ -113,8 +122,7 @@ class UnitSplitter:
             "candidates": np.full((count, self._candidates), -1, np.int32),
             "node": nodes,
         }
-        owner = np.arange(count, dtype=np.int32)
-        return Domains(owner, np.full(count, -np.inf), np.zeros(count, np.int32), state)
+        return Domains(self.owner, np.full(count, -np.inf), np.zeros(count, np.int32), state)
 
     def can_split(self, domains: Domains) -> npt.NDArray[np.bool_]:
         """Where some unit may still have both signs; domains have to be bounded before."""
@@ -149,7 +157,7 @@ class UnitSplitter:
         signs[there, units[there]] = both[there]
         tried.state = {**tried.state, "signs": signs}
         lower = np.maximum(self.bounder.try_out(self._inputs(tried)), tried.state["lower"])
-        value = self._values(tried.owner, lower).reshape(count, several, 2)
+        value = self._values(tried.state["task"], lower).reshape(count, several, 2)
         best = choosing.preferred(value, candidates)
         return candidates[np.arange(count), best]
 
@@ -170,7 +178,7 @@ class UnitSplitter:
         if self.recorder is not None:
             self._record(domains, found)
         domains = Domains(domains.owner, domains.bound, domains.depth, state)
-        return Bounded(domains, lower, found.points)
+        return Bounded(domains, self._of_problems(domains), found.points)
 
     def settle(self, domains: Domains, deadline: float) -> Bounded:
         """Decides domains without a unit to split by linear programs.
@@ -192,12 +200,22 @@ class UnitSplitter:
                 points[i] = point.reshape(points[i].shape)
         state = {**domains.state, "lower": lower}
         domains = Domains(domains.owner, domains.bound, domains.depth, state)
-        return Bounded(domains, lower, points)
+        return Bounded(domains, self._of_problems(domains), points)
+
+    def _of_problems(self, domains: Domains) -> Array:
+        """The bounds of domains as those of the margins of their problems."""
+        most = max(len(problem.question.rows) for problem in self.problems)
+        lower = np.full((len(domains), most), np.inf)
+        for task in np.unique(domains.state["task"]):
+            members = self._groups[task][1]
+            own = np.flatnonzero(domains.state["task"] == task)
+            lower[np.ix_(own, members)] = domains.state["lower"][own, : len(members)]
+        return lower
 
     def _least(self, domain: Domains) -> tuple[float, Array | None] | None:
         """The least value of the question on one domain, and where; None where it stays open."""
-        problem = self.problems[int(domain.owner[0])]
-        decided = self.roots.decided[domain.owner[0]].copy()
+        place = int(domain.state["task"][0])
+        problem, decided = self.tasks[place], self.roots.decided[place].copy()
         decided[self.roots.units] = domain.state["decided"][0]
         signs = np.zeros(len(decided), np.int8)
         signs[self.roots.units] = domain.state["signs"][0]
@@ -223,18 +241,18 @@ class UnitSplitter:
                     self.recorder.close(domain.state["node"], rows[0], None, multipliers)
         return least, point
 
-    def _values(self, owner: Array, lower: Array) -> Array:
-        """The values of the questions from bounds of their margins."""
-        value = np.empty(len(owner))
-        for problem in np.unique(owner):
-            own = owner == problem
-            value[own] = self.problems[problem].question.value(lower[own])
+    def _values(self, task: Array, lower: Array) -> Array:
+        """The values of the questions of tasks from bounds of their margins."""
+        value = np.empty(len(task))
+        for place in np.unique(task):
+            own = task == place
+            value[own] = self.tasks[place].question.value(lower[own])
         return value
 
     def _record(self, domains: Domains, found: Found) -> None:
         """Closes the nodes that the bounds prove, where one margin is enough for it."""
         assert self.recorder is not None
-        proved = np.flatnonzero(self._values(domains.owner, found.lower) > 0)
+        proved = np.flatnonzero(self._values(domains.state["task"], found.lower) > 0)
         proved = proved[np.isfinite(found.lower[proved]).all(axis=1)]
         if not len(proved):
             return
@@ -248,7 +266,7 @@ class UnitSplitter:
 
     def _inputs(self, domains: Domains) -> Inputs:
         """The domains with all that is kept once for each problem."""
-        roots, owner, state = self.roots, domains.owner, domains.state
+        roots, state, owner = self.roots, domains.state, domains.state["task"]
         count, rows = len(owner), roots.rows.shape[1]
         signs = np.zeros((count, self.layout.unit_count), np.int8)
         signs[:, roots.units] = state["signs"]
@@ -266,3 +284,17 @@ class UnitSplitter:
             slopes,
             multipliers,
         )
+
+
+def _tasks(problems: Sequence[Problem]) -> tuple[list[Problem], list[tuple[int, Array]]]:
+    """A problem for each group of each question; whose group it is, and which rows it has."""
+    tasks, groups = [], []
+    for owner, problem in enumerate(problems):
+        question = problem.question
+        for group, need in zip(question.groups, question.needs, strict=True):
+            rows = np.flatnonzero(group)
+            one = np.ones((1, len(rows)), bool)
+            own = Question(question.rows[rows], question.offsets[rows], one, [need])
+            tasks.append(problem._replace(question=own))
+            groups.append((owner, rows))
+    return tasks, groups
