@@ -35,6 +35,7 @@ __all__ = [
     "replicas",
     "reshape",
     "runs_at_once",
+    "traced_for_sizes",
     "traced_once",
     "value_and_gradients",
     "vector_jacobian",
@@ -162,6 +163,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of tensors for many calls inside of one that is compiled: one graph for all."""
+    return jax.jit(function)
+
+
+def traced_for_sizes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors for calls from outside of compiled code, of batches of any size."""
     return jax.jit(function)
 
 

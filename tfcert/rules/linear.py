@@ -6,6 +6,7 @@ each primitive *declares* ``|W| r``; there is no default, since a wrong one woul
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,7 +73,18 @@ class Kernel(Affine):
         self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
     ) -> Sequence[Tensor]:
         zeros = ops.zeros((ops.shape(coefficients)[0], *shapes[0]), coefficients.dtype)
-        return backend.vector_jacobian(lambda z: self.linear(z, p["kernel"]), [zeros], coefficients)
+        if backend.runs_at_once():
+            # Operation by operation, TensorFlow would compute the value and the gradient by the
+            # kernel as well; for convolutions that is most of the time, and some kernels crash.
+            return [self._back(zeros, p["kernel"], coefficients)]
+        return [self._transposed(zeros, p["kernel"], coefficients)]
+
+    def _transposed(self, zeros: Tensor, kernel: Tensor, coefficients: Tensor) -> Tensor:
+        return backend.vector_jacobian(lambda z: self.linear(z, kernel), [zeros], coefficients)[0]
+
+    @functools.cached_property
+    def _back(self) -> Callable[..., Tensor]:
+        return backend.traced_for_sizes(self._transposed)
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         # Each term meets one product, the sums, and the bias: fan_in + 1 roundings. Three more are
