@@ -46,6 +46,10 @@ _MAY_KNOW = {
     "models": {"types", "graph", "network", "rules", "layers"},
     "properties": {"types", "regions"},
     "branching": {
+        *("types", "backend", "checks", "regions", "relaxations", "rules", "network", "programs"),
+        *("bounds", "attacks", "properties"),
+    },
+    "branching": {
         *("types", "backend", "regions", "graph", "rules", "network", "programs", "bounds"),
         *("attacks", "properties"),
     },

@@ -24,7 +24,6 @@ from tfcert import methods
 from tfcert.bounds.alpha import optimised
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.known import Known
-from tfcert.bounds.statistics import node_values
 from tfcert.bounds.sweep import Slopes, sweep
 from tfcert.branching import choosing
 from tfcert.branching.layout import Layout, flat_slopes, flat_units
@@ -104,7 +103,7 @@ class Bounder:
         model: One output of shape ``(batch, outputs)``.
         layout: Of its network.
         method: How far slopes and multipliers are optimised.
-        candidates: How many units are proposed for splitting, an even number.
+        candidates: How many units are proposed for splitting, at most as many as there are.
         most: Most domains in one call of a program.
     """
 
@@ -113,7 +112,7 @@ class Bounder:
         model: keras.Model,
         layout: Layout,
         method: methods.AlphaCrown,
-        candidates: int = 4,
+        candidates: int = 3,
         most: int = _MANY,
     ):
         self.model, self.network, self.layout = model, network_of(model), layout
@@ -187,8 +186,7 @@ class Bounder:
         # The row that is nearest to a proof decides where to split and where to look.
         chosen = ops.one_hot(ops.argmax(lower, axis=-1), lower.shape[1], dtype=network.dtype)
         points = _minimiser(record[network.input], chosen, args)
-        values = node_values(network, {network.input: points}, {})
-        scores = choosing.estimates(evaluation, layout, record, found.slopes, values, chosen)
+        scores = choosing.estimates(evaluation, layout, record, found.slopes, chosen)
         return {
             "lower": lower,
             "slopes": {

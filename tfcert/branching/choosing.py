@@ -1,15 +1,12 @@
 """Which unit of a domain to split: estimates from one backward sweep, then trials of the best few.
 
-The estimate of a unit is how much of the gap between the network and its relaxation it brings
-about. Let ``a`` be the coefficient that arrives at the unit's function f in the sweep that gives
-the bound, and z the unit's value.
+The estimate of a unit is its *loss*: what the intercepts of the lines around its function take from
+the bound. Let ``a`` be the coefficient that arrives at the function in the sweep that gives the
+bound, and ``low <= 0 <= high`` the intercepts of the lower and the upper line. Then the loss is
+``-(max(a, 0) low + min(a, 0) high)``. On both halves of a split the function is linear, and both
+intercepts are 0.
 
-* ``loss``: what the intercepts of its lines take from the bound, ``-(a+ . low + a- . high)`` with
-  the intercepts ``low <= 0`` and ``high >= 0`` of the lower and the upper line.
-* ``violation``: ``a f(z) - line(z)`` at the input where the relaxed problem has its minimum, with
-  the line that the sweep took. It is 0 where the relaxation is exact at that input.
-
-Reference: Bunel et al., 2020, https://arxiv.org/abs/1909.06588 (the estimate from the intercept);
+Reference: Bunel et al., 2020, https://arxiv.org/abs/1909.06588 (estimates from the intercepts);
 De Palma et al., 2021, https://arxiv.org/abs/2104.06718 (trials of the best few).
 """
 
@@ -49,46 +46,38 @@ def estimates(
     layout: Layout,
     coefficients: Mapping[Node, Tensor],
     slopes: Mapping[int, Any],
-    values: Mapping[Node, Tensor],
     chosen: Tensor,
 ) -> Tensor:
-    """How much splitting each unit may gain, ``(batch, 2, units)``: by its loss, by its violation.
-
-    Units that cannot be split have -1.
+    """How much splitting each unit may gain, ``(batch, units)``; -1 where it cannot be split.
 
     Args:
         evaluation: Holds the intervals.
         layout: Says where the units stand.
         coefficients: Those that arrive at each node in the sweep, ``(batch, rows, *shape)``.
         slopes: The slopes of that sweep, ``{place: [lower, upper]}``, with rows likewise.
-        values: The values of all nodes at the input where the relaxed problem has its minimum.
         chosen: One-hot, ``(batch, rows)``: which row counts.
     """
     parts = []
     for spot, readers in zip(layout.units, layout.readers, strict=True):
         source = evaluation.network.nodes[spot.place]
         lower, upper = evaluation.intervals[source].bounds
-        shape = (-1, spot.stop - spot.start)
 
         def of_row(tensor: Tensor) -> Tensor:
             picked = ops.reshape(chosen, (-1, chosen.shape[1], *[1] * (len(tensor.shape) - 2)))
             return ops.sum(tensor * picked, axis=1)
 
-        loss = violation = _LEAST * ops.minimum(-lower, upper)
+        loss = _LEAST * ops.minimum(-lower, upper)
         for place in readers:
             node = evaluation.network.nodes[place]
             a = of_row(coefficients[node])
             own = [None if slope is None else of_row(slope) for slope in slopes[place]]
             lines = _lines(evaluation, node, own, lower, upper)
-            positive, negative = ops.relu(a), -ops.relu(-a)
-            constant = positive * lines.lower_intercept + negative * lines.upper_intercept
-            slope = positive * lines.lower_slope + negative * lines.upper_slope
-            loss = loss + ops.relu(-constant)
-            gap = a * values[node] - slope * values[source] - constant
-            violation = violation + ops.relu(gap) + _LEAST * ops.abs(a) * ops.minimum(-lower, upper)
+            constant = ops.relu(a) * lines.lower_intercept - ops.relu(-a) * lines.upper_intercept
+            # A line through 0 has no intercept, and is loose at one end all the same.
+            loss = loss + ops.relu(-constant) + _LEAST * ops.abs(a) * ops.minimum(-lower, upper)
         unstable = ops.logical_and(lower < 0, upper > 0)
-        pair = [ops.where(unstable, kind, -ops.ones_like(kind)) for kind in (loss, violation)]
-        parts.append(ops.stack([ops.reshape(kind, shape) for kind in pair], axis=1))
+        loss = ops.where(unstable, loss, -ops.ones_like(loss))
+        parts.append(ops.reshape(loss, (-1, spot.stop - spot.start)))
     return ops.concatenate(parts, axis=-1)
 
 
@@ -104,17 +93,12 @@ def _lines(evaluation: Evaluation, node: Node, slopes: list, lower: Tensor, uppe
 def best_units(scores: Tensor, count: int) -> Tensor:
     """The units with the best estimates, ``(batch, count)``, best first; -1 where there are fewer.
 
-    Half of them by each of the two estimates; a unit may come twice.
-
     Args:
         scores: From ``estimates``.
-        count: An even number.
+        count: How many, at most as many as there are.
     """
-    half = min(count // 2, scores.shape[-1])
-    values, places = ops.top_k(scores, half)
-    places = ops.where(values > 0, ops.cast(places, "int32"), -1)
-    # The best of both kinds come first.
-    return ops.reshape(ops.transpose(places, (0, 2, 1)), (-1, 2 * half))
+    values, places = ops.top_k(scores, count)
+    return ops.where(values > 0, ops.cast(places, "int32"), -1)
 
 
 def preferred(

@@ -69,7 +69,7 @@ class UnitSplitter:
         problems: What is asked.
         method: How far slopes and multipliers are optimised for each domain.
         root: How hidden values are bounded on the whole boxes.
-        candidates: How many units of a domain are tried out before it is split; an even number.
+        candidates: How many units of a domain are tried out before it is split.
         batch: The most domains in one call.
         recorder: Is told about the tree. Its cases are the places of the tasks, its rows those in
             the group of a task.
@@ -88,7 +88,7 @@ class UnitSplitter:
         problems: Sequence[Problem],
         method: methods.AlphaCrown | None = None,
         root: methods.Crown | None = None,
-        candidates: int = 4,
+        candidates: int = 3,
         batch: int = 256,
         recorder: Recorder | None = None,
     ):
@@ -100,8 +100,8 @@ class UnitSplitter:
         self.tasks, self._groups = _tasks(self.problems)
         self.owner = np.array([owner for owner, _ in self._groups], np.int32)
         self.roots = Roots(model, self.layout, self.tasks, root)
-        self.bounder = Bounder(model, self.layout, method, candidates, batch)
-        self._candidates = 2 * min(candidates // 2, self.layout.unit_count)
+        self._candidates = min(candidates, self.layout.unit_count)
+        self.bounder = Bounder(model, self.layout, method, self._candidates, batch)
         self.bounded = 0  # How many domains were bounded.
 
     def start(self) -> Domains:
@@ -146,7 +146,7 @@ class UnitSplitter:
         candidates = self.roots.known[domains.state["candidates"]]
         candidates = np.where(domains.state["candidates"] >= 0, candidates, -1)
         count, several = candidates.shape
-        if several == 2 and (candidates[:, :1] == candidates[:, 1:]).all():
+        if several == 1:
             return candidates[:, 0]
         tried = domains.take(np.repeat(np.arange(count), 2 * several))
         signs = tried.state["signs"].copy()
