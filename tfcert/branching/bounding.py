@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from tfcert import methods
+from tfcert.bounds import methods
 from tfcert.bounds.alpha import optimised
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.known import Known

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from tfcert import methods
-from tfcert.bounds import propagation
+from tfcert.bounds import methods, propagation
 from tfcert.branching.layout import Layout, flat_slopes, flat_units
 from tfcert.branching.splitter import Problem
 from tfcert.network import Network, network_of

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from tfcert import methods
+from tfcert.bounds import methods
 from tfcert.branching import choosing, leaves
 from tfcert.branching.bounding import Bounder, Found, Inputs
 from tfcert.branching.layout import Layout
