@@ -49,10 +49,6 @@ _MAY_KNOW = {
         *("types", "backend", "checks", "regions", "relaxations", "rules", "network", "programs"),
         *("bounds", "attacks", "properties"),
     },
-    "branching": {
-        *("types", "backend", "regions", "graph", "rules", "network", "programs", "bounds"),
-        *("attacks", "properties"),
-    },
     "objectives": {
         *("types", "backend", "regions", "relaxations", "graph", "rules", "network", "bounds"),
         *("schedules", "attacks", "smoothing", "layers"),

@@ -112,7 +112,7 @@ class Bounder:
         model: keras.Model,
         layout: Layout,
         method: methods.AlphaCrown,
-        candidates: int = 3,
+        candidates: int = 1,
         most: int = _MANY,
     ):
         self.model, self.network, self.layout = model, network_of(model), layout
