@@ -40,7 +40,7 @@ Array = npt.NDArray[Any]
 # A program for a few domains and one for many; and up to how many are a few, in several calls.
 _FEW, _MANY, _TURN = 16, 256, 96
 # Numbers of all layers, samples and rows up to which a program's first call is not worth compiling.
-_AT_ONCE = 1 << 22
+_AT_ONCE = 1 << 20
 
 
 class Inputs(NamedTuple):
