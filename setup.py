@@ -66,6 +66,7 @@ setuptools.setup(
             "scipy>=1.13",
             "tensorboard>=2.20",
         ],
+        "verify": ["scipy>=1.13"],
         # The formatter's output differs between minor versions, hence the upper limit.
         "dev": ["mypy>=2.4,<3", "ruff>=0.17,<0.18"],
     },

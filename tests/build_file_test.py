@@ -47,8 +47,8 @@ _MAY_KNOW = {
     "models": {"types", "graph", "network", "rules", "layers"},
     "properties": {"types", "regions"},
     "branching": {
-        *("types", "backend", "checks", "regions", "rules", "network", "programs", "bounds"),
-        *("attacks", "properties"),
+        *("types", "backend", "checks", "regions", "relaxations", "rules", "network", "programs"),
+        *("bounds", "attacks", "properties"),
     },
     "objectives": {
         *("types", "backend", "regions", "relaxations", "graph", "rules", "network", "bounds"),

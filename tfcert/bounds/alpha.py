@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -40,8 +40,8 @@ class Optimised(NamedTuple):
 
     Attributes:
         lower: The best lower bounds of the rows met on the way, ``(groups, rows)``.
-        slopes: ``{place: [lower_slope, upper_slope]}`` at the end; see ``Slopes``.
-        multipliers: ``{place: beta}`` at the end.
+        slopes: ``{place: [lower_slope, upper_slope]}`` that give these bounds; see ``Slopes``.
+        multipliers: ``{place: beta}`` that give these bounds.
     """
 
     lower: Tensor
@@ -59,6 +59,7 @@ def optimised(
     *,
     slopes: Mapping[int, Any] | None = None,
     multipliers: Mapping[int, Tensor] | None = None,
+    enough: Callable[[Tensor], Tensor] | None = None,
 ) -> Optimised:
     """Lower bounds of rows with optimised slopes; at least those of the default slopes.
 
@@ -74,6 +75,8 @@ def optimised(
         slopes: Where to start, from an earlier ``Optimised`` with rows of the same shape; default:
             the slopes of CROWN.
         multipliers: Where to start; default: 0.
+        enough: From the best bounds so far, ``(groups, rows)``, whether they are good enough, a
+            scalar: the optimisation then ends.
     """
     record = Slopes()
     first = sweep(evaluation, node, rows, frame, constant, slopes=record)
@@ -90,6 +93,7 @@ def optimised(
     def body(
         step: Tensor,
         best: Tensor,
+        chosen: Tensor,
         rate: Tensor,
         powers: Tensor,
         value: Tensor,
@@ -97,34 +101,41 @@ def optimised(
         v: Tensor,
     ) -> tuple:
         _, lower, (gradient,) = backend.value_and_gradients(objective, [value])
+        best, chosen = better(lower, value, best, chosen)
         powers = powers * decays
         m = _FIRST * m + (1 - _FIRST) * gradient
         v = _SECOND * v + (1 - _SECOND) * ops.square(gradient)
         corrected = 1.0 - powers
         change = (m / corrected[0]) / (ops.sqrt(v / corrected[1]) + _TINY)
         value = variables.projected(value + rate * change)
-        return step + 1, ops.maximum(best, lower), rate * method.decay, powers, value, m, v
+        return step + 1, best, chosen, rate * method.decay, powers, value, m, v
+
+    def better(lower: Tensor, value: Tensor, best: Tensor, chosen: Tensor) -> tuple:
+        """The better ones of two bounds of each row, and what gives them."""
+        chosen = ops.where(ops.expand_dims(lower > best, -1), value, chosen)
+        return ops.maximum(best, lower), chosen
+
+    def goes_on(step: Tensor, best: Tensor, *_: Tensor) -> Tensor:
+        more = step < method.iterations
+        return more if enough is None else ops.logical_and(more, ops.logical_not(enough(best)))
 
     decays = ops.convert_to_tensor([_FIRST, _SECOND], dtype=evaluation.dtype)
     zeros = ops.zeros_like(variables.first)
     state = (
         ops.convert_to_tensor(0, dtype="int32"),
         first,
+        variables.default,
         ops.cast(method.learning_rate, evaluation.dtype),
         ops.ones((2,), dtype=evaluation.dtype),
         variables.first,
         zeros,
         zeros,
     )
-    state = backend.loop(
-        lambda step, *_: step < method.iterations,
-        body,
-        state,
-        maximum_iterations=method.iterations,
-    )
-    _, last = objective([state[4]])
-    found = variables.slopes(state[4])
-    return Optimised(ops.maximum(state[1], last), found.values, found.multipliers)
+    state = backend.loop(goes_on, body, state, maximum_iterations=method.iterations)
+    _, last = objective([state[5]])
+    best, chosen = better(last, state[5], state[1], state[2])
+    found = variables.slopes(chosen)
+    return Optimised(best, found.values, found.multipliers)
 
 
 class _Variables:
@@ -145,12 +156,17 @@ class _Variables:
         self.count = sum(self._sizes)
         if not self.count:
             return
-        fractions = [
-            _fraction(slopes.get(place, record.values[place])[side], low, width)
-            for place, side, low, width in self._places
-        ]
+
+        def fractions(given: Mapping[int, Any]) -> list[Tensor]:
+            return [
+                _fraction(given.get(place, record.values[place])[side], low, width)
+                for place, side, low, width in self._places
+            ]
+
         betas = [multipliers.get(p, record.multipliers[p]) for p in self._multipliers]
-        self.first = self._joined([*fractions, *betas])
+        none = [record.multipliers[p] for p in self._multipliers]
+        self.first = self._joined([*fractions(slopes), *betas])
+        self.default = self._joined([*fractions({}), *none])
         zeros, ones = ([f(beta) for beta in betas] for f in (ops.zeros_like, ops.ones_like))
         self._low = self._joined([low for _, _, low, _ in self._places] + zeros)
         self._width = self._joined([width for _, _, _, width in self._places] + ones)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import keras
@@ -225,8 +225,9 @@ class AlphaCrown(Crown):
         rows: Tensor,
         slopes: Mapping[int, Any] | None = None,
         multipliers: Mapping[int, Tensor] | None = None,
+        enough: Callable[[Tensor], Tensor] | None = None,
     ) -> Optimised:
-        """Bounds rows of an output and tells where the optimisation ended, to go on from there.
+        """Bounds rows of an output and tells what gives these bounds, to go on from there.
 
         Args:
             evaluation: Holds the intervals of all nodes, and the signs of split units.
@@ -234,6 +235,7 @@ class AlphaCrown(Crown):
             rows: Coefficients, ``(batch, rows, size of the output)``.
             slopes: Where to start, from an earlier result; default: CROWN's slopes.
             multipliers: Where to start, from an earlier result; default: 0.
+            enough: From the best bounds so far, ``(batch, rows)``, whether to stop, a scalar.
         """
         evaluation.prepare(node, True)
         coefficients = Rows(ops.reshape(rows, (-1, rows.shape[1], *node.shape)))
@@ -245,6 +247,7 @@ class AlphaCrown(Crown):
             Frame(),
             slopes=slopes,
             multipliers=multipliers,
+            enough=enough,
         )
 
     def sweeper(self, evaluation: Evaluation, node: Node) -> Lower | None:

@@ -16,6 +16,7 @@ from tfcert.bounds import methods, propagation
 from tfcert.bounds.answers import plain_sweeper
 from tfcert.bounds.known import Known
 from tfcert.bounds.sweep import sweep
+from tfcert.branching.outcome import Reason, within_rounding
 from tfcert.branching.recording import BoxRecord
 from tfcert.branching.rows import Rows as AskedRows
 from tfcert.branching.splitter import Bounded, Domains
@@ -164,6 +165,9 @@ class BoxSplitter:
         del deadline
         lower = np.full((len(domains), self._rows.count), -np.inf)
         return Bounded(domains, lower, domains.state["lower"])
+
+    def open_reason(self, count: int) -> Reason:
+        return within_rounding(count)
 
     def _program(self, arguments: tuple) -> Program:
         return self._programs.get(

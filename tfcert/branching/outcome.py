@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Counterexample", "Outcome", "Reason"]
+__all__ = ["Counterexample", "Outcome", "Reason", "within_rounding"]
 
 
 class Reason(NamedTuple):
@@ -22,6 +22,12 @@ class Reason(NamedTuple):
 
     kind: Literal["time", "memory", "rounding", "splitting"]
     text: str
+
+
+def within_rounding(count: int) -> Reason:
+    """The reason where parts are as small as numbers allow."""
+    text = f"{count} parts cannot be split any further, and are not decided up to rounding."
+    return Reason("rounding", f"{text} Try the network as float64.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -262,8 +262,7 @@ class _Search:
         if time.monotonic() > self._limits.deadline:
             text = f"The time is up: {left} parts are open. Try a longer time_limit."
             return Reason("time", text)
-        text = f"{left} parts cannot be split any further, and are not decided up to rounding."
-        return Reason("rounding", f"{text} Try the network as float64.")
+        return self._splitter.open_reason(left)
 
     def _report(self) -> None:
         if self._log is None and self._line is None:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from tfcert.branching.outcome import Reason
 from tfcert.properties.questions import Problem
 
 __all__ = ["Bounded", "Domains", "Problem", "Splitter"]
@@ -126,4 +127,8 @@ class Splitter(Protocol):
             domains: Some domains, any number of them.
             deadline: When to stop, by ``time.monotonic()``; what is not reached keeps its bound.
         """
+        ...
+
+    def open_reason(self, count: int) -> Reason:
+        """Why ``settle`` may leave so many domains open, and what to try."""
         ...

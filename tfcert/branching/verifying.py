@@ -17,11 +17,13 @@ from tfcert.bounds import bound_margins, methods
 from tfcert.branching import attacking
 from tfcert.branching.boxes import BoxSplitter, free_inputs
 from tfcert.branching.checking import Referee
+from tfcert.branching.layout import Layout
 from tfcert.branching.outcome import Counterexample, Outcome, Reason
 from tfcert.branching.recording import BoxRecord, Recorder
 from tfcert.branching.rows import Rows
 from tfcert.branching.search import Found, Limits, Progress, search
 from tfcert.branching.splitter import Splitter
+from tfcert.branching.units import UnitSplitter
 from tfcert.network import checked_model, network_of
 from tfcert.properties import OutputProperty, Property
 from tfcert.properties.questions import Problem
@@ -270,10 +272,12 @@ class _Verification:
         splitter = self._splitter(few)
         if splitter is None:
             free = max(map(free_inputs, self.problems))
+            why = "float_safe" if self.settings.method.float_safe else "a network without a ReLU"
             text = (
                 f"Bounds of the whole region do not decide, and {free} numbers of the input vary: "
-                f"input splitting is for at most {_FEW_INPUTS}. Try a tighter method, such as "
-                "tfcert.methods.AlphaCrown(optimize_intermediate=True), or a smaller region."
+                f"inputs are split up to {_FEW_INPUTS} of them, and units are not for {why}. Try a "
+                "tighter method, such as tfcert.methods.AlphaCrown(optimize_intermediate=True), or "
+                "a smaller region."
             )
             return self._outcome("unknown", -math.inf, "", Reason("splitting", text))
         referee = Referee(self.model, self.problems)
@@ -294,9 +298,12 @@ class _Verification:
         )
 
     def _splitter(self, few: bool) -> Splitter | None:
-        if not few:
-            return None
         settings = self.settings
+        if not few:
+            # The multipliers of units have no analysis of rounding.
+            if settings.method.float_safe or not Layout(network_of(self.model)).unit_count:
+                return None
+            return UnitSplitter(self.model, self.problems, recorder=settings.recorder)
         record = None
         if settings.recorder is not None:
             record = BoxRecord(settings.recorder, self.problems, settings.cases)

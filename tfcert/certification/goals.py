@@ -48,7 +48,7 @@ class Goal:
         raise NotImplementedError
 
     def attacked(
-        self, attack: attacks.PGD, x: np.ndarray, places: np.ndarray, seed: int
+        self, attack: attacks.Attack, x: np.ndarray, places: np.ndarray, seed: int
     ) -> np.ndarray:
         """The worst points around some inputs that an attack finds."""
         raise NotImplementedError
@@ -107,7 +107,7 @@ class Classes(Goal):
         return self._subject.classes_of(outputs) != self.labels[places]
 
     def attacked(
-        self, attack: attacks.PGD, x: np.ndarray, places: np.ndarray, seed: int
+        self, attack: attacks.Attack, x: np.ndarray, places: np.ndarray, seed: int
     ) -> np.ndarray:
         found = attack(self._subject.scores, x, self.labels[places], seed, len(x))
         return np.asarray(ops.convert_to_numpy(found))
@@ -154,7 +154,7 @@ class Outputs(Goal):
         return ~(self.values(outputs, places) > 0)
 
     def attacked(
-        self, attack: attacks.PGD, x: np.ndarray, places: np.ndarray, seed: int
+        self, attack: attacks.Attack, x: np.ndarray, places: np.ndarray, seed: int
     ) -> np.ndarray:
         owner = np.arange(len(places), dtype=np.int32)
         rows = self._rows(places, self._subject.dtype)

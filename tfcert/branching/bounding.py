@@ -1,0 +1,264 @@
+"""Bounds of many domains at once: one compiled program for each batch size.
+
+Intervals of hidden values are given: those of the whole box, tightened by interval arithmetic from
+the signs of the units that were split. On top of them come some steps of gradient ascent on slopes
+and multipliers (beta-CROWN), from where the parent ended.
+
+Bounds are computed in the network's float type. Rounding is not followed step by step: a margin for
+it, relative to the size of the outputs, is taken off every bound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from tfcert.bounds import methods
+from tfcert.bounds.alpha import optimised
+from tfcert.bounds.evaluation import Evaluation
+from tfcert.bounds.known import Known
+from tfcert.bounds.sweep import Slopes, sweep
+from tfcert.branching import choosing
+from tfcert.branching.layout import Layout, flat_slopes, flat_units
+from tfcert.network import network_of
+from tfcert.programs import programs_of
+from tfcert.regions import BoundRegion, Box
+from tfcert.rules.rows import Frame, Rows
+from tfcert.types import Bounds, Tensor
+
+__all__ = ["Bounder", "Found", "Inputs"]
+
+Array = npt.NDArray[Any]
+
+# A program for a few domains and one for many; and up to how many are a few, in several calls.
+_FEW, _MANY, _TURN = 16, 256, 96
+# Numbers of all layers, samples and rows up to which a program's first call is not worth compiling.
+_AT_ONCE = 1 << 20
+
+
+class Inputs(NamedTuple):
+    """What is known of some domains, as arrays with one entry a domain.
+
+    Attributes:
+        lower: ``(n, *input_shape)``.
+        upper: The same.
+        rows: ``(n, rows, outputs)``: the margins are ``rows @ outputs + offsets``.
+        offsets: ``(n, rows)``.
+        ends: ``{place: (lower, upper)}``: intervals of the nodes that relaxations depend on.
+        signs: ``(n, units)``, int8: of the units that were split.
+        slopes: ``(n, rows, slopes)``: where to start.
+        multipliers: ``(n, rows, units)``: where to start.
+    """
+
+    lower: Array
+    upper: Array
+    rows: Array
+    offsets: Array
+    ends: dict[int, tuple[Array, Array]]
+    signs: Array
+    slopes: Array
+    multipliers: Array
+
+
+class Found(NamedTuple):
+    """What bounding finds, as arrays with one entry a domain.
+
+    Attributes:
+        lower: ``(n, rows)``: bounds of the margins; inf where the domain is empty.
+        slopes: ``(n, rows, slopes)``: these and the multipliers give the bounds.
+        multipliers: ``(n, rows, units)``.
+        decided: ``(n, units)``, int8: which piece each unit is on, 0 where both are possible.
+        candidates: ``(n, candidates)``: flat units that look best to split; -1: none.
+        points: ``(n, *input_shape)``: where the relaxed problem has its minimum.
+    """
+
+    lower: Array
+    slopes: Array
+    multipliers: Array
+    decided: Array
+    candidates: Array
+    points: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Standing:
+    """No step at all: the better one of the default slopes and the given ones."""
+
+    iterations: int = 0
+    learning_rate: float = 0.0
+    decay: float = 1.0
+
+
+class Bounder:
+    """Bounds domains of one model.
+
+    Args:
+        model: One output of shape ``(batch, outputs)``.
+        layout: Of its network.
+        method: How far slopes and multipliers are optimised.
+        candidates: How many units are proposed for splitting, at most as many as there are.
+        most: Most domains in one call of a program.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        layout: Layout,
+        method: methods.AlphaCrown,
+        candidates: int = 1,
+        most: int = _MANY,
+    ):
+        self.model, self.network, self.layout = model, network_of(model), layout
+        self.method, self.candidates, self.most = method, candidates, most
+
+    def bound(self, inputs: Inputs) -> Found:
+        """Bounds domains, however many."""
+        found = self._run("split", self._bounded, inputs)
+        layout = self.layout
+        return Found(
+            found["lower"].astype(np.float64),
+            flat_slopes(layout, found["slopes"]) if layout.slopes else inputs.slopes,
+            flat_units(layout, found["multipliers"]),
+            found["decided"],
+            found["candidates"],
+            found["points"],
+        )
+
+    def try_out(self, inputs: Inputs) -> Array:
+        """Bounds of domains by one sweep with the given slopes, ``(n, rows)``."""
+        return self._run("split trial", self._tried, inputs)["lower"].astype(np.float64)
+
+    # The programs.
+
+    def _evaluate(self, args: dict[str, Any]) -> Evaluation:
+        known = Known(
+            intervals={place: Bounds(*pair) for place, pair in args["ends"].items()},
+            signs={place: ops.cast(s, self.network.dtype) for place, s in args["signs"].items()},
+            settled=True,
+        )
+        region = Box(np.zeros(1), np.zeros(1))  # Its form; the limits are those that are bound.
+        bound = BoundRegion(args["lower"], args["upper"])
+        return self.method.evaluate(self.network, region, bound, known=known)
+
+    def _tried(self, args: dict[str, Any]) -> dict[str, Any]:
+        evaluation = self._evaluate(args)
+        found = self._ascend(evaluation, args, _Standing(), None)
+        return {"lower": _with_offsets(found.lower, args, evaluation)}
+
+    def _ascend(
+        self, evaluation: Evaluation, args: dict[str, Any], ascent: Any, enough: Any
+    ) -> Any:
+        output = self.network.outputs
+        evaluation.prepare(output, True)
+        rows = Rows(ops.reshape(args["rows"], (-1, args["rows"].shape[1], *output.shape)))
+        return optimised(
+            evaluation,
+            ascent,
+            output,
+            rows,
+            Frame(),
+            slopes=args["slopes"],
+            multipliers=args["multipliers"],
+            enough=enough,
+        )
+
+    def _bounded(self, args: dict[str, Any]) -> dict[str, Any]:
+        network, layout = self.network, self.layout
+        evaluation = self._evaluate(args)
+
+        def enough(lower: Tensor) -> Tensor:
+            return ops.all(ops.any(_with_offsets(lower, args, evaluation) > 0, axis=-1))
+
+        found = self._ascend(evaluation, args, self.method, enough)
+        record: dict[Any, Tensor] = {}
+        output = network.outputs
+        rows = Rows(ops.reshape(args["rows"], (-1, args["rows"].shape[1], *output.shape)))
+        slopes = Slopes(found.slopes, found.multipliers)
+        sweep(evaluation, output, rows, Frame(), slopes=slopes, record=record)
+        lower = _with_offsets(found.lower, args, evaluation)
+        # The row that is nearest to a proof decides where to split and where to look.
+        chosen = ops.one_hot(ops.argmax(lower, axis=-1), lower.shape[1], dtype=network.dtype)
+        points = _minimiser(record[network.input], chosen, args)
+        scores = choosing.estimates(evaluation, layout, record, found.slopes, chosen)
+        return {
+            "lower": lower,
+            "slopes": {
+                place: [slope for slope in found.slopes[place] if slope is not None]
+                for place in {spot.place for spot in layout.slopes}
+            },
+            "multipliers": found.multipliers,
+            "decided": choosing.decided(evaluation, layout),
+            "candidates": choosing.best_units(scores, self.candidates),
+            "points": points,
+        }
+
+    # Calls.
+
+    def _run(self, kind: str, compute: Callable[..., Any], inputs: Inputs) -> Any:
+        count, parts, start = len(inputs.lower), [], 0
+        while start < count:
+            size = min(self.most, _FEW if count - start <= _TURN else _MANY)
+            chosen = np.minimum(np.arange(start, start + size), count - 1)
+            found = self._call(kind, compute, inputs, chosen)
+            keep = min(size, count - start)
+            parts.append(
+                keras.tree.map_structure(lambda t, k=keep: ops.convert_to_numpy(t)[:k], found)
+            )
+            start += size
+        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+
+    def _call(
+        self, kind: str, compute: Callable[..., Any], inputs: Inputs, chosen: Array
+    ) -> dict[str, Any]:
+        layout, dtype = self.layout, self.network.dtype
+        slopes = layout.slopes_by_place(inputs.slopes[chosen].astype(dtype))
+        args = {
+            "lower": inputs.lower[chosen],
+            "upper": inputs.upper[chosen],
+            "rows": inputs.rows[chosen].astype(dtype),
+            "offsets": inputs.offsets[chosen].astype(dtype),
+            "ends": {place: tuple(e[chosen] for e in pair) for place, pair in inputs.ends.items()},
+            "signs": layout.by_place(inputs.signs[chosen]),
+            "slopes": {place: [*own, None][:2] for place, own in slopes.items()},
+            "multipliers": layout.by_place(inputs.multipliers[chosen].astype(dtype)),
+        }
+        args = keras.tree.map_structure(
+            lambda a: None if a is None else ops.convert_to_tensor(a), args
+        )
+        size = (
+            len(chosen)
+            * inputs.rows.shape[1]
+            * sum(math.prod(node.shape) for node in self.network.nodes)
+        )
+        program = programs_of(self.model).get(
+            self.model,
+            kind,
+            (self.method, self.candidates),
+            lambda: compute,
+            args,
+            jit_compile=self.method.jit_compile or None,
+            at_once=size <= _AT_ONCE,
+        )
+        return program(args)
+
+
+def _with_offsets(lower: Tensor, args: dict[str, Any], evaluation: Evaluation) -> Tensor:
+    """Bounds of margins from those of their linear parts; inf where the domain is empty."""
+    total = lower + args["offsets"]
+    if evaluation.empty is None:
+        return total
+    return ops.where(evaluation.empty[:, None], math.inf, total)
+
+
+def _minimiser(coefficients: Tensor, chosen: Tensor, args: dict[str, Any]) -> Tensor:
+    """The corner of the box where a linear function of the input is least."""
+    picked = ops.reshape(chosen, (*chosen.shape, *[1] * (len(coefficients.shape) - 2)))
+    own = ops.sum(coefficients * picked, axis=1)
+    return ops.where(own > 0, args["lower"], args["upper"])

@@ -1,0 +1,118 @@
+"""Which unit of a domain to split: estimates from one backward sweep, then trials of the best few.
+
+The estimate of a unit is its *loss*: what the intercepts of the lines around its function take from
+the bound. Let ``a`` be the coefficient that arrives at the function in the sweep that gives the
+bound, and ``low <= 0 <= high`` the intercepts of the lower and the upper line. Then the loss is
+``-(max(a, 0) low + min(a, 0) high)``. On both halves of a split the function is linear, and both
+intercepts are 0.
+
+Reference: Bunel et al., 2020, https://arxiv.org/abs/1909.06588 (estimates from the intercepts);
+De Palma et al., 2021, https://arxiv.org/abs/2104.06718 (trials of the best few).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from tfcert.bounds.evaluation import Evaluation
+from tfcert.branching.layout import Layout
+from tfcert.relaxations import Lines
+from tfcert.rules.primitives import Node
+from tfcert.types import Tensor
+
+__all__ = ["best_units", "decided", "estimates", "preferred"]
+
+# Estimates of units that look harmless: above 0, so that they can still be split, and below others.
+_LEAST = 1e-6
+
+
+def decided(evaluation: Evaluation, layout: Layout) -> Tensor:
+    """Which piece each unit is on, ``(batch, units)``: 1 or -1 where its interval tells, else 0."""
+    parts = []
+    for spot in layout.units:
+        lower, upper = evaluation.intervals[evaluation.network.nodes[spot.place]].bounds
+        piece = ops.where(lower >= 0, 1, ops.where(upper <= 0, -1, 0))
+        parts.append(ops.reshape(ops.cast(piece, "int8"), (-1, spot.stop - spot.start)))
+    return ops.concatenate(parts, axis=-1)
+
+
+def estimates(
+    evaluation: Evaluation,
+    layout: Layout,
+    coefficients: Mapping[Node, Tensor],
+    slopes: Mapping[int, Any],
+    chosen: Tensor,
+) -> Tensor:
+    """How much splitting each unit may gain, ``(batch, units)``; -1 where it cannot be split.
+
+    Args:
+        evaluation: Holds the intervals.
+        layout: Says where the units stand.
+        coefficients: Those that arrive at each node in the sweep, ``(batch, rows, *shape)``.
+        slopes: The slopes of that sweep, ``{place: [lower, upper]}``, with rows likewise.
+        chosen: One-hot, ``(batch, rows)``: which row counts.
+    """
+    parts = []
+    for spot, readers in zip(layout.units, layout.readers, strict=True):
+        source = evaluation.network.nodes[spot.place]
+        lower, upper = evaluation.intervals[source].bounds
+
+        def of_row(tensor: Tensor) -> Tensor:
+            picked = ops.reshape(chosen, (-1, chosen.shape[1], *[1] * (len(tensor.shape) - 2)))
+            return ops.sum(tensor * picked, axis=1)
+
+        loss = _LEAST * ops.minimum(-lower, upper)
+        for place in readers:
+            node = evaluation.network.nodes[place]
+            a = of_row(coefficients[node])
+            own = [None if slope is None else of_row(slope) for slope in slopes[place]]
+            lines = _lines(evaluation, node, own, lower, upper)
+            constant = ops.relu(a) * lines.lower_intercept - ops.relu(-a) * lines.upper_intercept
+            # A line through 0 has no intercept, and is loose at one end all the same.
+            loss = loss + ops.relu(-constant) + _LEAST * ops.abs(a) * ops.minimum(-lower, upper)
+        unstable = ops.logical_and(lower < 0, upper > 0)
+        loss = ops.where(unstable, loss, -ops.ones_like(loss))
+        parts.append(ops.reshape(loss, (-1, spot.stop - spot.start)))
+    return ops.concatenate(parts, axis=-1)
+
+
+def _lines(evaluation: Evaluation, node: Node, slopes: list, lower: Tensor, upper: Tensor) -> Lines:
+    """The lines around a two-piece function with given slopes, ``(batch, *shape)`` each."""
+    curve = evaluation.parameters[node]
+    if slopes[1] is None:
+        lines = curve.lines(lower, upper)
+        return lines._replace(lower_slope=slopes[0], lower_intercept=ops.zeros_like(lower))
+    return curve.lines_with_slopes(*slopes, lower, upper)
+
+
+def best_units(scores: Tensor, count: int) -> Tensor:
+    """The units with the best estimates, ``(batch, count)``, best first; -1 where there are fewer.
+
+    Args:
+        scores: From ``estimates``.
+        count: How many, at most as many as there are.
+    """
+    values, places = ops.top_k(scores, count)
+    return ops.where(values > 0, ops.cast(places, "int32"), -1)
+
+
+def preferred(
+    lower: npt.NDArray[np.float64], candidates: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]:
+    """Which candidate of each domain is best, ``(n,)``, from bounds of both halves.
+
+    The half that is proved less well decides; of two units that are equal in that, the other half.
+    A half that is proved counts as 0, whatever its bound.
+
+    Args:
+        lower: Bounds of the question's value, ``(n, candidates, 2)``.
+        candidates: ``(n, candidates)``; -1: none.
+    """
+    open_part = np.minimum(lower, 0.0)
+    gain = open_part.min(axis=2) + 0.2 * open_part.max(axis=2)
+    return np.where(candidates >= 0, gain, -np.inf).argmax(axis=1)

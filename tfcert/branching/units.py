@@ -1,0 +1,315 @@
+"""Branch and bound on the signs of units: beta-CROWN with trials of the best splits.
+
+A domain is the part of a problem's box on which some units have given signs. Splitting a unit makes
+two domains: its value >= 0, and <= 0. On each the unit's two-piece function is linear, so the
+relaxation is tighter. Units are what ReLU, LeakyReLU, PReLU and absolute values read. Other
+nonlinear layers (maxima, clips, smooth functions) may be in the network and are relaxed as ever;
+with them a search may end without a verdict, because the domains never become exact.
+
+Reference: Wang et al., 2021, https://arxiv.org/abs/2103.06624
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from tfcert.bounds import methods
+from tfcert.branching import choosing, leaves
+from tfcert.branching.bounding import Bounder, Found, Inputs
+from tfcert.branching.layout import Layout
+from tfcert.branching.outcome import Reason, within_rounding
+from tfcert.branching.roots import Roots
+from tfcert.branching.splitter import Bounded, Domains, Problem
+from tfcert.network import network_of
+from tfcert.properties.questions import Question
+
+__all__ = ["Recorder", "UnitSplitter"]
+
+Array = npt.NDArray[Any]
+
+# Slopes and multipliers are kept in half the bits: they are only where an optimisation starts.
+_KEPT = "float16"
+_LARGEST = 6e4
+# The most ways to break a question that leaves are decided for.
+_WAYS = 64
+
+
+class Recorder(Protocol):
+    """What is told about the tree of a search while it runs; ``tfcert.proofs.Tree`` is one."""
+
+    def add_root(self, case: Any) -> int:
+        """A whole box."""
+        ...
+
+    def split_unit(self, node: Any, place: Any, unit: Any) -> Any:
+        """Cuts the parts of nodes in two, ``(n, 2)``: values >= 0, then those <= 0."""
+        ...
+
+    def close(
+        self,
+        node: Any,
+        row: Any,
+        slopes: Mapping[int, Any] | None = None,
+        multipliers: Mapping[int, Any] | None = None,
+    ) -> None:
+        """Says that one margin stays above 0 on the parts of nodes, and by which slopes."""
+        ...
+
+
+class UnitSplitter:
+    """Splits problems at the signs of units.
+
+    Args:
+        model: One output of shape ``(batch, outputs)``.
+        problems: What is asked.
+        method: How far slopes and multipliers are optimised for each domain.
+        root: How hidden values are bounded on the whole boxes. Tighter methods save some tenths of
+            the domains, and on networks with many layers cost much more than that.
+        candidates: How many units of a domain are tried out before it is split; 1: the one with the
+            best estimate is split. Trials save some tenths of the domains, and cost more than that
+            on a CPU.
+        batch: The most domains in one call.
+        recorder: Is told about the tree. Its cases are the places of the tasks, its rows those in
+            the group of a task.
+
+    Attributes:
+        tasks: Each group of a question is a task of its own, with its own domains: the margins of
+            one group are bounded there, and those of the others count as inf.
+        owner: ``(tasks,)``: the problem that each task belongs to.
+    """
+
+    name = "units"
+
+    def __init__(
+        self,
+        model: keras.Model,
+        problems: Sequence[Problem],
+        method: methods.AlphaCrown | None = None,
+        root: methods.Crown | None = None,
+        candidates: int = 1,
+        batch: int = 256,
+        recorder: Recorder | None = None,
+    ):
+        self.model, self.network = model, network_of(model)
+        self.problems, self.batch, self.recorder = list(problems), batch, recorder
+        self.layout = Layout(self.network)
+        method = method or methods.AlphaCrown(iterations=10, learning_rate=0.1, decay=0.9)
+        root = root or methods.Crown()
+        self.tasks, self._groups = _tasks(self.problems)
+        self.owner = np.array([owner for owner, _ in self._groups], np.int32)
+        self.roots = Roots(model, self.layout, self.tasks, root)
+        self._candidates = min(candidates, self.layout.unit_count)
+        self.bounder = Bounder(model, self.layout, method, self._candidates, batch)
+        self.bounded = 0  # How many domains were bounded.
+
+    def start(self) -> Domains:
+        """One domain a task: the whole box of its problem."""
+        count, roots = len(self.tasks), self.roots
+        rows, units = roots.rows.shape[1], len(roots.units)
+        slopes = np.repeat(roots.start[:, None], rows, axis=1)
+        nodes = np.full(count, -1, np.int64)
+        if self.recorder is not None:
+            nodes[:] = [self.recorder.add_root(case) for case in range(count)]
+        state = {
+            "task": np.arange(count, dtype=np.int32),
+            "signs": np.zeros((count, units), np.int8),
+            "decided": np.zeros((count, units), np.int8),
+            "slopes": slopes.astype(_KEPT),
+            "multipliers": np.zeros((count, rows, units), _KEPT),
+            "lower": np.full((count, rows), -np.inf),
+            "candidates": np.full((count, self._candidates), -1, np.int32),
+            "node": nodes,
+        }
+        return Domains(self.owner, np.full(count, -np.inf), np.zeros(count, np.int32), state)
+
+    def can_split(self, domains: Domains) -> npt.NDArray[np.bool_]:
+        """Where some unit may still have both signs; domains have to be bounded before."""
+        return (domains.state["candidates"] >= 0).any(axis=1)
+
+    def split(self, domains: Domains) -> Domains:
+        """Children on which a unit is >= 0, then those on which it is <= 0, side by side."""
+        units = self._choose(domains)
+        children = domains.take(np.repeat(np.arange(len(domains)), 2))
+        state = dict(children.state)
+        state["signs"] = state["signs"].copy()
+        both = np.tile(np.array([1, -1], np.int8), len(domains))
+        state["signs"][np.arange(len(children)), np.repeat(units, 2)] = both
+        if self.recorder is not None:
+            place, unit = self.layout.locate(self.roots.units[units])
+            state["node"] = self.recorder.split_unit(domains.state["node"], place, unit).ravel()
+        return Domains(children.owner, children.bound, children.depth + 1, state)
+
+    def _choose(self, domains: Domains) -> Array:
+        """The unit to split of each domain, by its place among the units of the roots."""
+        candidates = self.roots.known[domains.state["candidates"]]
+        candidates = np.where(domains.state["candidates"] >= 0, candidates, -1)
+        count, several = candidates.shape
+        if several == 1:
+            return candidates[:, 0]
+        tried = domains.take(np.repeat(np.arange(count), 2 * several))
+        signs = tried.state["signs"].copy()
+        units = np.repeat(candidates.ravel(), 2)
+        both = np.tile(np.array([1, -1], np.int8), count * several)
+        # Where there is no candidate, nothing is split.
+        there = np.flatnonzero(units >= 0)
+        signs[there, units[there]] = both[there]
+        tried.state = {**tried.state, "signs": signs}
+        lower = np.maximum(self.bounder.try_out(self._inputs(tried)), tried.state["lower"])
+        value = self._values(tried.state["task"], lower).reshape(count, several, 2)
+        best = choosing.preferred(value, candidates)
+        return candidates[np.arange(count), best]
+
+    def bound(self, domains: Domains) -> Bounded:
+        """Bounds domains by beta-CROWN, from where their parents ended."""
+        found = self.bounder.bound(self._inputs(domains))
+        self.bounded += len(domains)
+        lower = np.maximum(found.lower, domains.state["lower"])
+        roots = self.roots
+        state = {
+            **domains.state,
+            "lower": lower,
+            "decided": found.decided[:, roots.units],
+            "slopes": found.slopes[..., roots.slopes].astype(_KEPT),
+            "multipliers": np.minimum(found.multipliers[..., roots.units], _LARGEST).astype(_KEPT),
+            "candidates": found.candidates,
+        }
+        if self.recorder is not None:
+            self._record(domains, found)
+        domains = Domains(domains.owner, domains.bound, domains.depth, state)
+        return Bounded(domains, self._of_problems(domains), found.points)
+
+    def settle(self, domains: Domains, deadline: float) -> Bounded:
+        """Decides domains without a unit to split by linear programs.
+
+        ``lower`` is then the least value of the largest margin of each way to break the question,
+        the same for all margins: it proves the question where it is above 0.
+        """
+        lower = domains.state["lower"].copy()
+        points = np.stack([self.problems[owner].lower for owner in domains.owner])
+        for i in range(len(domains)):
+            if time.monotonic() >= deadline:
+                break
+            least = self._least(domains.take(np.array([i])))
+            if least is None:
+                continue
+            value, point = least
+            lower[i] = np.maximum(lower[i], value)
+            if point is not None:
+                points[i] = point.reshape(points[i].shape)
+        state = {**domains.state, "lower": lower}
+        domains = Domains(domains.owner, domains.bound, domains.depth, state)
+        return Bounded(domains, self._of_problems(domains), points)
+
+    def open_reason(self, count: int) -> Reason:
+        relaxed = self.layout.relaxed
+        if not relaxed:
+            return within_rounding(count)
+        text = (
+            f"{count} parts have no unit left to split, and are open: layer {relaxed[0]!r} is "
+            "relaxed, and only ReLU, LeakyReLU, PReLU and absolute values are split. Try a smaller "
+            "region, or tfcert.methods.AlphaCrown(optimize_intermediate=True)."
+        )
+        return Reason("splitting", text)
+
+    def _of_problems(self, domains: Domains) -> Array:
+        """The bounds of domains as those of the margins of their problems."""
+        most = max(len(problem.question.rows) for problem in self.problems)
+        lower = np.full((len(domains), most), np.inf)
+        for task in np.unique(domains.state["task"]):
+            members = self._groups[task][1]
+            own = np.flatnonzero(domains.state["task"] == task)
+            lower[np.ix_(own, members)] = domains.state["lower"][own, : len(members)]
+        return lower
+
+    def _least(self, domain: Domains) -> tuple[float, Array | None] | None:
+        """The least value of the question on one domain, and where; None where it stays open."""
+        place = int(domain.state["task"][0])
+        problem, decided = self.tasks[place], self.roots.decided[place].copy()
+        decided[self.roots.units] = domain.state["decided"][0]
+        signs = np.zeros(len(decided), np.int8)
+        signs[self.roots.units] = domain.state["signs"][0]
+        decided = np.where(signs != 0, signs, decided)
+        if (decided == 0).any():
+            return None
+        try:
+            piece = leaves.AffinePiece(
+                self.network, self.layout, problem.lower, problem.upper, decided
+            )
+        except NotImplementedError:  # Never affine: the verdict stays open.
+            return None
+        question, least, point = problem.question, np.inf, None
+        for rows in question.conjunctions(_WAYS):
+            found = piece.least(signs, question.rows[rows], question.offsets[rows])
+            if found.value < least:
+                least, point = found.value, found.point
+            if self.recorder is not None and len(rows) == 1 and found.multipliers is not None:
+                units = np.zeros((1, len(signs)))
+                units[0, np.flatnonzero(signs)] = found.multipliers
+                multipliers = self.layout.by_place(units)
+                if found.value > 0:
+                    self.recorder.close(domain.state["node"], rows[0], None, multipliers)
+        return least, point
+
+    def _values(self, task: Array, lower: Array) -> Array:
+        """The values of the questions of tasks from bounds of their margins."""
+        value = np.empty(len(task))
+        for place in np.unique(task):
+            own = task == place
+            value[own] = self.tasks[place].question.value(lower[own])
+        return value
+
+    def _record(self, domains: Domains, found: Found) -> None:
+        """Closes the nodes that the bounds prove, where one margin is enough for it."""
+        assert self.recorder is not None
+        proved = np.flatnonzero(self._values(domains.state["task"], found.lower) > 0)
+        proved = proved[np.isfinite(found.lower[proved]).all(axis=1)]
+        if not len(proved):
+            return
+        row = found.lower[proved].argmax(axis=1)
+        slopes = {
+            place: own[0]
+            for place, own in self.layout.slopes_by_place(found.slopes[proved, row]).items()
+        }
+        multipliers = self.layout.by_place(found.multipliers[proved, row])
+        self.recorder.close(domains.state["node"][proved], row, slopes, multipliers)
+
+    def _inputs(self, domains: Domains) -> Inputs:
+        """The domains with all that is kept once for each problem."""
+        roots, state, owner = self.roots, domains.state, domains.state["task"]
+        count, rows = len(owner), roots.rows.shape[1]
+        signs = np.zeros((count, self.layout.unit_count), np.int8)
+        signs[:, roots.units] = state["signs"]
+        slopes = np.zeros((count, rows, self.layout.slope_count), np.float32)
+        slopes[..., roots.slopes] = state["slopes"]
+        multipliers = np.zeros((count, rows, self.layout.unit_count), np.float32)
+        multipliers[..., roots.units] = state["multipliers"]
+        return Inputs(
+            roots.lower[owner],
+            roots.upper[owner],
+            roots.rows[owner],
+            roots.offsets[owner],
+            {place: (low[owner], high[owner]) for place, (low, high) in roots.ends.items()},
+            signs,
+            slopes,
+            multipliers,
+        )
+
+
+def _tasks(problems: Sequence[Problem]) -> tuple[list[Problem], list[tuple[int, Array]]]:
+    """A problem for each group of each question; whose group it is, and which rows it has."""
+    tasks, groups = [], []
+    for owner, problem in enumerate(problems):
+        question = problem.question
+        for group, need in zip(question.groups, question.needs, strict=True):
+            rows = np.flatnonzero(group)
+            one = np.ones((1, len(rows)), bool)
+            own = Question(question.rows[rows], question.offsets[rows], one, [need])
+            tasks.append(problem._replace(question=own))
+            groups.append((owner, rows))
+    return tasks, groups
