@@ -45,6 +45,7 @@ _MAY_KNOW = {
     "layers": {"types", "backend", "graph"},
     "models": {"types", "graph", "network", "rules", "layers"},
     "properties": {"types", "regions"},
+    "proofs": {"types"},
     "objectives": {
         *("types", "backend", "regions", "relaxations", "graph", "rules", "network", "bounds"),
         *("schedules", "attacks", "smoothing", "layers"),
