@@ -1,0 +1,159 @@
+"""Intervals of all values on boxes, and lower bounds of rows of a value: the trusted core."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from tfcert_check.networks import Network
+from tfcert_check.operators import Array
+from tfcert_check.refusal import Refused
+from tfcert_check.rounding import LARGEST, TINY, dot, down, share
+from tfcert_check.steps import Affine, Interval, TwoPiece
+
+__all__ = ["ENTRIES", "Enclosure"]
+
+# Of the largest array of a batch of rows, so that memory stays small.
+ENTRIES = 1 << 22
+
+# Signs of values that two-piece functions read, by layer, ``(boxes, n)``: 1 where only values >= 0
+# are asked about, -1 where only those <= 0, else 0.
+Signs = Mapping[int, npt.NDArray[np.int8]]
+
+
+class Enclosure:
+    """Intervals of all values of a network on boxes.
+
+    They hold for the inputs of each box whose values have the signs, if some are given.
+
+    Args:
+        network: The network.
+        lower: Lower limits of the inputs, ``(boxes, inputs)``.
+        upper: Upper limits.
+        signs: See ``Signs``.
+        whole: What is known already: an enclosure of one box around all of these.
+        sweep: Whether the values that two-piece functions read are bounded by rows, too.
+
+    Attributes:
+        intervals: By the places of values.
+        empty: ``(boxes,)``: no input of the box has the signs.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        lower: Array,
+        upper: Array,
+        signs: Signs | None = None,
+        whole: Enclosure | None = None,
+        sweep: bool = True,
+    ):
+        self.network = network
+        self.intervals = [Interval(lower, upper)]
+        self.empty = np.zeros(len(lower), bool)
+        self._sizes = [np.zeros((1, 1))]
+        self._check(0)
+        for place, step in enumerate(network.steps[1:], 1):
+            if isinstance(step, TwoPiece):
+                if sweep:
+                    self._sweep(step.source)
+                known = whole.intervals[step.source] if whole else None
+                layer = network.layers.index(place)
+                self._narrow(step.source, known, None if signs is None else signs.get(layer))
+            interval, size = step.enclose(self.intervals)
+            self.intervals.append(interval)
+            self._sizes.append(size)
+            self._check(place)
+
+    def lower_bounds(
+        self,
+        place: int,
+        rows: Array,
+        slopes: Mapping[int, Array] | None = None,
+        multipliers: Mapping[int, Array] | None = None,
+    ) -> Array:
+        """Lower bounds of rows of a value, ``(boxes, rows)``; NaN or -inf: none.
+
+        The loop keeps: the bound holds if it holds that the sum of all rows in ``waiting`` times
+        their values, and of ``total``, is a lower bound of the rows at the start.
+
+        Args:
+            place: Of the value.
+            rows: ``(boxes, rows, n)``, taken as exact numbers.
+            slopes: By layer, slopes of lower lines, ``(boxes, n)``; default: by rule.
+            multipliers: By layer, numbers times the signs of values that are asked about: what is
+                subtracted from rows there, ``(boxes, n)``. The number times sign times value is at
+                least 0, so that subtracting it leaves a lower bound.
+        """
+        network, waiting = self.network, {place: rows}
+        slopes, total = slopes or {}, np.zeros(rows.shape[:2])
+        subtracted = {
+            network.steps[network.layers[k]].source: m for k, m in (multipliers or {}).items()
+        }
+        for current in range(place, -1, -1):
+            if current not in waiting:
+                continue
+            here, step = waiting.pop(current), network.steps[current]
+            if current in subtracted:
+                here = here - subtracted[current][:, None]
+                total = down(total - self._lost(current, here))
+            if isinstance(step, TwoPiece):
+                z = self.intervals[step.source]
+                lines = step.lines(z, slopes.get(network.layers.index(current)))
+                arrived, change = step.backward(here, lines, z)
+            elif isinstance(step, Affine):
+                arrived, change = step.backward(here, self._sizes[current])
+            else:
+                lower, upper = self.intervals[0]
+                least = dot(np.maximum(here, 0), lower) + dot(np.minimum(here, 0), upper)
+                arrived, change = [], down(least - self._lost(0, here))
+            total = down(total + change)
+            for source, more in arrived:
+                if source in waiting:
+                    more = waiting[source] + more
+                    total = down(total - self._lost(source, more))
+                waiting[source] = more
+        return total
+
+    def _lost(self, place: int, rows: Array) -> Array:
+        """An upper limit of what rounding of each coefficient, or of their dot, may change."""
+        lost = share(rows.shape[-1]) * dot(np.abs(rows), self.intervals[place].largest)
+        return lost + TINY
+
+    def _sweep(self, place: int) -> None:
+        """Bounds the entries whose sign is open by rows e_j and -e_j."""
+        lower, upper = (end.copy() for end in self.intervals[place])
+        open_ones = np.flatnonzero(((lower < 0) & (upper > 0)).any(axis=0))
+        widest = max(step.size for step in self.network.steps[: place + 1])
+        count = max(1, ENTRIES // (2 * widest * len(lower)))
+        for start in range(0, len(open_ones), count):
+            units = open_ones[start : start + count]
+            rows = np.zeros((len(lower), 2, len(units), lower.shape[1]))
+            rows[:, 0, np.arange(len(units)), units] = 1.0
+            rows[:, 1, np.arange(len(units)), units] = -1.0
+            found = self.lower_bounds(place, rows.reshape(len(lower), -1, lower.shape[1]))
+            found = np.where(np.isfinite(found), found, -np.inf).reshape(len(lower), 2, -1)
+            lower[:, units] = np.maximum(lower[:, units], found[:, 0])
+            upper[:, units] = np.minimum(upper[:, units], -found[:, 1])
+        self.intervals[place] = Interval(lower, upper)
+
+    def _narrow(
+        self, place: int, known: Interval | None, signs: npt.NDArray[np.int8] | None
+    ) -> None:
+        """Intersects an interval with a known one and signs, and notes which boxes are empty."""
+        lower, upper = self.intervals[place]
+        if known is not None:
+            lower, upper = np.maximum(lower, known.lower), np.minimum(upper, known.upper)
+        if signs is not None:
+            lower = np.where(signs > 0, np.maximum(lower, 0), lower)
+            upper = np.where(signs < 0, np.minimum(upper, 0), upper)
+        self.empty |= (lower > upper).any(axis=1)
+        # Nothing is claimed of empty boxes; their intervals only have to be numbers in order.
+        self.intervals[place] = Interval(lower, np.maximum(lower, upper))
+        self._check(place)
+
+    def _check(self, place: int) -> None:
+        if not (self.intervals[place].largest <= LARGEST).all():
+            raise Refused("a value of the network may be too large, or no number")
