@@ -10,8 +10,8 @@ import numpy.typing as npt
 from tfcert_check.networks import Network
 from tfcert_check.operators import Array
 from tfcert_check.refusal import Refused
-from tfcert_check.rounding import LARGEST, TINY, dot, down, share
-from tfcert_check.steps import Affine, Interval, TwoPiece
+from tfcert_check.rounding import LARGEST, down, lost
+from tfcert_check.steps import Interval, TwoPiece
 
 __all__ = ["ENTRIES", "Enclosure"]
 
@@ -60,7 +60,7 @@ class Enclosure:
                 if sweep:
                     self._sweep(step.source)
                 known = whole.intervals[step.source] if whole else None
-                layer = network.layers.index(place)
+                layer = network.layers.index(step)
                 self._narrow(step.source, known, None if signs is None else signs.get(layer))
             interval, size = step.enclose(self.intervals)
             self.intervals.append(interval)
@@ -87,40 +87,28 @@ class Enclosure:
                 subtracted from rows there, ``(boxes, n)``. The number times sign times value is at
                 least 0, so that subtracting it leaves a lower bound.
         """
-        network, waiting = self.network, {place: rows}
-        slopes, total = slopes or {}, np.zeros(rows.shape[:2])
-        subtracted = {
-            network.steps[network.layers[k]].source: m for k, m in (multipliers or {}).items()
-        }
+        steps, waiting = self.network.steps, {place: rows}
+        given = {id(self.network.layers[k]): table for k, table in (slopes or {}).items()}
+        total = np.zeros(rows.shape[:2])
+        subtracted = {self.network.layers[k].source: m for k, m in (multipliers or {}).items()}
         for current in range(place, -1, -1):
             if current not in waiting:
                 continue
-            here, step = waiting.pop(current), network.steps[current]
+            here = waiting.pop(current)
             if current in subtracted:
                 here = here - subtracted[current][:, None]
-                total = down(total - self._lost(current, here))
-            if isinstance(step, TwoPiece):
-                z = self.intervals[step.source]
-                lines = step.lines(z, slopes.get(network.layers.index(current)))
-                arrived, change = step.backward(here, lines, z)
-            elif isinstance(step, Affine):
-                arrived, change = step.backward(here, self._sizes[current])
-            else:
-                lower, upper = self.intervals[0]
-                least = dot(np.maximum(here, 0), lower) + dot(np.minimum(here, 0), upper)
-                arrived, change = [], down(least - self._lost(0, here))
+                total = down(total - lost(here, self.intervals[current].largest))
+            step = steps[current]
+            arrived, change = step.backward(
+                here, self.intervals, self._sizes[current], given.get(id(step))
+            )
             total = down(total + change)
             for source, more in arrived:
                 if source in waiting:
                     more = waiting[source] + more
-                    total = down(total - self._lost(source, more))
+                    total = down(total - lost(more, self.intervals[source].largest))
                 waiting[source] = more
         return total
-
-    def _lost(self, place: int, rows: Array) -> Array:
-        """An upper limit of what rounding of each coefficient, or of their dot, may change."""
-        lost = share(rows.shape[-1]) * dot(np.abs(rows), self.intervals[place].largest)
-        return lost + TINY
 
     def _sweep(self, place: int) -> None:
         """Bounds the entries whose sign is open by rows e_j and -e_j."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,14 @@ class Network:
     Attributes:
         steps: How each value is computed; the first one is the input.
         output: The place of the output among them.
-        layers: The places of the two-piece functions, in the order of the file. Proofs name them
-            by their places in this list.
+        layers: The two-piece functions among them, in the order of the file. Proofs name them by
+            their places in this list.
         sha256: Of the file, unpacked.
     """
 
     def __init__(self, steps: list[Step], output: int, sha256: str):
         self.steps, self.output, self.sha256 = steps, output, sha256
-        self.layers = [i for i, step in enumerate(steps) if step.is_layer]
+        self.layers = [step for step in steps if isinstance(step, TwoPiece)]
 
     def values(self, points: Array) -> list[Array]:
         """All values at some inputs, ``(points, inputs)``, in plain float64."""
@@ -62,6 +62,9 @@ def read_network(path: str | os.PathLike[str]) -> Network:
     if not isinstance(output, _Value):
         raise Refused("the network's output does not depend on its input")
     return Network(reader.steps, output.place, sha256)
+
+
+_Parts = Sequence[tuple[Linear, _Value]]
 
 
 class _Reader:
@@ -107,7 +110,7 @@ class _Reader:
 
     # What operators are made of.
 
-    def affine(self, shape: Any, parts: list[tuple[Linear, _Value]], bias: Any = 0.0) -> _Value:
+    def affine(self, shape: Any, parts: _Parts, bias: Any = 0.0) -> _Value:
         size = math.prod(shape)
         bias = np.broadcast_to(np.asarray(bias, np.float64), shape).reshape(-1)
         self.steps.append(Affine([(op, value.place) for op, value in parts], bias, size))
@@ -150,10 +153,7 @@ def _values_only(*arguments: Any) -> None:
 def _add(reader: _Reader, settings: Any, x: Any, y: Any, sign: float = 1.0) -> _Value:
     if isinstance(x, _Value) and isinstance(y, _Value):
         _need(x.shape == y.shape, f"a sum of the shapes {x.shape} and {y.shape}")
-        parts: list[tuple[Linear, _Value]] = [
-            (Scale(np.ones(x.size)), x),
-            (Scale(np.full(y.size, sign)), y),
-        ]
+        parts = [(Scale(np.ones(x.size)), x), (Scale(np.full(y.size, sign)), y)]
         return reader.affine(x.shape, parts)
     if isinstance(x, _Value):
         return reader.scaled(_wide(x, y), 1.0, bias=sign * y)

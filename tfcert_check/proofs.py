@@ -156,7 +156,7 @@ def _check_sizes(network: Network, asked: Property, proof: Proof) -> None:
     for layer, slopes in proof.slopes.items():
         if not 0 <= layer < len(network.layers):
             raise Refused(f"the proof has slopes for layer {layer}, which there is not")
-        step = steps[network.layers[layer]]
+        step = network.layers[layer]
         if slopes.dtype.kind != "f" or slopes.shape[1:] != (step.size,):
             raise Refused(f"the proof's slopes of layer {layer} do not fit the network")
         if not ((slopes >= step.slope) & (slopes <= 1)).all():
@@ -168,8 +168,11 @@ def _check_sizes(network: Network, asked: Property, proof: Proof) -> None:
 def _batch(network: Network, sweeps: bool) -> int:
     """How many leaves are bounded together."""
     widest = max(step.size for step in network.steps)
-    layers = [network.steps[place].size for place in network.layers]
-    rows = 2 * max(layers, default=1) if sweeps else len(network.steps)
+    rows = (
+        2 * max((layer.size for layer in network.layers), default=1)
+        if sweeps
+        else len(network.steps)
+    )
     return max(1, min(1024, ENTRIES // (widest * rows)))
 
 
@@ -201,7 +204,7 @@ def _leaves(
         elif kind == _UNIT:
             layer = int(nodes["layer"][node])
             layers = network.layers
-            if not 0 <= layer < len(layers) or not 0 <= index < network.steps[layers[layer]].size:
+            if not 0 <= layer < len(layers) or not 0 <= index < layers[layer].size:
                 raise Refused(f"node {node} splits a unit that the network does not have")
             stack.append(_Leaf(child + 1, lower, upper, (*splits, (layer, index, -1))))
             stack.append(_Leaf(child, lower, upper, (*splits, (layer, index, 1))))
@@ -240,7 +243,7 @@ def _split_units(
     signs: dict[int, npt.NDArray[np.int8]] = {}
     multipliers: dict[int, Array] = {}
     for layer in {layer for leaf in batch for layer, _, _ in leaf.splits}:
-        shape = (len(batch), network.steps[network.layers[layer]].size)
+        shape = (len(batch), network.layers[layer].size)
         signs[layer], multipliers[layer] = np.zeros(shape, np.int8), np.zeros(shape)
     for i, leaf in enumerate(batch):
         given = proof.multipliers[proof.starts[leaf.node] : proof.starts[leaf.node + 1]]

@@ -67,15 +67,16 @@ def read_property(path: str | os.PathLike[str]) -> Property:
                 continue
             case _:
                 raise Refused(f"the property has a command that is not understood: {command!r:.80}")
-    sizes = [sum(name.startswith(kind) for name in declared) for kind in "XY"]
-    if set(declared) != {f"{k}_{i}" for k, n in zip("XY", sizes, strict=True) for i in range(n)}:
+    inputs, outputs = (sum(name.startswith(kind) for name in declared) for kind in "XY")
+    expected = [f"X_{i}" for i in range(inputs)] + [f"Y_{i}" for i in range(outputs)]
+    if sorted(declared) != sorted(expected):
         raise Refused("the property must declare X_0, X_1, ... and Y_0, Y_1, ... without gaps")
     alternatives = [_alternatives(formula, set(declared)) for formula in formulas]
     if math.prod(map(len, alternatives)) > _MOST_CASES:
         raise Refused("the property has too many cases")
-    cases = [_case(list(itertools.chain(*chosen)), *sizes)
-             for chosen in itertools.product(*alternatives)]  # fmt: skip
-    return Property(*sizes, [case for case in cases if case is not None], sha256)
+    chosen = itertools.product(*alternatives)
+    cases = [_case(list(itertools.chain(*parts)), inputs, outputs) for parts in chosen]
+    return Property(inputs, outputs, [case for case in cases if case is not None], sha256)
 
 
 def _case(conditions: list[_Terms], inputs: int, outputs: int) -> Case | None:

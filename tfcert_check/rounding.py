@@ -17,7 +17,7 @@ import numpy as np
 
 from tfcert_check.operators import Array
 
-__all__ = ["LARGEST", "TINY", "down", "dot", "share", "up"]
+__all__ = ["LARGEST", "TINY", "dot", "down", "lost", "share", "up"]
 
 TINY = 2.0**-900
 LARGEST = 2.0**60
@@ -41,4 +41,16 @@ def up(x: Array) -> Array:
 def dot(rows: Array, values: Array) -> Array:
     """Sums of products: ``(boxes, rows, n)`` with ``(boxes or 1, n)``, to ``(boxes, rows)``."""
     found: Array = np.matmul(rows, values[..., None])[..., 0]
+    return found
+
+
+def lost(rows: Array, size: Array, terms: int = 0) -> Array:
+    """What rounding may take from a dot product with rows, and from the rows themselves.
+
+    Args:
+        rows: ``(boxes, rows, n)``, computed as sums of so many products, or rounded once.
+        size: ``(boxes or 1, n)``: sums of the absolute values of what the products multiply.
+        terms: How many products.
+    """
+    found: Array = share(rows.shape[-1] + terms) * dot(np.abs(rows), size) + TINY
     return found

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfcert_check.operators import Array, Linear
-from tfcert_check.rounding import TINY, dot, down, share, up
+from tfcert_check.rounding import TINY, dot, down, lost, share, up
 
 __all__ = ["Affine", "Input", "Interval", "Lines", "Step", "TwoPiece"]
 
@@ -35,32 +35,56 @@ class Lines(NamedTuple):
     offset: Array
 
 
-# Rows that arrive at other values: (place, coefficients).
-_Arrived = list[tuple[int, Array]]
-
-
 class Step:
-    """How one value is computed from those before."""
+    """How one value is computed from those before.
 
-    is_layer = False
+    Attributes:
+        size: How many entries the value has.
+    """
+
+    size: int
 
     def value(self, found: list[Array], points: Array) -> Array:
         """The value at some inputs, in plain float64."""
         raise NotImplementedError
 
     def enclose(self, intervals: list[Interval]) -> tuple[Interval, Array]:
-        """The value's interval, and an upper limit of what its products sum up to in size."""
+        """The value's interval, and a size that ``backward`` asks for."""
+        raise NotImplementedError
+
+    def backward(
+        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
+    ) -> tuple[list[tuple[int, Array]], Array]:
+        """Replaces rows of the value by rows of the values before.
+
+        Args:
+            rows: ``(boxes, rows, size)``, taken as exact numbers.
+            intervals: Of the values before.
+            size: From ``enclose``.
+            slopes: Of lower lines; NaN or None: by rule.
+
+        Returns:
+            Rows of values before, by their places, and a number. The rows times their values, and
+            the number, are together a lower bound of the given rows times the value.
+        """
         raise NotImplementedError
 
 
 class Input(Step):
-    """The input."""
+    """The input: rows have their minimum on the box."""
 
     def __init__(self, size: int):
         self.size = size
 
     def value(self, found: list[Array], points: Array) -> Array:
         return points
+
+    def backward(
+        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
+    ) -> tuple[list[tuple[int, Array]], Array]:
+        lower, upper = intervals[0]
+        least = dot(np.maximum(rows, 0), lower) + dot(np.minimum(rows, 0), upper)
+        return [], down(least - lost(rows, intervals[0].largest))
 
 
 class Affine(Step):
@@ -70,7 +94,7 @@ class Affine(Step):
         self.parts, self.bias, self.size = parts, bias, size
         self._absolute = [operator.absolute() for operator, _ in parts]
         self._terms = 1 + sum(operator.terms + 1 for operator, _ in parts)
-        self._back = size + sum(operator.back + 1 for operator, _ in parts)
+        self._back = sum(operator.back + 1 for operator, _ in parts)
 
     def value(self, found: list[Array], points: Array) -> Array:
         total = np.broadcast_to(self.bias, (len(points), self.size))
@@ -91,23 +115,21 @@ class Affine(Step):
         radius = up(radius + share(self._terms) * (radius + size))
         return Interval(down(center - radius), up(center + radius)), size
 
-    def backward(self, rows: Array, size: Array) -> tuple[_Arrived, Array]:
-        """Rows of the value as rows of the values before, and what is added to their bound.
-
-        ``rows L x`` is computed with errors of at most a share of ``|rows| |L| |x|``. With
-        ``size >= |L| |x| + |bias|``, one dot product covers these errors and those of the bias.
-        """
+    def backward(
+        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
+    ) -> tuple[list[tuple[int, Array]], Array]:
+        # ``rows L x`` is off by at most a share of ``|rows| |L| |x|``. As ``size`` is at least
+        # ``|L| |x| + |bias|``, one dot product covers these errors and those of the bias.
         flat = rows.reshape(-1, self.size)
-        arrived = [(place, operator.transpose(flat).reshape(*rows.shape[:2], -1))
-                   for operator, place in self.parts]  # fmt: skip
-        lost = share(self._back) * dot(np.abs(rows), size)
-        return arrived, down(down(dot(rows, self.bias[None]) - lost) - TINY)
+        arrived = [
+            (place, operator.transpose(flat).reshape(*rows.shape[:2], -1))
+            for operator, place in self.parts
+        ]
+        return arrived, down(dot(rows, self.bias[None]) - lost(rows, size, self._back))
 
 
 class TwoPiece(Step):
     """``z`` where z >= 0, else ``slope z``, with a slope from 0 to 1."""
-
-    is_layer = True
 
     def __init__(self, source: int, slope: float, size: int):
         self.source, self.slope, self.size = source, slope, size
@@ -139,10 +161,13 @@ class TwoPiece(Step):
         offset = np.where(crossing, offset * (1.0 + share(0)) + TINY, 0.0)
         return Lines(np.where(crossing, slopes, steep), np.where(crossing, chord, steep), offset)
 
-    def backward(self, rows: Array, lines: Lines, z: Interval) -> tuple[_Arrived, Array]:
-        """As for ``Affine``: the upper line where a coefficient is negative, else the lower one."""
-        lower, upper, offset = (line[:, None] for line in lines)
+    def backward(
+        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
+    ) -> tuple[list[tuple[int, Array]], Array]:
+        z = intervals[self.source]
+        lines = self.lines(z, slopes)
+        # The upper line where a coefficient is negative, else the lower one.
+        lower, upper = lines.lower[:, None], lines.upper[:, None]
         arrived = np.where(rows >= 0, lower, upper) * rows
-        lost = share(self.size) * dot(np.abs(rows), z.largest + lines.offset)
         taken = dot(np.minimum(rows, 0), lines.offset)
-        return [(self.source, arrived)], down(down(taken - lost) - TINY)
+        return [(self.source, arrived)], down(taken - lost(rows, z.largest + lines.offset))
