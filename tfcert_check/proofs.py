@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,23 @@ from tfcert_check.properties import Case, Property
 from tfcert_check.refusal import Refused
 from tfcert_check.rounding import down
 
-__all__ = ["FORMAT", "Margin", "Proof", "check", "margins", "read_proof"]
+__all__ = [
+    "FORMAT",
+    "INPUT",
+    "LEAF",
+    "NODES",
+    "UNIT",
+    "Margin",
+    "Proof",
+    "check",
+    "margins",
+    "read_proof",
+]
 
 FORMAT = "tfcert proof 1"
-_LEAF, _INPUT, _UNIT = 0, 1, 2
+LEAF, INPUT, UNIT = 0, 1, 2
 # The arrays of nodes and their types.
-_NODES = {
+NODES = {
     "kind": "i",
     "child": "i",
     "layer": "i",
@@ -70,7 +81,7 @@ class _Leaf(NamedTuple):
     splits: tuple[tuple[int, int, int], ...]  # layer, unit, sign
 
 
-def read_proof(path: str | os.PathLike[str]) -> Proof:
+def read_proof(path: str | os.PathLike[str] | IO[bytes]) -> Proof:
     """Reads a file and checks that its arrays fit together."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -79,12 +90,12 @@ def read_proof(path: str | os.PathLike[str]) -> Proof:
         raise Refused(f"the proof is no npz file that can be read: {error}") from error
     if str(arrays.get("format")) != FORMAT:
         raise Refused(f"the proof's format is {str(arrays.get('format'))!r:.60}, not {FORMAT!r}")
-    kinds = {"roots": "i", "starts": "i", "multipliers": "f", **_NODES}
+    kinds = {"roots": "i", "starts": "i", "multipliers": "f", **NODES}
     for name, kind in kinds.items():
         if name not in arrays or arrays[name].dtype.kind != kind or arrays[name].ndim != 1:
             raise Refused(f"the proof has no array {name!r} of the right type")
     count = len(arrays["kind"])
-    if any(len(arrays[name]) != count for name in _NODES) or len(arrays["starts"]) != count + 1:
+    if any(len(arrays[name]) != count for name in NODES) or len(arrays["starts"]) != count + 1:
         raise Refused("the proof's arrays have different lengths")
     starts, multipliers = arrays["starts"], arrays["multipliers"].astype(np.float64)
     if starts[0] != 0 or starts[-1] != len(multipliers) or (np.diff(starts) < 0).any():
@@ -95,7 +106,7 @@ def read_proof(path: str | os.PathLike[str]) -> Proof:
         str(arrays.get("network")),
         str(arrays.get("property")),
         arrays["roots"],
-        {name: arrays[name] for name in _NODES},
+        {name: arrays[name] for name in NODES},
         starts,
         multipliers,
         {int(name[7:]): a for name, a in arrays.items() if name.startswith("slopes_")},
@@ -189,11 +200,11 @@ def _leaves(
             raise Refused(f"node {node} is missing, or in two places of the tree")
         seen[node] = True
         kind, child, index = (int(nodes[name][node]) for name in ("kind", "child", "index"))
-        if kind == _LEAF:
+        if kind == LEAF:
             if not 0 <= index < len(case.rows):
                 raise Refused(f"leaf {node} is about row {index}, which its case does not have")
             yield leaf
-        elif kind == _INPUT:
+        elif kind == INPUT:
             point = float(nodes["point"][node])
             if not 0 <= index < len(lower) or not lower[index] <= point <= upper[index]:
                 raise Refused(f"node {node} splits an input outside of its box")
@@ -201,7 +212,7 @@ def _leaves(
             below[index] = above[index] = point
             stack.append(_Leaf(child + 1, above, upper, splits))
             stack.append(_Leaf(child, lower, below, splits))
-        elif kind == _UNIT:
+        elif kind == UNIT:
             layer = int(nodes["layer"][node])
             layers = network.layers
             if not 0 <= layer < len(layers) or not 0 <= index < layers[layer].size:

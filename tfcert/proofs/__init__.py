@@ -1,5 +1,6 @@
 """Proofs that another program checks: the tree of a search, its slopes and multipliers."""
 
 from tfcert.proofs.tree import Closing, Tree
+from tfcert.proofs.writing import write_proof
 
-__all__ = ["Closing", "Tree"]
+__all__ = ["Closing", "Tree", "write_proof"]

@@ -22,11 +22,13 @@ class Closing(NamedTuple):
         slopes: Which entry of ``Tree.slopes``; -1: slopes by rule.
         multipliers: One for each split of a unit on the way from the root, in this order; or none
             at all.
+        sweep: See ``Tree.close``.
     """
 
     row: int
     slopes: int
     multipliers: tuple[float, ...]
+    sweep: bool | None
 
 
 class Tree:
@@ -108,6 +110,7 @@ class Tree:
         slopes: Mapping[int, Any] | None = None,
         multipliers: Mapping[int, Any] | None = None,
         case: int | None = None,
+        sweep: bool | None = None,
     ) -> None:
         """Says how a case is refuted on the parts of nodes: one of its rows stays below 0 there.
 
@@ -122,6 +125,8 @@ class Tree:
             multipliers: By the place of a value whose units were split, the multipliers of its
                 units in the shapes of slopes; only those of split units are kept. Default: 0.
             case: Which case; default: the only one of the root.
+            sweep: Whether the checker bounds hidden values anew on each part, which takes longer,
+                or takes those on the whole box of the case. Default: where inputs were split.
         """
         nodes = np.atleast_1d(np.asarray(node, np.int64))
         cases = [self._case(int(at), case) for at in nodes]
@@ -131,7 +136,7 @@ class Tree:
         for i, (at, own) in enumerate(zip(nodes.tolist(), cases, strict=True)):
             values = {place: table[min(i, len(table) - 1)] for place, table in betas.items()}
             path = self._along_path(at, values) if values else ()
-            self.closings[at][own] = Closing(int(rows[i]), int(entries[i]), path)
+            self.closings[at][own] = Closing(int(rows[i]), int(entries[i]), path, sweep)
 
     def open_nodes(self) -> Ids:
         """Nodes without children on which some case is not refuted: none where all is proved."""
