@@ -31,7 +31,7 @@ setuptools.setup(
     # Not in build/: where upper and lower case are the same to the disk, that is Bazel's BUILD.
     options={"build": {"build_base": ".build"}},
     # tests/, trainers/ and benchmarks/ stay in the repository.
-    packages=setuptools.find_packages(include=["tfcert", "tfcert.*"]),
+    packages=setuptools.find_packages(include=["tfcert", "tfcert.*", "tfcert_check"]),
     package_data={
         "tfcert": ["py.typed"],
         "tfcert.datasets": ["data/*"],
@@ -73,6 +73,7 @@ setuptools.setup(
             "tfcert-attack=tfcert.cli.attack:run",
             "tfcert-certify=tfcert.cli.certify:run",
             "tfcert-certify-beam=tfcert.cli.certify_beam:run",
+            "tfcert-check=tfcert_check.__main__:run",
             "tfcert-demo=tfcert.cli.demo:run",
             "tfcert-export=tfcert.cli.export:run",
             "tfcert-report=tfcert.cli.report:run",

@@ -78,6 +78,7 @@ _MAY_KNOW = {
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
         *("version", "logs", "certification", "layers", "interchange", "reporting", "export"),
         "scaling",
+        "proofs",
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "assessment"),
