@@ -7,8 +7,10 @@ import tfcert
 from tfcert import methods, proofs
 from tfcert.bounds import propagation
 from tfcert.bounds.known import Known
+from tfcert.bounds.sweep import Slopes, sweep
 from tfcert.network import network_of
 from tfcert.regions import Box
+from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Bounds
 
 
@@ -70,7 +72,10 @@ def by_units(model, asked, method=None, most=400):
             )
             evaluation = propagation.evaluate(network, region, bound, method, known=known)
             found = method.optimise(evaluation, network.outputs, rows)
-            lower = ops.convert_to_numpy(found.lower)[0] - case.rows[:, -1]
+            # Of these very slopes: those of the best step on the way may have been others.
+            last = Slopes(found.slopes, found.multipliers)
+            lower = sweep(evaluation, network.outputs, Rows(rows), Frame(), slopes=last)
+            lower = ops.convert_to_numpy(lower)[0] - case.rows[:, -1]
             row = int(lower.argmax())
             empty = evaluation.empty is not None and bool(ops.convert_to_numpy(evaluation.empty)[0])
             if lower[row] > 1e-4 or empty:

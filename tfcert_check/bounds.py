@@ -76,8 +76,8 @@ class Enclosure:
     ) -> Array:
         """Lower bounds of rows of a value, ``(boxes, rows)``; NaN or -inf: none.
 
-        The loop keeps: the bound holds if it holds that the sum of all rows in ``waiting`` times
-        their values, and of ``total``, is a lower bound of the rows at the start.
+        What the loop keeps true: the rows in ``waiting``, times their values, and ``total`` are
+        together a lower bound of the rows at the start.
 
         Args:
             place: Of the value.
@@ -89,7 +89,7 @@ class Enclosure:
         """
         steps, waiting = self.network.steps, {place: rows}
         given = {id(self.network.layers[k]): table for k, table in (slopes or {}).items()}
-        total = np.zeros(rows.shape[:2])
+        total, best = np.zeros(rows.shape[:2]), self.intervals[place].least(rows)
         subtracted = {self.network.layers[k].source: m for k, m in (multipliers or {}).items()}
         for current in range(place, -1, -1):
             if current not in waiting:
@@ -108,7 +108,12 @@ class Enclosure:
                     more = waiting[source] + more
                     total = down(total - lost(more, self.intervals[source].largest))
                 waiting[source] = more
-        return total
+            # Wherever the rows are, intervals bound them, too; fmax leaves out NaN.
+            bounded = total
+            for source, more in waiting.items():
+                bounded = down(bounded + self.intervals[source].least(more))
+            best = np.fmax(best, bounded)
+        return best
 
     def _sweep(self, place: int) -> None:
         """Bounds the entries whose sign is open by rows e_j and -e_j."""

@@ -26,6 +26,11 @@ class Interval(NamedTuple):
         """An upper limit of the absolute value."""
         return np.maximum(np.abs(self.lower), np.abs(self.upper))
 
+    def least(self, rows: Array) -> Array:
+        """A lower bound of rows of the value, ``(boxes, rows)``."""
+        least = dot(np.maximum(rows, 0), self.lower) + dot(np.minimum(rows, 0), self.upper)
+        return down(least - lost(rows, self.largest))
+
 
 class Lines(NamedTuple):
     """``lower z <= f(z) <= upper z + offset`` on an interval of z, ``(boxes or 1, n)``."""
@@ -82,9 +87,7 @@ class Input(Step):
     def backward(
         self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
     ) -> tuple[list[tuple[int, Array]], Array]:
-        lower, upper = intervals[0]
-        least = dot(np.maximum(rows, 0), lower) + dot(np.minimum(rows, 0), upper)
-        return [], down(least - lost(rows, intervals[0].largest))
+        return [], intervals[0].least(rows)
 
 
 class Affine(Step):
