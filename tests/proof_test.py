@@ -63,7 +63,7 @@ def written(files, tree, model):
 
 
 TREES = {
-    "mlp": (mlp((3, 6, 5, 2), 7), 0.42, 0.5),
+    "mlp": (mlp((2, 6, 5, 2), 6), 0.4, 0.5),
     "leaky": (mlp((3, 6, 5, 2), 2, slope=0.1), 0.7, 0.5),
     "residual": (residual(), 0.9, 0.1),
 }
