@@ -62,7 +62,7 @@ class Tree:
     def __len__(self) -> int:
         return len(self.kind)
 
-    def add_root(self, case: Any) -> int:
+    def add_root(self, case: npt.ArrayLike) -> int:
         """A whole box, and what is asked about it.
 
         Args:
@@ -77,7 +77,7 @@ class Tree:
         self._add([-1])
         return len(self) - 1
 
-    def split_input(self, node: Any, axis: Any, point: Any) -> Ids:
+    def split_input(self, node: npt.ArrayLike, axis: npt.ArrayLike, point: npt.ArrayLike) -> Ids:
         """Cuts the boxes of nodes in two.
 
         Args:
@@ -90,7 +90,7 @@ class Tree:
         """
         return self._split(_INPUT, node, -1, axis, point)
 
-    def split_unit(self, node: Any, place: Any, unit: Any) -> Ids:
+    def split_unit(self, node: npt.ArrayLike, place: npt.ArrayLike, unit: npt.ArrayLike) -> Ids:
         """Cuts the parts of nodes in two by the sign of a value that a two-piece function reads.
 
         Args:
@@ -105,10 +105,10 @@ class Tree:
 
     def close(
         self,
-        node: Any,
-        row: Any,
-        slopes: Mapping[int, Any] | None = None,
-        multipliers: Mapping[int, Any] | None = None,
+        node: npt.ArrayLike,
+        row: npt.ArrayLike,
+        slopes: Mapping[int, npt.ArrayLike] | None = None,
+        multipliers: Mapping[int, npt.ArrayLike] | None = None,
         case: int | None = None,
         sweep: bool | None = None,
     ) -> None:
@@ -203,7 +203,9 @@ class Tree:
             raise ValueError(f"`case` must be one of {cases} here. Received: case={case}.")
         return case
 
-    def _add_slopes(self, slopes: Mapping[int, Any] | None, count: int) -> npt.NDArray[np.int64]:
+    def _add_slopes(
+        self, slopes: Mapping[int, npt.ArrayLike] | None, count: int
+    ) -> npt.NDArray[np.int64]:
         if not slopes:
             return np.full(count, -1)
         flat = _flat(slopes, count, np.float32)
@@ -231,7 +233,9 @@ class Tree:
         return tuple(found[::-1])
 
 
-def _flat(tables: Mapping[int, Any] | None, count: int, dtype: Any) -> dict[int, npt.NDArray[Any]]:
+def _flat(
+    tables: Mapping[int, npt.ArrayLike] | None, count: int, dtype: Any
+) -> dict[int, npt.NDArray[Any]]:
     """Tables as ``(n, units)`` with n = 1 or as many as nodes."""
     found = {}
     for place, table in (tables or {}).items():
