@@ -90,7 +90,9 @@ def test_no_bound_is_above_the_true_minimum(tmp_path, seed):
     rows = np.broadcast_to(row, (3, 1, 2))
     for sweep in (False, True):
         enclosure = Enclosure(network, lower, upper, sweep=sweep)
-        slopes = {k: rng.uniform(layer.slope, 1, (3, 3)) for k, layer in enumerate(network.layers)}
+        slopes = {
+            k: rng.uniform(layer.slope, 1, (3, 1, 3)) for k, layer in enumerate(network.layers)
+        }
         for given in (None, slopes):
             bounds = enclosure.lower_bounds(network.output, rows, given)[:, 0]
             assert (bounds <= np.array(exact) + 1e-7).all()
@@ -100,13 +102,13 @@ def test_no_bound_is_above_the_true_minimum(tmp_path, seed):
 
 
 def test_signs_and_multipliers_bound_the_part_with_these_signs(tmp_path):
-    network = read(mlp((2, 5, 4, 2), 2), tmp_path)
+    network = read(mlp((2, 6, 5, 2), 6), tmp_path)
     lower, upper = np.full((1, 2), -1.0), np.full((1, 2), 1.0)
     rng = np.random.default_rng(0)
     points = rng.uniform(-1, 1, (4000, 2))
     values = network.values(points)
     whole, helped = Enclosure(network, lower, upper), 0
-    for layer, size in ((0, 5), (1, 4)):
+    for layer, size in ((0, 6), (1, 5)):
         for unit in range(size):
             z = values[network.layers[layer].source][:, unit]
             for sign in (1, -1):
@@ -119,16 +121,14 @@ def test_signs_and_multipliers_bound_the_part_with_these_signs(tmp_path):
                     continue
                 if not inside.any():
                     continue
-                row = rng.normal(size=2)
-                least = (values[network.output][inside] @ row).min()
-                plain = -np.inf
+                rows = rng.normal(size=(1, 5, 2))
+                least = (values[network.output][inside] @ rows[0].T).min(axis=0)
+                plain = np.full(5, -np.inf)
                 for beta in (0.0, 0.02, 0.1, 0.5):
-                    bound = part.lower_bounds(
-                        network.output, row[None, None], None, {layer: beta * signs}
-                    )[0, 0]
-                    assert bound <= least + 1e-9
-                    helped += beta > 0 and bound > plain + 1e-6
-                    plain = max(plain, bound)
+                    bound = part.lower_bounds(network.output, rows, None, {layer: beta * signs})[0]
+                    assert (bound <= least + 1e-9).all()
+                    helped += (bound > plain + 1e-6).sum() if beta else 0
+                    plain = np.maximum(plain, bound)
     assert helped > 0, "multipliers must tighten something"
 
 

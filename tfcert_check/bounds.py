@@ -35,6 +35,8 @@ class Enclosure:
         signs: See ``Signs``.
         whole: What is known already: an enclosure of one box around all of these.
         sweep: Whether the values that two-piece functions read are bounded by rows, too.
+        hidden: Slopes for that besides those by rule: for a layer and one before it,
+            ``(2, n, n of the one before)``, of lower and of upper limits.
 
     Attributes:
         intervals: By the places of values.
@@ -49,6 +51,7 @@ class Enclosure:
         signs: Signs | None = None,
         whole: Enclosure | None = None,
         sweep: bool = True,
+        hidden: Mapping[tuple[int, int], Array] | None = None,
     ):
         self.network = network
         self.intervals = [Interval(lower, upper)]
@@ -57,10 +60,12 @@ class Enclosure:
         self._check(0)
         for place, step in enumerate(network.steps[1:], 1):
             if isinstance(step, TwoPiece):
-                if sweep:
-                    self._sweep(step.source)
-                known = whole.intervals[step.source] if whole else None
                 layer = network.layers.index(step)
+                if sweep:
+                    own = {k: table for (at, k), table in (hidden or {}).items() if at == layer}
+                    for slopes in ({}, own) if own else ({},):
+                        self._sweep(step.source, slopes)
+                known = whole.intervals[step.source] if whole else None
                 self._narrow(step.source, known, None if signs is None else signs.get(layer))
             interval, size = step.enclose(self.intervals)
             self.intervals.append(interval)
@@ -82,7 +87,8 @@ class Enclosure:
         Args:
             place: Of the value.
             rows: ``(boxes, rows, n)``, taken as exact numbers.
-            slopes: By layer, slopes of lower lines, ``(boxes, n)``; default: by rule.
+            slopes: By layer, slopes of lower lines, ``(boxes or 1, rows or 1, n)``; NaN, or no
+                such layer: by rule.
             multipliers: By layer, numbers times the signs of values that are asked about: what is
                 subtracted from rows there, ``(boxes, n)``. The number times sign times value is at
                 least 0, so that subtracting it leaves a lower bound.
@@ -115,19 +121,21 @@ class Enclosure:
             best = np.fmax(best, bounded)
         return best
 
-    def _sweep(self, place: int) -> None:
+    def _sweep(self, place: int, hidden: Mapping[int, Array]) -> None:
         """Bounds the entries whose sign is open by rows e_j and -e_j."""
         lower, upper = (end.copy() for end in self.intervals[place])
+        boxes, size = lower.shape
         open_ones = np.flatnonzero(((lower < 0) & (upper > 0)).any(axis=0))
         widest = max(step.size for step in self.network.steps[: place + 1])
-        count = max(1, ENTRIES // (2 * widest * len(lower)))
+        count = max(1, ENTRIES // (2 * widest * boxes))
         for start in range(0, len(open_ones), count):
             units = open_ones[start : start + count]
-            rows = np.zeros((len(lower), 2, len(units), lower.shape[1]))
+            rows = np.zeros((boxes, 2, len(units), size))
             rows[:, 0, np.arange(len(units)), units] = 1.0
             rows[:, 1, np.arange(len(units)), units] = -1.0
-            found = self.lower_bounds(place, rows.reshape(len(lower), -1, lower.shape[1]))
-            found = np.where(np.isfinite(found), found, -np.inf).reshape(len(lower), 2, -1)
+            slopes = {k: t[:, units].reshape(1, -1, t.shape[2]) for k, t in hidden.items()}
+            found = self.lower_bounds(place, rows.reshape(boxes, -1, size), slopes)
+            found = np.where(np.isfinite(found), found, -np.inf).reshape(boxes, 2, -1)
             lower[:, units] = np.maximum(lower[:, units], found[:, 0])
             upper[:, units] = np.minimum(upper[:, units], -found[:, 1])
         self.intervals[place] = Interval(lower, upper)

@@ -55,6 +55,8 @@ class Proof(NamedTuple):
         starts: Where the multipliers of each node begin, and a last entry where they end.
         multipliers: Those of all leaves behind each other.
         slopes: By layer, one row for each set of slopes.
+        hidden: By two layers, slopes for bounds of the first one on whole boxes of cases; NaN
+            stands for the rule.
     """
 
     network: str
@@ -64,6 +66,7 @@ class Proof(NamedTuple):
     starts: npt.NDArray[np.int64]
     multipliers: Array
     slopes: dict[int, npt.NDArray[Any]]
+    hidden: dict[tuple[int, int], Array]
 
 
 class Margin(NamedTuple):
@@ -110,6 +113,11 @@ def read_proof(path: str | os.PathLike[str] | IO[bytes]) -> Proof:
         starts,
         multipliers,
         {int(name[7:]): a for name, a in arrays.items() if name.startswith("slopes_")},
+        {
+            (int(name.split("_")[1]), int(name.split("_")[2])): np.where(a == -1, np.nan, a)
+            for name, a in arrays.items()
+            if name.startswith("hidden_")
+        },
     )
 
 
@@ -149,7 +157,8 @@ def margins(network: Network, asked: Property, proof: Proof) -> Iterator[Margin]
                 batch = []
             if not sweeps and key not in wholes:
                 wholes.clear()
-                wholes[key] = Enclosure(network, case.lower[None], case.upper[None])
+                box = case.lower[None], case.upper[None]
+                wholes[key] = Enclosure(network, *box, hidden=proof.hidden)
             batch.append(leaf)
             if len(batch) >= _batch(network, bool(sweeps)):
                 yield from _bounds(network, case, number, proof, batch, wholes.get(key))
@@ -172,6 +181,14 @@ def _check_sizes(network: Network, asked: Property, proof: Proof) -> None:
             raise Refused(f"the proof's slopes of layer {layer} do not fit the network")
         if not ((slopes >= step.slope) & (slopes <= 1)).all():
             raise Refused(f"the proof has a slope of layer {layer} that is not between its pieces")
+    for (layer, before), slopes in proof.hidden.items():
+        if not 0 <= before < layer < len(network.layers):
+            raise Refused(f"the proof has slopes of layer {before} for layer {layer}")
+        step = network.layers[before]
+        if slopes.shape != (2, network.layers[layer].size, step.size):
+            raise Refused(f"the proof's slopes of layer {before} for layer {layer} do not fit")
+        if not (((slopes >= step.slope) & (slopes <= 1)) | np.isnan(slopes)).all():
+            raise Refused(f"the proof has a slope of layer {before} that is not between its pieces")
     if len({len(slopes) for slopes in proof.slopes.values()}) > 1:
         raise Refused("the proof's slopes have different numbers of sets")
 
@@ -276,6 +293,6 @@ def _slopes(network: Network, proof: Proof, ids: npt.NDArray[np.int64]) -> dict[
     if (entries < 0).all():
         return {}
     return {
-        layer: np.where(entries[:, None] < 0, np.nan, table[entries]).astype(np.float64)
+        layer: np.where(entries[:, None] < 0, np.nan, table[entries])[:, None].astype(np.float64)
         for layer, table in proof.slopes.items()
     }

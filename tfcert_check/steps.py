@@ -33,7 +33,13 @@ class Interval(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """``lower z <= f(z) <= upper z + offset`` on an interval of z, ``(boxes or 1, n)``."""
+    """``lower z <= f(z) <= upper z + offset`` on an interval of z.
+
+    Attributes:
+        lower: ``(boxes or 1, rows or 1, n)``.
+        upper: ``(boxes or 1, n)``.
+        offset: The same.
+    """
 
     lower: Array
     upper: Array
@@ -66,7 +72,7 @@ class Step:
             rows: ``(boxes, rows, size)``, taken as exact numbers.
             intervals: Of the values before.
             size: From ``enclose``.
-            slopes: Of lower lines; NaN or None: by rule.
+            slopes: Of lower lines, ``(boxes or 1, rows or 1, size)``; NaN or None: by rule.
 
         Returns:
             Rows of values before, by their places, and a number. The rows times their values, and
@@ -154,7 +160,7 @@ class TwoPiece(Step):
         convex. Both differences are products of numbers >= 0 here, each with two roundings.
         """
         lower, upper = z
-        rule = np.where(upper > -lower, 1.0, self.slope)
+        rule = np.where(upper > -lower, 1.0, self.slope)[:, None]
         slopes = rule if slopes is None else np.where(np.isnan(slopes), rule, slopes)
         crossing = (lower < 0) & (upper > 0)
         steep = np.where(lower >= 0, 1.0, self.slope)
@@ -162,7 +168,8 @@ class TwoPiece(Step):
         chord = np.clip((upper - self.slope * lower) / width, self.slope, 1.0)
         offset = np.maximum(upper * (1.0 - chord), -lower * (chord - self.slope))
         offset = np.where(crossing, offset * (1.0 + share(0)) + TINY, 0.0)
-        return Lines(np.where(crossing, slopes, steep), np.where(crossing, chord, steep), offset)
+        lowest = np.where(crossing[:, None], slopes, steep[:, None])
+        return Lines(lowest, np.where(crossing, chord, steep), offset)
 
     def backward(
         self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
@@ -170,7 +177,6 @@ class TwoPiece(Step):
         z = intervals[self.source]
         lines = self.lines(z, slopes)
         # The upper line where a coefficient is negative, else the lower one.
-        lower, upper = lines.lower[:, None], lines.upper[:, None]
-        arrived = np.where(rows >= 0, lower, upper) * rows
+        arrived = np.where(rows >= 0, lines.lower, lines.upper[:, None]) * rows
         taken = dot(np.minimum(rows, 0), lines.offset)
         return [(self.source, arrived)], down(taken - lost(rows, z.largest + lines.offset))
