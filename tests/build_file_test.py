@@ -45,7 +45,7 @@ _MAY_KNOW = {
     "layers": {"types", "backend", "graph"},
     "models": {"types", "graph", "network", "rules", "layers"},
     "properties": {"types", "regions"},
-    "proofs": {"types", "relaxations", "rules", "network", "bounds", "tfcert_check"},
+    "proofs": {"types", "regions", "relaxations", "rules", "network", "bounds", "tfcert_check"},
     "tfcert_check": set(),
     "objectives": {
         *("types", "backend", "regions", "relaxations", "graph", "rules", "network", "bounds"),

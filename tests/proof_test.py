@@ -12,6 +12,7 @@ from tfcert import interchange, methods, proofs
 from tfcert.bounds.statistics import node_values
 from tfcert.network import network_of
 from tfcert.proofs.layers import layers_of
+from tfcert.proofs.writing import proof_arrays
 from tfcert_check import __main__ as program
 from tfcert_check.bounds import Enclosure
 
@@ -210,3 +211,46 @@ def test_an_acasxu_property_is_proved_end_to_end(tmp_path, name, capsys):
     assert program.main([str(p) for p in (other.network, instance.property, path)]) == 1
     assert program.main([str(p) for p in (instance.network, other.property, path)]) == 1
     assert capsys.readouterr().out.count("invalid: the proof is about another") == 2
+
+
+def test_recorded_slopes_tighten_hidden_bounds(tmp_path):
+    files, model = prepared(tmp_path, mlp((3, 6, 6, 6, 2), 1), 0.5, 1.0, cases=1)
+    tree, (case,) = proofs.Tree(), files.asked.cases
+    method = methods.AlphaCrown(iterations=8, learning_rate=0.3, optimize_intermediate=True)
+    proofs.record_hidden(tree, model, case.lower, case.upper, method)
+    tree.close(tree.add_root(0), 0)
+    arrays = proof_arrays(tree, model, files.network, files.asked)
+    assert {name for name in arrays if name.startswith("hidden")} == {
+        *("hidden_1_0", "hidden_2_0", "hidden_2_1"),
+    }
+    np.savez(files.proof_path, **arrays)
+    hidden = tfcert_check.read_proof(files.proof_path).hidden
+    boxes = case.lower[None], case.upper[None]
+    plain = Enclosure(files.network, *boxes)
+    helped = Enclosure(files.network, *boxes, hidden=hidden)
+    tighter = 0
+    points = np.random.default_rng(0).uniform(case.lower, case.upper, (2000, 3))
+    values = files.network.values(points)
+    for before, after, value in zip(plain.intervals, helped.intervals, values, strict=True):
+        assert (after.lower >= before.lower - 1e-9).all()
+        assert (after.lower <= value + 1e-9).all()
+        assert (value - 1e-9 <= after.upper).all()
+        tighter += (after.upper - after.lower < before.upper - before.lower - 1e-3).sum()
+    assert tighter > 0
+    # Any slopes in their range are sound; others are refused.
+    rng = np.random.default_rng(1)
+    random = {key: rng.uniform(0, 1, table.shape) for key, table in hidden.items()}
+    loose = Enclosure(files.network, *boxes, hidden=random)
+    for interval, value in zip(loose.intervals, values, strict=True):
+        assert (interval.lower <= value + 1e-9).all()
+        assert (value - 1e-9 <= interval.upper).all()
+    for name, change in (
+        ("hidden_1_0", lambda a: a + 1.5),
+        ("hidden_1_0", lambda a: a - 0.5),
+        ("hidden_1_0", lambda a: a[:, :-1]),
+        ("hidden_0_1", None),
+        ("hidden_7_0", None),
+    ):
+        wrong = {**arrays, name: change(arrays[name]) if change else arrays["hidden_1_0"]}
+        with pytest.raises(tfcert_check.Refused, match="slope"):
+            files.margins(wrong)

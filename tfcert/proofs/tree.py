@@ -57,6 +57,8 @@ class Tree:
         self.point: list[float] = []
         self.closings: list[dict[int, Closing]] = []  # By case.
         self.slopes: list[dict[int, npt.NDArray[np.float32]]] = []
+        # By the places of a value and of a function before it: see ``record_hidden``.
+        self.hidden: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
         self._parent: list[int] = []
 
     def __len__(self) -> int:

@@ -78,6 +78,7 @@ def proof_arrays(
         "roots": np.array(roots, np.int64),
         **nodes.arrays(),
         **_slopes(tree, layers),
+        **_hidden(tree, layers),
     }
 
 
@@ -156,4 +157,18 @@ def _slopes(tree: Tree, layers: list[Layer]) -> Arrays:
         table = np.empty_like(given)
         table[:, layer.order] = np.clip(given, np.float32(layer.slope), np.float32(1))
         found[f"slopes_{layer.number}"] = table
+    return found
+
+
+def _hidden(tree: Tree, layers: list[Layer]) -> Arrays:
+    """Slopes for hidden bounds, by the numbers of two layers; -1 stands for the rule."""
+    found: Arrays = {}
+    sources = {layer.source: layer for layer in layers}
+    places = {layer.place: layer for layer in layers}
+    for (source, place), given in tree.hidden.items():
+        layer, before = sources[source], places[place]
+        clipped = np.clip(given, np.float32(before.slope), np.float32(1))
+        table = np.empty_like(given)
+        table[:, layer.order[:, None], before.order] = np.where(given < 0, -1, clipped)
+        found[f"hidden_{layer.number}_{before.number}"] = table
     return found
