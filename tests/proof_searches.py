@@ -1,4 +1,4 @@
-"""Simple searches whose trees are proofs: boxes cut in halves, signs of units."""
+"""Simple searches whose trees are proofs: boxes cut in halves, signs of units, no split at all."""
 
 import numpy as np
 from keras import ops
@@ -91,6 +91,25 @@ def by_units(model, asked, method=None, most=400):
                 own.setdefault(place, np.zeros(size, network.dtype))
                 own[place].reshape(-1)[unit] = sign
                 waiting.append((child, own))
+    return tree
+
+
+def without_splits(model, asked, method=None):
+    """One leaf a case, with slopes of alpha-CROWN; all cases are about one box."""
+    tree, network = proofs.Tree(), network_of(model)
+    method = method or methods.AlphaCrown(iterations=20)
+    root = tree.add_root(range(len(asked.cases)))
+    shape = (1, *network.input.shape)
+    lower, upper = (end.reshape(shape) for end in asked.cases[0][:2])
+    region, middle = Box(lower, upper), (0.5 * (lower + upper)).astype(network.dtype)
+    rows = np.concatenate([-case.rows[:1, :-1] for case in asked.cases])[None]
+    bound = region.bind(ops.convert_to_tensor(middle))
+    evaluation = propagation.evaluate(network, region, bound, method)
+    rows = ops.convert_to_tensor(rows.astype(network.dtype))
+    found = method.optimise(evaluation, network.outputs, rows)
+    slopes = {place: ops.convert_to_numpy(own[0])[0] for place, own in found.slopes.items()}
+    for case in range(len(asked.cases)):
+        tree.close(root, 0, {place: own[case] for place, own in slopes.items()}, case=case)
     return tree
 
 

@@ -254,3 +254,38 @@ def test_recorded_slopes_tighten_hidden_bounds(tmp_path):
         wrong = {**arrays, name: change(arrays[name]) if change else arrays["hidden_1_0"]}
         with pytest.raises(tfcert_check.Refused, match="slope"):
             files.margins(wrong)
+
+
+def mnist(name):
+    (found,) = [
+        one for one in vnncomp_support.instances("mnist_fc") if one.name.endswith(f"/{name}")
+    ]
+    return found
+
+
+def test_an_image_is_proved_without_splits_by_its_slopes(tmp_path, capsys):
+    instance = mnist("prop_3_0.05")
+    model = interchange.load_onnx(instance.network)
+    tree = proof_searches.without_splits(model, interchange.read_vnnlib(instance.property))
+    path, files = tmp_path / "proof.npz", (instance.network, instance.property)
+    assert proofs.write_proof(path, tree, model, *files) == 9
+    assert program.main([str(p) for p in (*files, path)]) == 0
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["slopes"] = np.full_like(arrays["slopes"], -1)
+    np.savez(path, **arrays)
+    assert program.main([str(p) for p in (*files, path)]) == 1
+    assert "is not proved: its bound is -0.0" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_image_is_proved_by_slopes_of_its_hidden_bounds(tmp_path):
+    instance = mnist("prop_4_0.03")
+    model = interchange.load_onnx(instance.network)
+    asked = interchange.read_vnnlib(instance.property)
+    files = (instance.network, instance.property)
+    tree = proof_searches.without_splits(model, asked)
+    with pytest.raises(ValueError, match="is not proved: its bound is -0.1"):
+        proofs.write_proof(tmp_path / "proof.npz", tree, model, *files)
+    proofs.record_hidden(tree, model, asked.cases[0].lower, asked.cases[0].upper)
+    assert proofs.write_proof(tmp_path / "proof.npz", tree, model, *files) == 9
