@@ -246,3 +246,40 @@ def exact_minimum(network, lower, upper, row, constant):
         if found.status == 0:
             least = min(least, found.fun + shift @ row + constant)
     return least
+
+
+def read(proto, folder):
+    onnx.save(proto, folder / "net.onnx")
+    return tfcert_check.read_network(folder / "net.onnx")
+
+
+def small(folder, seed=0, slope=None, gap=0.02, rows=2):
+    """A network, and a property that holds by a small gap in each of two cases."""
+    network = read(mlp((2, 4, 3, 2), seed, slope), folder)
+    lower, upper = np.array([-1.0, -0.5]), np.array([0.75, 1.0])
+    alternatives = []
+    for row in ((1.0, -1.0), (-1.0, 0.5)):
+        least = exact_minimum(network, lower, upper, -np.array(row), 0.0)
+        loose = [[1.0, 1.0, 1e3]] * (rows - 1)  # A row that is always met: it refutes nothing.
+        alternatives.append([*loose, [*row, float(least - gap)]])
+    return Files(
+        folder, mlp((2, 4, 3, 2), seed, slope), property_text(lower, upper, 2, alternatives)
+    )
+
+
+def one_leaf(found):
+    """A proof that does not split at all."""
+    count = len(found.asked.cases)
+    zeros = np.zeros(count, np.int64)
+    return {
+        "format": np.array("tfcert proof 1"),
+        "network": np.array(found.network.sha256),
+        "property": np.array(found.asked.sha256),
+        "roots": np.arange(count),
+        **dict.fromkeys(("kind", "child", "layer", "index"), zeros),
+        "point": np.zeros(count),
+        "slopes": zeros - 1,
+        "sweep": np.zeros(count, bool),
+        "starts": np.zeros(count + 1, np.int64),
+        "multipliers": np.zeros(0),
+    }
