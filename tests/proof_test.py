@@ -237,6 +237,14 @@ def test_recorded_slopes_tighten_hidden_bounds(tmp_path):
         assert (value - 1e-9 <= after.upper).all()
         tighter += (after.upper - after.lower < before.upper - before.lower - 1e-3).sum()
     assert tighter > 0
+    # All units have slopes whose sign is open without them, also those that they settle.
+    settled = 0
+    for number, layer in enumerate(files.network.layers[1:], 1):
+        (low, high), (below, above) = (e.intervals[layer.source] for e in (plain, helped))
+        crossing = np.flatnonzero(((low < -1e-5) & (high > 1e-5))[0])
+        assert not np.isnan(hidden[number, 0][:, crossing]).any()
+        settled += ((below >= 0) | (above <= 0))[0, crossing].sum()
+    assert settled > 0, "the slopes settle no sign"
     # Any slopes in their range are sound; others are refused.
     rng = np.random.default_rng(1)
     random = {key: rng.uniform(0, 1, table.shape) for key, table in hidden.items()}

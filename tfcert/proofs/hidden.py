@@ -47,8 +47,10 @@ def record_hidden(
     region = Box(*ends)
     bound = region.bind(ops.convert_to_tensor(middle))
     evaluation = propagation.evaluate(network, region, bound, method)
+    # Units whose sign is open by rule need slopes, even where better slopes settle the sign.
+    by_rule = propagation.evaluate(network, region, bound, methods.Crown())
     for node in network.needing_bounds():
-        interval = evaluation.intervals[node]
+        interval = by_rule.intervals[node]
         low, high = (ops.convert_to_numpy(end).reshape(-1) for end in interval.bounds)
         units = np.flatnonzero((low < 0) & (high > 0))
         size = math.prod(node.shape)
