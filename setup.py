@@ -31,7 +31,9 @@ setuptools.setup(
     # Not in build/: where upper and lower case are the same to the disk, that is Bazel's BUILD.
     options={"build": {"build_base": ".build"}},
     # tests/, trainers/ and benchmarks/ stay in the repository.
-    packages=setuptools.find_packages(include=["tfcert", "tfcert.*", "tfcert_programs"]),
+    packages=setuptools.find_packages(
+        include=["tfcert", "tfcert.*", "tfcert_check", "tfcert_programs"]
+    ),
     package_data={
         "tfcert": ["py.typed"],
         "tfcert.datasets": ["data/*"],
@@ -75,6 +77,7 @@ setuptools.setup(
             "tfcert-attack=tfcert_programs:attack",
             "tfcert-certify=tfcert_programs:certify",
             "tfcert-certify-beam=tfcert_programs:certify_beam",
+            "tfcert-check=tfcert_check.__main__:run",
             "tfcert-demo=tfcert_programs:demo",
             "tfcert-export=tfcert_programs:export",
             "tfcert-report=tfcert_programs:report",

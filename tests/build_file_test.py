@@ -50,6 +50,8 @@ _MAY_KNOW = {
         *("types", "backend", "checks", "regions", "relaxations", "rules", "network", "programs"),
         *("bounds", "attacks", "properties"),
     },
+    "proofs": {"types", "regions", "relaxations", "rules", "network", "bounds", "tfcert_check"},
+    "tfcert_check": set(),
     "objectives": {
         *("types", "backend", "regions", "relaxations", "graph", "rules", "network", "bounds"),
         *("schedules", "attacks", "smoothing", "layers"),
@@ -82,7 +84,7 @@ _MAY_KNOW = {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
         *("version", "logs", "certification", "layers", "interchange", "reporting", "export"),
-        *("scaling", "callbacks", "branching", "properties"),
+        *("scaling", "callbacks", "branching", "properties", "proofs"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "assessment"),

@@ -17,7 +17,7 @@ _ROWS = [
     ("one model", ["network", "programs", "logs, runs, checks", "models, datasets"]),
     ("answers", ["properties", "bounds", "attacks", "smoothing"]),
     ("uses", ["objectives, fitting", "branching", "certification", "scaling"]),
-    ("products", ["trainer", "export", "reporting", "interchange"]),
+    ("products", ["trainer", "export", "reporting", "interchange", "proofs"]),
     ("programs", ["cli, trainers, benchmarks"]),
 ]
 _COLORS = ["#e8eef7", "#dbe6f3", "#cfe0ee", "#fbe7c6", "#f6d5b8", "#dcead7", "#e6e6e6"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tfcert.properties.questions import Problem
 
-__all__ = ["BoxRecord", "Recorder"]
+__all__ = ["BoxRecord", "Recorder", "numbered"]
 
 # The most ways to break the question of one problem that are told about.
 _MOST_WAYS = 10_000
@@ -31,9 +31,33 @@ class Recorder(Protocol):
         """Cuts boxes of nodes, ``(n,)``, in two, ``(n, 2)``: ``<= point``, then ``>= point``."""
         ...
 
-    def close(self, node: Any, row: Any, *, case: int) -> None:
-        """Says which margin of a case, by its place in the case, is positive on parts of nodes."""
+    def split_unit(self, node: Any, place: Any, unit: Any) -> Any:
+        """Cuts the parts of nodes in two, ``(n, 2)``: values of a unit >= 0, then those <= 0."""
         ...
+
+    def close(
+        self,
+        node: Any,
+        row: Any,
+        slopes: Mapping[int, Any] | None = None,
+        multipliers: Mapping[int, Any] | None = None,
+        case: int | None = None,
+    ) -> None:
+        """Says which margin of a case, by its place in the case, is positive on parts of nodes.
+
+        Slopes and multipliers are those that give the bound; without a case, the root has one.
+        """
+        ...
+
+
+def numbered(
+    ways: Sequence[Sequence[Any]], cases: Sequence[Sequence[int]] | None
+) -> list[list[int]]:
+    """The numbers of the ways to break each problem; by default from 0 on, over all problems."""
+    if cases is None:
+        ends = np.cumsum([0, *map(len, ways)])
+        cases = [range(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [list(own) for own in cases]
 
 
 class BoxRecord:
@@ -55,10 +79,7 @@ class BoxRecord:
         self._recorder = recorder
         self._questions = [problem.question for problem in problems]
         self._ways = [question.conjunctions(_MOST_WAYS) for question in self._questions]
-        if cases is None:
-            ends = np.cumsum([0, *map(len, self._ways)])
-            cases = [range(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-        self._cases = [list(own) for own in cases]
+        self._cases = numbered(self._ways, cases)
 
     def roots(self) -> npt.NDArray[np.int64]:
         """One node a problem."""

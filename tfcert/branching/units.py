@@ -12,8 +12,8 @@ Reference: Wang et al., 2021, https://arxiv.org/abs/2103.06624
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,12 +24,13 @@ from tfcert.branching import choosing, leaves
 from tfcert.branching.bounding import Bounder, Found, Inputs
 from tfcert.branching.layout import Layout
 from tfcert.branching.outcome import Reason, within_rounding
+from tfcert.branching.recording import Recorder, numbered
 from tfcert.branching.roots import Roots
 from tfcert.branching.splitter import Bounded, Domains, Problem
 from tfcert.network import network_of
 from tfcert.properties.questions import Question
 
-__all__ = ["Recorder", "UnitSplitter"]
+__all__ = ["UnitSplitter"]
 
 Array = npt.NDArray[Any]
 
@@ -38,28 +39,8 @@ _KEPT = "float16"
 _LARGEST = 6e4
 # The most ways to break a question that leaves are decided for.
 _WAYS = 64
-
-
-class Recorder(Protocol):
-    """What is told about the tree of a search while it runs; ``tfcert.proofs.Tree`` is one."""
-
-    def add_root(self, case: Any) -> int:
-        """A whole box."""
-        ...
-
-    def split_unit(self, node: Any, place: Any, unit: Any) -> Any:
-        """Cuts the parts of nodes in two, ``(n, 2)``: values >= 0, then those <= 0."""
-        ...
-
-    def close(
-        self,
-        node: Any,
-        row: Any,
-        slopes: Mapping[int, Any] | None = None,
-        multipliers: Mapping[int, Any] | None = None,
-    ) -> None:
-        """Says that one margin stays above 0 on the parts of nodes, and by which slopes."""
-        ...
+# The most cases that a recorder is told about.
+_MOST_CASES = 10_000
 
 
 class UnitSplitter:
@@ -75,12 +56,14 @@ class UnitSplitter:
             best estimate is split. Trials save some tenths of the domains, and cost more than that
             on a CPU.
         batch: The most domains in one call.
-        recorder: Is told about the tree. Its cases are the places of the tasks, its rows those in
-            the group of a task.
+        recorder: Is told about the tree.
+        cases: Of each problem, the numbers of its cases for the recorder, in the order of
+            ``Question.conjunctions``; None: numbers from 0 on, over all problems.
 
     Attributes:
-        tasks: Each group of a question is a task of its own, with its own domains: the margins of
-            one group are bounded there, and those of the others count as inf.
+        tasks: What is decided apart, with domains of its own: a group of margins of a question, and
+            of a group whose margins must all be positive each margin. Other margins of the question
+            count as inf there.
         owner: ``(tasks,)``: the problem that each task belongs to.
     """
 
@@ -95,6 +78,7 @@ class UnitSplitter:
         candidates: int = 1,
         batch: int = 256,
         recorder: Recorder | None = None,
+        cases: Sequence[Sequence[int]] | None = None,
     ):
         self.model, self.network = model, network_of(model)
         self.problems, self.batch, self.recorder = list(problems), batch, recorder
@@ -107,6 +91,8 @@ class UnitSplitter:
         self._candidates = min(candidates, self.layout.unit_count)
         self.bounder = Bounder(model, self.layout, method, self._candidates, batch)
         self.bounded = 0  # How many domains were bounded.
+        if recorder is not None:
+            self._cases = _case_numbers(self.problems, self.tasks, cases)
 
     def start(self) -> Domains:
         """One domain a task: the whole box of its problem."""
@@ -115,7 +101,7 @@ class UnitSplitter:
         slopes = np.repeat(roots.start[:, None], rows, axis=1)
         nodes = np.full(count, -1, np.int64)
         if self.recorder is not None:
-            nodes[:] = [self.recorder.add_root(case) for case in range(count)]
+            nodes[:] = [self.recorder.add_root(case) for case in self._cases]
         state = {
             "task": np.arange(count, dtype=np.int32),
             "signs": np.zeros((count, units), np.int8),
@@ -307,9 +293,26 @@ def _tasks(problems: Sequence[Problem]) -> tuple[list[Problem], list[tuple[int, 
     for owner, problem in enumerate(problems):
         question = problem.question
         for group, need in zip(question.groups, question.needs, strict=True):
-            rows = np.flatnonzero(group)
-            one = np.ones((1, len(rows)), bool)
-            own = Question(question.rows[rows], question.offsets[rows], one, [need])
-            tasks.append(problem._replace(question=own))
-            groups.append((owner, rows))
+            members = np.flatnonzero(group)
+            # Where all must be positive, each is decided by itself: most are proved at once.
+            for rows in members[:, None] if need == len(members) else [members]:
+                one = np.ones((1, len(rows)), bool)
+                least = min(int(need), len(rows)) if need <= len(members) else int(need)
+                own = Question(question.rows[rows], question.offsets[rows], one, [least])
+                tasks.append(problem._replace(question=own))
+                groups.append((owner, rows))
     return tasks, groups
+
+
+def _case_numbers(
+    problems: Sequence[Problem],
+    tasks: Sequence[Problem],
+    cases: Sequence[Sequence[int]] | None,
+) -> list[int]:
+    """The number of the case of each task; raises where a task has several."""
+    if any(task.question.needs[0] != 1 for task in tasks):
+        raise NotImplementedError(
+            "No proof can be recorded where some margins of several must be positive, as for TopK."
+        )
+    ways = [problem.question.conjunctions(_MOST_CASES) for problem in problems]
+    return [case for own in numbered(ways, cases) for case in own]

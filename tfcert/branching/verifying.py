@@ -303,7 +303,9 @@ class _Verification:
             # The multipliers of units have no analysis of rounding.
             if settings.method.float_safe or not Layout(network_of(self.model)).unit_count:
                 return None
-            return UnitSplitter(self.model, self.problems, recorder=settings.recorder)
+            return UnitSplitter(
+                self.model, self.problems, recorder=settings.recorder, cases=settings.cases
+            )
         record = None
         if settings.recorder is not None:
             record = BoxRecord(settings.recorder, self.problems, settings.cases)

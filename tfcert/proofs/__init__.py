@@ -1,0 +1,7 @@
+"""Proofs that another program checks: the tree of a search, its slopes and multipliers."""
+
+from tfcert.proofs.hidden import record_hidden
+from tfcert.proofs.tree import Closing, Tree
+from tfcert.proofs.writing import write_proof
+
+__all__ = ["Closing", "Tree", "record_hidden", "write_proof"]

@@ -1,0 +1,22 @@
+"""Checks proofs that a network has a property. Needs numpy and onnx, and nothing of tfcert.
+
+What is trusted, and why a proof that passes is one, is told in docs/proofs.md.
+"""
+
+from tfcert_check.networks import Network, read_network
+from tfcert_check.proofs import Proof, check, margins, read_proof
+from tfcert_check.properties import Case, Property, read_property
+from tfcert_check.refusal import Refused
+
+__all__ = [
+    "Case",
+    "Network",
+    "Proof",
+    "Property",
+    "Refused",
+    "check",
+    "margins",
+    "read_network",
+    "read_proof",
+    "read_property",
+]

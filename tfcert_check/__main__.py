@@ -1,0 +1,38 @@
+"""Checks a proof: ``python -m tfcert_check NET PROPERTY PROOF``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+__all__ = ["main", "run"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints "valid" and returns 0, or prints what is wrong in one line and returns 1."""
+    parser = argparse.ArgumentParser("tfcert-check", description="Checks a proof of a property.")
+    parser.add_argument("network", help="an ONNX file, which gzip may have compressed")
+    parser.add_argument("property", help="a VNN-LIB file, which gzip may have compressed")
+    parser.add_argument("proof", help="an npz file, as tfcert writes it")
+    given = parser.parse_args(arguments)
+    import tfcert_check
+
+    try:
+        network = tfcert_check.read_network(given.network)
+        asked = tfcert_check.read_property(given.property)
+        tfcert_check.check(network, asked, tfcert_check.read_proof(given.proof))
+    except Exception as error:  # Whatever happens, the proof is not accepted.
+        kind = "" if isinstance(error, tfcert_check.Refused) else f"{type(error).__name__}: "
+        print(" ".join(f"invalid: {kind}{error}".split()))
+        return 1
+    print("valid")
+    return 0
+
+
+def run() -> None:
+    """The program ``tfcert-check``."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

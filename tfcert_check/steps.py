@@ -1,0 +1,182 @@
+"""How values are computed, enclosed by intervals, and replaced by linear bounds.
+
+Intervals and rows hold for the exact numbers: ``rounding`` says how.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tfcert_check.operators import Array, Linear
+from tfcert_check.rounding import TINY, dot, down, lost, share, up
+
+__all__ = ["Affine", "Input", "Interval", "Lines", "Step", "TwoPiece"]
+
+
+class Interval(NamedTuple):
+    """Limits of a value on boxes, ``(boxes or 1, n)``."""
+
+    lower: Array
+    upper: Array
+
+    @property
+    def largest(self) -> Array:
+        """An upper limit of the absolute value."""
+        return np.maximum(np.abs(self.lower), np.abs(self.upper))
+
+    def least(self, rows: Array) -> Array:
+        """A lower bound of rows of the value, ``(boxes, rows)``."""
+        least = dot(np.maximum(rows, 0), self.lower) + dot(np.minimum(rows, 0), self.upper)
+        return down(least - lost(rows, self.largest))
+
+
+class Lines(NamedTuple):
+    """``lower z <= f(z) <= upper z + offset`` on an interval of z.
+
+    Attributes:
+        lower: ``(boxes or 1, rows or 1, n)``.
+        upper: ``(boxes or 1, n)``.
+        offset: The same.
+    """
+
+    lower: Array
+    upper: Array
+    offset: Array
+
+
+class Step:
+    """How one value is computed from those before.
+
+    Attributes:
+        size: How many entries the value has.
+    """
+
+    size: int
+
+    def value(self, found: list[Array], points: Array) -> Array:
+        """The value at some inputs, in plain float64."""
+        raise NotImplementedError
+
+    def enclose(self, intervals: list[Interval]) -> tuple[Interval, Array]:
+        """The value's interval, and a size that ``backward`` asks for."""
+        raise NotImplementedError
+
+    def backward(
+        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
+    ) -> tuple[list[tuple[int, Array]], Array]:
+        """Replaces rows of the value by rows of the values before.
+
+        Args:
+            rows: ``(boxes, rows, size)``, taken as exact numbers.
+            intervals: Of the values before.
+            size: From ``enclose``.
+            slopes: Of lower lines, ``(boxes or 1, rows or 1, size)``; NaN or None: by rule.
+
+        Returns:
+            Rows of values before, by their places, and a number. The rows times their values, and
+            the number, are together a lower bound of the given rows times the value.
+        """
+        raise NotImplementedError
+
+
+class Input(Step):
+    """The input: rows have their minimum on the box."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def value(self, found: list[Array], points: Array) -> Array:
+        return points
+
+    def backward(
+        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
+    ) -> tuple[list[tuple[int, Array]], Array]:
+        return [], intervals[0].least(rows)
+
+
+class Affine(Step):
+    """``sum of L x + bias`` over some values x before."""
+
+    def __init__(self, parts: list[tuple[Linear, int]], bias: Array, size: int):
+        self.parts, self.bias, self.size = parts, bias, size
+        self._absolute = [operator.absolute() for operator, _ in parts]
+        self._terms = 1 + sum(operator.terms + 1 for operator, _ in parts)
+        self._back = sum(operator.back + 1 for operator, _ in parts)
+
+    def value(self, found: list[Array], points: Array) -> Array:
+        total = np.broadcast_to(self.bias, (len(points), self.size))
+        for operator, place in self.parts:
+            total = total + operator.apply(found[place])
+        return total
+
+    def enclose(self, intervals: list[Interval]) -> tuple[Interval, Array]:
+        center, radius, size = self.bias[None], np.zeros((1, self.size)), np.abs(self.bias)[None]
+        for (operator, place), absolute in zip(self.parts, self._absolute, strict=True):
+            lower, upper = intervals[place]
+            middle = 0.5 * lower + 0.5 * upper
+            around = up(np.maximum(upper - middle, middle - lower))
+            center = center + operator.apply(middle)
+            radius = radius + absolute.apply(around)
+            size = size + absolute.apply(intervals[place].largest)
+        size = size + TINY
+        radius = up(radius + share(self._terms) * (radius + size))
+        return Interval(down(center - radius), up(center + radius)), size
+
+    def backward(
+        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
+    ) -> tuple[list[tuple[int, Array]], Array]:
+        # ``rows L x`` is off by at most a share of ``|rows| |L| |x|``. As ``size`` is at least
+        # ``|L| |x| + |bias|``, one dot product covers these errors and those of the bias.
+        flat = rows.reshape(-1, self.size)
+        arrived = [
+            (place, operator.transpose(flat).reshape(*rows.shape[:2], -1))
+            for operator, place in self.parts
+        ]
+        return arrived, down(dot(rows, self.bias[None]) - lost(rows, size, self._back))
+
+
+class TwoPiece(Step):
+    """``z`` where z >= 0, else ``slope z``, with a slope from 0 to 1."""
+
+    def __init__(self, source: int, slope: float, size: int):
+        self.source, self.slope, self.size = source, slope, size
+
+    def value(self, found: list[Array], points: Array) -> Array:
+        return np.maximum(found[self.source], 0) + self.slope * np.minimum(found[self.source], 0)
+
+    def enclose(self, intervals: list[Interval]) -> tuple[Interval, Array]:
+        lower, upper = intervals[self.source]
+        lower = np.where(lower >= 0, lower, down(self.slope * lower) if self.slope else 0.0)
+        upper = np.where(upper >= 0, upper, up(self.slope * upper) if self.slope else 0.0)
+        return Interval(lower, upper), np.zeros((1, 1))
+
+    def lines(self, z: Interval, slopes: Array | None) -> Lines:
+        """Lines around the function, the lower ones with given slopes; None, NaN: by rule.
+
+        A lower line through 0 holds for all z, with any slope between the function's two. For an
+        upper line of any slope t, the offset ``max(f(u) - t u, f(l) - t l)`` is enough, as f is
+        convex. Both differences are products of numbers >= 0 here, each with two roundings.
+        """
+        lower, upper = z
+        rule = np.where(upper > -lower, 1.0, self.slope)[:, None]
+        slopes = rule if slopes is None else np.where(np.isnan(slopes), rule, slopes)
+        crossing = (lower < 0) & (upper > 0)
+        steep = np.where(lower >= 0, 1.0, self.slope)
+        width = np.where(crossing, upper - lower, 1.0)
+        chord = np.clip((upper - self.slope * lower) / width, self.slope, 1.0)
+        offset = np.maximum(upper * (1.0 - chord), -lower * (chord - self.slope))
+        offset = np.where(crossing, offset * (1.0 + share(0)) + TINY, 0.0)
+        lowest = np.where(crossing[:, None], slopes, steep[:, None])
+        return Lines(lowest, np.where(crossing, chord, steep), offset)
+
+    def backward(
+        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
+    ) -> tuple[list[tuple[int, Array]], Array]:
+        z = intervals[self.source]
+        lines = self.lines(z, slopes)
+        # The upper line where a coefficient is negative, else the lower one.
+        arrived = np.where(rows >= 0, lines.lower, lines.upper[:, None]) * rows
+        taken = dot(np.minimum(rows, 0), lines.offset)
+        return [(self.source, arrived)], down(taken - lost(rows, z.largest + lines.offset))
