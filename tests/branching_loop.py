@@ -108,7 +108,8 @@ def problem(lower, upper, rows, offsets):
     """One of the margins has to be positive for every input of a box."""
     rows = np.atleast_2d(rows)
     question = Question(rows, np.atleast_1d(offsets), np.ones((1, len(rows)), bool), [1])
-    return Problem(np.asarray(lower, "float32"), np.asarray(upper, "float32"), question)
+    limits = np.asarray(lower, "float64"), np.asarray(upper, "float64")
+    return Problem(np.asarray(lower, "float32"), np.asarray(upper, "float32"), question, limits)
 
 
 class Recording:

@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 
+from tfcert.branching.outcome import within_rounding
 from tfcert.branching.splitter import Bounded, Domains
 from tfcert.properties.questions import Problem, Question
 
@@ -84,6 +85,9 @@ class Line:
 
     def settle(self, domains, deadline):
         return Bounded(domains, np.full((len(domains), 1), self.last), None)
+
+    def open_reason(self, count):
+        return within_rounding(count)
 
 
 class Careless(Line):

@@ -226,10 +226,14 @@ def test_groups_of_a_question_are_proved_apart():
     for shift, verdict in ((0.2, "proved"), (-0.2, "broken")):
         offsets = np.array([-optimum("relu") + 0.3, most + shift])
         asked = problem(LOWER, UPPER, rows, offsets)
-        asked = asked._replace(question=Question.all_positive(rows, offsets))
-        split = UnitSplitter(net("relu").model, [asked], METHOD, methods.CrownIBP(), 2)
-        assert split.start().owner.tolist() == [0, 0]
-        assert search(split) == verdict
+        for question in (
+            Question.all_positive(rows, offsets),
+            Question(rows, offsets, [[True, True]], [2]),
+        ):
+            asked = asked._replace(question=question)
+            split = UnitSplitter(net("relu").model, [asked], METHOD, methods.CrownIBP(), 2)
+            assert split.start().owner.tolist() == [0, 0]
+            assert search(split) == verdict
 
 
 def test_a_search_is_recorded_with_what_proves_each_part():

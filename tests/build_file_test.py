@@ -91,6 +91,7 @@ _MAY_KNOW = {
         *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
         *("certification", "smoothing", "reporting", "naming", "scaling", "files"),
         *("backend", "graph", "names", "callbacks", "branching", "interchange", "properties"),
+        "proofs",
     },
     "tfcert_programs": {"cli"},
     "trainers": {"tfcert_programs"},

@@ -59,15 +59,13 @@ class Program:
             self.tracing += time.process_time() - start
             return result
 
-        self._compile = lambda: backend.compile_function(counted, model, jit_compile)
-        self._compiled: Callable[..., Any] | None = None
+        compiled = backend.compile_function(counted, model, jit_compile)
+        self._compiled = backend.for_one_form(compiled)
 
     def __call__(self, *arguments: Any) -> Any:
         self.calls += 1
         if self._at_once and self.calls == 1:
             return self._function(*arguments)
-        if self._compiled is None:
-            self._compiled = backend.for_arguments(self._compile(), arguments)
         return self._compiled(*arguments)
 
     def __repr__(self) -> str:

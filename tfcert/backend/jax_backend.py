@@ -22,7 +22,7 @@ __all__ = [
     "compiled",
     "convolution_transpose",
     "eagerly",
-    "for_arguments",
+    "for_one_form",
     "fused",
     "fused_with_gradient",
     "is_symbolic",
@@ -152,9 +152,8 @@ def replicas() -> int:
     return 1
 
 
-def for_arguments(function: Callable[..., Any], arguments: tuple) -> Callable[..., Any]:
-    """A compiled function for arguments of these shapes and types only."""
-    del arguments
+def for_one_form(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled function that is called with arguments of the same shapes and types only."""
     return function
 
 

@@ -122,7 +122,7 @@ def around(
 
 def worst_points(
     model: keras.Model,
-    search: attacks.PGD,
+    search: attacks.Search,
     x: npt.NDArray[Any],
     rows: Rows,
     owner: npt.NDArray[np.int32],
@@ -157,7 +157,7 @@ def worst_points(
     return np.asarray(ops.convert_to_numpy(program(*arguments)))
 
 
-def _computation(model: keras.Model, search: attacks.PGD) -> Callable[..., Tensor]:
+def _computation(model: keras.Model, search: attacks.Search) -> Callable[..., Tensor]:
     def run(
         seed: Tensor,
         numbers: Numbers,

@@ -254,7 +254,10 @@ class UnitSplitter:
         """Closes the nodes that the bounds prove, where one margin is enough for it."""
         assert self.recorder is not None
         proved = np.flatnonzero(self._values(domains.state["task"], found.lower) > 0)
-        proved = proved[np.isfinite(found.lower[proved]).all(axis=1)]
+        finite = np.isfinite(found.lower[proved]).all(axis=1)
+        empty, proved = proved[~finite], proved[finite]
+        if len(empty):  # Any margin will do.
+            self.recorder.close(domains.state["node"][empty], np.zeros(len(empty), np.int64))
         if not len(proved):
             return
         row = found.lower[proved].argmax(axis=1)

@@ -156,6 +156,11 @@ class Outputs(Goal):
     def attacked(
         self, attack: attacks.Attack, x: np.ndarray, places: np.ndarray, seed: int
     ) -> np.ndarray:
+        if not isinstance(attack, attacks.Search):
+            raise ValueError(
+                "`attack` must be one search for a property other than ClassStays, such as "
+                f"tfcert.attacks.APGD. Received: attack={attack!r}."
+            )
         owner = np.arange(len(places), dtype=np.int32)
         rows = self._rows(places, self._subject.dtype)
         return worst_points(self._subject.scores, attack, x, rows, owner, (seed, 0))

@@ -1,6 +1,7 @@
 """Decides whether a network has a property: proves it, or finds an input that breaks it.
 
 tfcert-verify network.onnx property.vnnlib --time_limit=60 --out=result.txt
+tfcert-verify network.onnx property.vnnlib --certificate=proof.npz
 tfcert-verify run/model.keras property.vnnlib --method=crown --float_safe
 
 Both files may be compressed by gzip. The first line of --out is unsat (the property holds), sat (an
@@ -24,6 +25,9 @@ __all__ = ["main", "run"]
 def _define_flags() -> None:
     program.section("Output")
     flags.DEFINE_string("out", None, "File for the verdict and the counterexample.")
+    flags.DEFINE_string(
+        "certificate", None, "File for a proof of unsat, which tfcert-check can check: a .npz."
+    )
     flags.DEFINE_bool("progress", True, "Show how far the search is.")
     program.section("Search")
     flags.DEFINE_float(
@@ -63,6 +67,8 @@ def main(argv: Sequence[str]) -> None:
         outcome = verify_run.run(verify_run.prepare(config), log=logging.info)
     print(verify_run.first_line(outcome))
     print(outcome.summary())
+    if config.certificate is not None and outcome.verdict == "holds":
+        print(f"The proof is in {config.certificate}.")
 
 
 def run() -> None:

@@ -140,6 +140,11 @@ class Tree:
             path = self._along_path(at, values) if values else ()
             self.closings[at][own] = Closing(int(rows[i]), int(entries[i]), path, sweep)
 
+    @property
+    def splits_inputs(self) -> bool:
+        """Whether some box was cut."""
+        return _INPUT in self.kind
+
     def open_nodes(self) -> Ids:
         """Nodes without children on which some case is not refuted: none where all is proved."""
         found = {
