@@ -297,3 +297,25 @@ def test_an_image_is_proved_by_slopes_of_its_hidden_bounds(tmp_path):
         proofs.write_proof(tmp_path / "proof.npz", tree, model, *files)
     proofs.record_hidden(tree, model, asked.cases[0].lower, asked.cases[0].upper)
     assert proofs.write_proof(tmp_path / "proof.npz", tree, model, *files) == 9
+
+
+def test_leaves_that_the_checker_cannot_follow_are_cut(tmp_path):
+    files, model = prepared(tmp_path, mlp((2, 8, 8, 2), 4), 0.5)
+    case = files.asked.cases[0]
+    tree = proofs.Tree()
+    halves = tree.split_input(tree.add_root([0, 1]), 0, float(case.lower[0] + case.upper[0]) / 2)
+    for number in (0, 1):
+        tree.close(halves, [0, 0], case=number)
+    assert written(files, tree, model) > 4
+    assert program.main(files.arguments()) == 0
+
+
+def test_leaves_with_a_counterexample_are_not_cut_for_ever(tmp_path):
+    files, model = prepared(tmp_path, mlp((2, 8, 8, 2), 4), -0.2, cases=1)
+    case = files.asked.cases[0]
+    tree = proofs.Tree()
+    halves = tree.split_input(tree.add_root(0), 0, float(case.lower[0] + case.upper[0]) / 2)
+    tree.close(halves, [0, 0])
+    with pytest.raises(ValueError, match="This is no proof: leaf .* is not proved"):
+        written(files, tree, model)
+    assert not files.proof_path.exists()

@@ -145,6 +145,28 @@ class Tree:
         """Whether some box was cut."""
         return _INPUT in self.kind
 
+    def is_split(self, node: int) -> bool:
+        """Whether a node has children."""
+        return self.kind[node] != _WHOLE
+
+    def box(
+        self, node: int, lower: npt.NDArray[Any], upper: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
+        """The box of a node from that of its root; None where no input, or a unit, was split."""
+        lower, upper, at = lower.copy(), upper.copy(), node
+        if self._parent[node] < 0:
+            return None
+        while (above := self._parent[at]) >= 0:
+            if self.kind[above] != _INPUT:
+                return None
+            axis, point = self.index[above], self.point[above]
+            if at == self.child[above]:
+                upper[axis] = min(upper[axis], point)
+            else:
+                lower[axis] = max(lower[axis], point)
+            at = above
+        return lower, upper
+
     def open_nodes(self) -> Ids:
         """Nodes without children on which some case is not refuted: none where all is proved."""
         found = {

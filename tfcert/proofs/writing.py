@@ -13,12 +13,16 @@ import numpy.typing as npt
 
 import tfcert_check
 from tfcert.proofs.layers import Layer, layers_of
+from tfcert.proofs.mending import mend
 from tfcert.proofs.tree import Tree
 from tfcert_check import proofs as theirs
 
 __all__ = ["write_proof"]
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+# How often leaves are cut in halves until the checker can follow.
+_MENDED = 12
 
 
 def write_proof(
@@ -31,7 +35,9 @@ def write_proof(
     """Writes a tree as a proof, which is checked first.
 
     The checker computes its own bounds of hidden values, in float64 and with all rounding errors
-    counted. A leaf whose bound was just above 0 in float32 may fail there.
+    counted, and may choose other lines around a function. So it may not follow a leaf, above all
+    one whose bound was just above 0 in float32. Such a leaf is cut in halves in ``tree``, as often
+    as it takes, where it is small because inputs were split.
 
     Args:
         path: The file to write, a ``.npz``.
@@ -48,10 +54,22 @@ def write_proof(
     """
     try:
         file, question = tfcert_check.read_network(network), tfcert_check.read_property(asked)
-        content = io.BytesIO()
-        np.savez_compressed(content, **proof_arrays(tree, model, file, question))  # type: ignore[arg-type]
-        content.seek(0)
-        leaves = tfcert_check.check(file, question, tfcert_check.read_proof(content))
+        for last in [*[False] * _MENDED, True]:
+            arrays, places = _arrays(tree, model, file, question)
+            content = io.BytesIO()
+            np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+            content.seek(0)
+            proof = tfcert_check.read_proof(content)
+            if last:
+                break
+            weak = [
+                (case, places[node])
+                for case, node, bound in tfcert_check.margins(file, question, proof)
+                if not bound > 0
+            ]
+            if not weak or not mend(tree, question.cases, weak):
+                break
+        leaves = tfcert_check.check(file, question, proof)
     except tfcert_check.Refused as error:
         raise ValueError(f"This is no proof: {error}.") from error
     pathlib.Path(path).write_bytes(content.getvalue())
@@ -62,6 +80,13 @@ def proof_arrays(
     tree: Tree, model: keras.Model, file: tfcert_check.Network, question: tfcert_check.Property
 ) -> Arrays:
     """The arrays of the file; docs/proofs.md tells what they mean."""
+    return _arrays(tree, model, file, question)[0]
+
+
+def _arrays(
+    tree: Tree, model: keras.Model, file: tfcert_check.Network, question: tfcert_check.Property
+) -> tuple[Arrays, dict[int, int]]:
+    """The arrays of the file, and the node of the tree of each of its nodes."""
     if len(tree.open_nodes()) or set(tree.roots) != set(range(len(question.cases))):
         raise ValueError(
             "`tree` must have a root for every case and refute every case on all parts. Received: "
@@ -71,7 +96,7 @@ def proof_arrays(
     layers = layers_of(model, file, question.cases[0]) if question.cases else []
     nodes = _Nodes(tree, {layer.source: layer for layer in layers})
     roots = [nodes.add(case) for case in range(len(question.cases))]
-    return {
+    arrays = {
         "format": np.array(theirs.FORMAT),
         "network": np.array(file.sha256),
         "property": np.array(question.sha256),
@@ -80,15 +105,21 @@ def proof_arrays(
         **_slopes(tree, layers),
         **_hidden(tree, layers),
     }
+    return arrays, nodes.places
 
 
 class _Nodes:
-    """The nodes of a proof: a tree for each case, as far as there were splits for the case."""
+    """The nodes of a proof: a tree for each case, as far as there were splits for the case.
+
+    Attributes:
+        places: By the number of a node in the proof, its number in the tree.
+    """
 
     def __init__(self, tree: Tree, layers: dict[int, Layer]):
         self._tree, self._layers = tree, layers
         self._rows: list[tuple[int, int, int, int, float, int, bool]] = []
         self._multipliers: list[tuple[float, ...]] = []
+        self.places: dict[int, int] = {}
 
     def add(self, case: int) -> int:
         """Adds the tree of a case and gives its root."""
@@ -97,6 +128,7 @@ class _Nodes:
         own = {tree.roots[case]: first}
         swept = {tree.roots[case]: False}
         for node, inner, closing in tree.walk(case):
+            self.places[own[node]] = node
             if inner:
                 child = self._reserve(2)
                 own[tree.child[node]], own[tree.child[node] + 1] = child, child + 1
