@@ -138,6 +138,26 @@ def vnncomp_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+def verify_table() -> str:
+    """How many instances are decided to the end, and what that takes."""
+    report = json.loads((_RESULTS / "verify.json").read_text())
+    lines = [
+        "| benchmark | known answer | decided | seconds, median | slowest | most parts |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for benchmark in dict.fromkeys(row["benchmark"] for row in report["rows"]):
+        rows = [row for row in report["rows"] if row["benchmark"] == benchmark]
+        known = [row for row in rows if row["expected"] != "unknown"]
+        decided = [row for row in rows if row["verify"] in ("sat", "unsat")]
+        seconds = [row["verify_seconds"] for row in decided]
+        lines.append(
+            f"| {benchmark} | {len(known)} of {len(rows)} | {len(decided)} "
+            f"| {statistics.median(seconds):.1f} | {max(seconds):.1f} "
+            f"| {max(row['domains'] for row in decided):,} |"
+        )
+    return "\n".join([_facts(report), "", *lines])
+
+
 def scale_table() -> str:
     """What the small network takes, and what the large one would."""
     report = json.loads((_RESULTS / "scale.json").read_text())
@@ -322,6 +342,7 @@ TABLES = {
     "training": training_table,
     "serving": serving_table,
     "vnncomp": vnncomp_table,
+    "verify": verify_table,
     "scale": scale_table,
     "distance": distance_table,
     "distance_training": distance_training_table,

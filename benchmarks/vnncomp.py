@@ -2,6 +2,7 @@
 
     python benchmarks/vnncomp.py --out=benchmarks/results/vnncomp
     python benchmarks/vnncomp.py --benchmarks=acasxu --methods=attack,crown
+    python benchmarks/vnncomp.py --methods=verify --seconds=60 --out=benchmarks/results/verify
 
 The folder of instances is described in docs/benchmarks.md. The program fails where a method says
 something else than the known answer.
@@ -31,6 +32,9 @@ from tfcert.interchange import properties
 _FOLDER = flags.DEFINE_string("folder", "../shared/vnncomp", "Where expected.csv lies.")
 _BENCHMARKS = flags.DEFINE_list("benchmarks", [], "Those to run. Default: all.")
 _LIMIT = flags.DEFINE_integer("limit", None, "Only so many instances of each.", 1)
+_SECONDS = flags.DEFINE_float(
+    "seconds", None, "Most seconds for an instance. Default: the competition's limit.", 0.0
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Decides where attacks start.")
 _OUT = flags.DEFINE_string("out", None, "Where to write all rows: OUT.json.")
 
@@ -42,8 +46,8 @@ PROOFS: Mapping[str, Any] = {
     "alpha-crown": methods.AlphaCrown(),
     "alpha-crown-all": methods.AlphaCrown(optimize_intermediate=True),
 }
-METHODS = ("certify", "attack", *PROOFS)
-USUAL = METHODS[:-1]  # The last takes a minute to compile for each network.
+METHODS = ("verify", "certify", "attack", *PROOFS)
+USUAL = METHODS[1:-1]  # The last takes a minute to compile for each network.
 _METHODS = flags.DEFINE_list("methods", list(USUAL), f"What to try: {', '.join(METHODS)}.")
 flags.register_validator(
     "methods",
@@ -114,6 +118,14 @@ def _prove(instance: Instance, asked: interchange.Property, method: Any) -> str:
     return "unsat" if interchange.prove(model, asked, method) else "unknown"
 
 
+def _verify(instance: Instance, asked: interchange.Property, seed: int) -> tuple[str, int]:
+    """What ``tfcert.verify`` says, to the end, and how many parts it bounded."""
+    model = _network(instance.network, "float32")
+    outcome = tfcert.verify(model, asked, time_limit=instance.limit, seed=seed)
+    says = {"holds": "unsat", "violated": "sat", "unknown": outcome.limit}[outcome.verdict]
+    return says, outcome.domains
+
+
 def _certify(instance: Instance, asked: interchange.Property, seed: int) -> str | None:
     """What ``tfcert.certify`` says; None where the property is not that a class stays."""
     model = _network(instance.network, "float32")
@@ -150,7 +162,8 @@ def decide(instance: Instance, names: Sequence[str], seed: int = 0) -> dict[str,
     asked = interchange.read_vnnlib(instance.property)
     for dtype in ("float32", "float64"):
         _network(instance.network, dtype)
-    calls: dict[str, Callable[[], str | None]] = {
+    calls: dict[str, Callable[[], Any]] = {
+        "verify": lambda: _verify(instance, asked, seed),
         "certify": lambda: _certify(instance, asked, seed),
         "attack": lambda: _attack(instance, asked, seed),
     }
@@ -166,6 +179,8 @@ def decide(instance: Instance, names: Sequence[str], seed: int = 0) -> dict[str,
         begin = time.perf_counter()
         says = calls[name]()
         seconds = time.perf_counter() - begin
+        if isinstance(says, tuple):
+            says, row["domains"] = says
         row[name] = says if says is None or seconds <= instance.limit else "timeout"
         row[f"{name}_seconds"] = round(seconds, 3)
     return row
@@ -193,6 +208,8 @@ def main(argv: Sequence[str]) -> None:
     width = max(map(len, METHODS)) + 8
     print(f"{'instance':<64}{'known':<10}" + "".join(f"{n:<{width}}" for n in _METHODS.value))
     for instance in instances(pathlib.Path(_FOLDER.value), _BENCHMARKS.value, _LIMIT.value):
+        if _SECONDS.value is not None:
+            instance = instance._replace(limit=min(instance.limit, _SECONDS.value))
         row = decide(instance, _METHODS.value, _SEED.value)
         rows.append(row)
         cells = [f"{row[n] or '-'} {row[f'{n}_seconds']:.1f} s" for n in _METHODS.value]

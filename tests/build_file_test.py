@@ -48,7 +48,7 @@ _MAY_KNOW = {
     "properties": {"types", "regions"},
     "branching": {
         *("types", "backend", "checks", "regions", "relaxations", "rules", "network", "programs"),
-        *("bounds", "attacks", "properties"),
+        *("bounds", "attacks", "properties", "interchange", "proofs"),
     },
     "proofs": {"types", "regions", "relaxations", "rules", "network", "bounds", "tfcert_check"},
     "tfcert_check": set(),
@@ -91,7 +91,6 @@ _MAY_KNOW = {
         *("models", "objectives", "schedules", "trainer", "provenance", "logs"),
         *("certification", "smoothing", "reporting", "naming", "scaling", "files"),
         *("backend", "graph", "names", "callbacks", "branching", "interchange", "properties"),
-        "proofs",
     },
     "tfcert_programs": {"cli"},
     "trainers": {"tfcert_programs"},

@@ -15,9 +15,9 @@ _ROWS = [
     ("no model", ["types, backend", "regions", "relaxations", "schedules"]),
     ("one layer", ["graph, heads", "layers", "rules"]),
     ("one model", ["network", "programs", "logs, runs, checks", "models, datasets"]),
-    ("answers", ["properties", "bounds", "attacks", "smoothing"]),
-    ("uses", ["objectives, fitting", "branching", "certification", "scaling"]),
-    ("products", ["trainer", "export", "reporting", "interchange", "proofs"]),
+    ("answers", ["properties", "bounds", "attacks", "smoothing", "interchange"]),
+    ("uses", ["objectives, fitting", "branching, proofs", "certification", "scaling"]),
+    ("products", ["trainer", "export", "reporting"]),
     ("programs", ["cli, trainers, benchmarks"]),
 ]
 _COLORS = ["#e8eef7", "#dbe6f3", "#cfe0ee", "#fbe7c6", "#f6d5b8", "#dcead7", "#e6e6e6"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -64,7 +65,9 @@ class Outcome:
         limit: The same in one word: "time", "memory", "rounding" or "splitting"; else empty.
         first_bound: Seconds until the first bound was known; None where an attack came first.
         found: The counterexample with the outputs there.
-        notes: Points that break the property in one arithmetic only, as text.
+        notes: Points that break the property in one arithmetic only, and why a certificate that was
+            asked for was not written, as text.
+        certificate: The file of the proof; None where none was written.
     """
 
     verdict: Literal["holds", "violated", "unknown"]
@@ -77,6 +80,7 @@ class Outcome:
     first_bound: float | None = None
     found: Counterexample | None = None
     notes: tuple[str, ...] = ()
+    certificate: pathlib.Path | None = None
 
     @property
     def counterexample(self) -> npt.NDArray[np.float64] | None:

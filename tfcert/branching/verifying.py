@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from tfcert import checks
 from tfcert.bounds import bound_margins, methods
 from tfcert.branching import attacking
 from tfcert.branching.boxes import BoxSplitter, free_inputs
+from tfcert.branching.certificates import Certificate
 from tfcert.branching.checking import Referee
 from tfcert.branching.layout import Layout
 from tfcert.branching.outcome import Counterexample, Outcome, Reason
@@ -79,6 +81,7 @@ def verify(
     log: Callable[[Progress], Any] | None = None,
     verbose: int = 0,
     recorder: Recorder | None = None,
+    certificate: str | os.PathLike[str] | None = None,
 ) -> Outcome:
     """Decides whether a property holds for all inputs of a region.
 
@@ -103,6 +106,9 @@ def verify(
         verbose: 1 for a line of progress on standard error.
         recorder: Is told how the region was split and what proves every part, such as a
             ``tfcert.proofs.Tree``. Cases are numbered as in ``asked.cases``.
+        certificate: The file for a proof, a .npz, which is written where the property holds:
+            ``tfcert-check`` checks it. The model has to come from ``tfcert.interchange.load_onnx``,
+            and the property from ``read_vnnlib``.
 
     Returns:
         An ``Outcome``: ``verdict`` "holds", "violated" or "unknown", ``counterexample``, ``bound``,
@@ -129,18 +135,26 @@ def verify(
             f"`batch_size` must be an integer >= 2, or None. Received: batch_size={batch_size!r}."
         )
     problems = _problems(model, asked, x, region)
+    method = methods.get(method)
+    proof = None if certificate is None else Certificate(certificate, model, asked, method)
+    if proof is not None and recorder is not None:
+        raise ValueError(
+            "`certificate` has a recorder of its own: give one of both. "
+            f"Received: recorder={recorder!r}."
+        )
     settings = Settings(
-        method=methods.get(method),
+        method=method,
         deadline=begin + (math.inf if time_limit is None else time_limit),
         seed=int(seed),
         max_memory=int(max_memory),
         batch_size=batch_size,
         log=log,
         verbose=verbose,
-        recorder=recorder,
+        recorder=recorder if proof is None else proof.tree,
         cases=asked.places_by_box() if isinstance(asked, Property) else None,
     )
-    return verify_problems(model, problems, settings)
+    outcome = verify_problems(model, problems, settings)
+    return outcome if proof is None else proof.written(outcome)
 
 
 def find_counterexample(

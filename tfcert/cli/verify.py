@@ -67,8 +67,8 @@ def main(argv: Sequence[str]) -> None:
         outcome = verify_run.run(verify_run.prepare(config), log=logging.info)
     print(verify_run.first_line(outcome))
     print(outcome.summary())
-    if config.certificate is not None and outcome.verdict == "holds":
-        print(f"The proof is in {config.certificate}.")
+    if outcome.certificate is not None:
+        print(f"The proof is in {outcome.certificate}.")
 
 
 def run() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcert import branching, files, interchange, proofs, properties
+from tfcert import branching, files, interchange, properties
 from tfcert.bounds import methods
 from tfcert.cli.verify_config import Config
 from tfcert.logs.writing import write_whole
@@ -51,7 +51,6 @@ def run(subject: Run, log: Callable[[str], None]) -> branching.Outcome:
     log(f"read both files in {subject.loading:.2f} s")
     limit = config.time_limit
     method = methods.get(config.method)
-    tree = None if config.certificate is None else proofs.Tree()
     outcome = branching.verify(
         subject.model,
         subject.asked,
@@ -61,25 +60,11 @@ def run(subject: Run, log: Callable[[str], None]) -> branching.Outcome:
         max_memory=int(config.max_memory * 2**30),
         batch_size=config.batch_size,
         verbose=int(config.progress),
-        recorder=tree,
+        certificate=config.certificate,
     )
     if config.out is not None:
         write_whole(pathlib.Path(config.out), text_of(outcome).encode())
-    if tree is not None and outcome.verdict == "holds":
-        _write_proof(subject, tree)
     return outcome
-
-
-def _write_proof(subject: Run, tree: proofs.Tree) -> None:
-    """Writes the proof, which is checked first."""
-    config = subject.config
-    assert config.certificate is not None
-    if not tree.splits_inputs:  # The checker bounds hidden values once, on the whole box.
-        first = subject.asked.cases[0]
-        shape = subject.model.input_shape[1:]
-        lower, upper = (np.reshape(end, shape) for end in (first.lower, first.upper))
-        proofs.record_hidden(tree, subject.model, lower, upper)
-    proofs.write_proof(config.certificate, tree, subject.model, config.network, config.property)
 
 
 def first_line(outcome: branching.Outcome) -> str:

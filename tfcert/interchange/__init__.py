@@ -1,7 +1,15 @@
 """Networks and properties in the formats of other tools: ONNX and VNN-LIB."""
 
-from tfcert.interchange.onnx_networks import load_onnx
+from tfcert.interchange.onnx_networks import file_of, load_onnx
 from tfcert.interchange.properties import find_counterexample, prove
 from tfcert.properties import Case, Property, read_vnnlib
 
-__all__ = ["Case", "Property", "find_counterexample", "load_onnx", "prove", "read_vnnlib"]
+__all__ = [
+    "Case",
+    "Property",
+    "file_of",
+    "find_counterexample",
+    "load_onnx",
+    "prove",
+    "read_vnnlib",
+]

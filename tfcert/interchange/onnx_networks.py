@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -27,6 +28,15 @@ _FOLDED = {
     *("Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
 }
 _LARGEST_FOLDED = 1 << 28  # entries
+
+
+# The files of the models that are in use.
+_FILES: weakref.WeakKeyDictionary[keras.Model, pathlib.Path] = weakref.WeakKeyDictionary()
+
+
+def file_of(model: keras.Model) -> pathlib.Path | None:
+    """The ONNX file that a model was loaded from; None for other models."""
+    return _FILES.get(model)
 
 
 def load_onnx(
@@ -74,7 +84,9 @@ def load_onnx(
     try:
         reader = _Reader(graph, opset, dtype)
         keras.config.set_dtype_policy(reader.dtype)
-        return reader.model(channels_last, re.sub(r"\W", "_", path.name.split(".onnx")[0]))
+        model = reader.model(channels_last, re.sub(r"\W", "_", path.name.split(".onnx")[0]))
+        _FILES[model] = path
+        return model
     except (ValueError, NotImplementedError) as error:
         raise type(error)(f"{path}: {error}") from error
     finally:

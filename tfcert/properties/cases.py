@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -35,11 +36,13 @@ class Property(NamedTuple):
         inputs: How many inputs the property declares.
         outputs: How many outputs.
         cases: The cases; none of them means that there is no counterexample.
+        file: The file that it was read from.
     """
 
     inputs: int
     outputs: int
     cases: tuple[Case, ...]
+    file: pathlib.Path | None = None
 
     def is_met(self, inputs: npt.ArrayLike, outputs: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Whether points with these outputs are counterexamples, one entry a point.

@@ -63,7 +63,7 @@ def read_vnnlib(path: str | os.PathLike[str]) -> Property:
     path = pathlib.Path(path)
     content = files.read(path, _LARGEST)
     try:
-        return _property(content.decode("utf-8"))
+        return _property(content.decode("utf-8"))._replace(file=path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be text. Received: {error}.") from error
     except (ValueError, NotImplementedError) as error:
