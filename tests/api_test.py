@@ -145,6 +145,7 @@ _ANYTHING = {
     "tfcert.CertifiedTrainer.train_step(data)": "a batch as Keras hands it on",
     "tfcert.logs.Writer.note(value)": "whatever JSON can hold",
     "tfcert.methods.get(method)": "a name or an object; others are refused with a message",
+    "tfcert.certification.Certificates.plot(axes)": "matplotlib's, which is imported late",
     "tfcert.rules.rearrange(windowed)": "a function or an object of the rules' own",
 }
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests import branching_support
 from tfcert.cli import verify, verify_run
-from tfcert.cli.verify_config import Config
+from tfcert.cli.verify_config import Config, check
 
 PROPERTY = """
 (declare-const X_0 Real) (declare-const X_1 Real)
@@ -93,8 +93,11 @@ def test_prints_the_verdict(folder, monkeypatch, capsys):
     [
         ({"max_memory": -1.0}, "--max_memory must be GiB > 0"),
         ({"dtype": "float64"}, "--dtype is for ONNX networks"),
+        ({"certificate": "proof.npz"}, "--certificate is for ONNX networks"),
     ],
 )
 def test_refuses(folder, change, message):
+    (folder / "property.vnnlib").touch()
+    config = Config(str(folder / "model.keras"), str(folder / "property.vnnlib"), **change)
     with pytest.raises(ValueError, match=message):
-        run(folder, 0.0, **change)
+        check(config)

@@ -29,7 +29,8 @@ NOISES = ("gaussian", "laplace", "uniform")
 ATTACK_LOSSES = ("cross_entropy", "logits_ratio", "margin")
 MODELS = (
     *("dm_small", "dm_medium", "dm_large", "cnn2_w2", "cnn2_w4", "cnn2_w8"),
-    *("cnn4_w2", "cnn4_w4", "cnn4_w8", "cnn7", "cnn7_narrow", "lenet"),
+    *("cnn4_w2", "cnn4_w4", "cnn4_w8", "cnn7", "cnn7_narrow", "cnn7_w8"),
+    "lenet",
     *("resnet20", "resnet110", "densenet40", "linf_conv"),
 )
 _FAMILIES = ("mlp_<layers>x<units>", "linf_mlp_<layers>x<units>", "linf_hybrid_<layers>x<units>")
@@ -38,6 +39,13 @@ _FAMILY = re.compile(r"(?:linf_)?mlp_\d+x\d+|linf_hybrid_\d+x\d+")
 _REGION = ("ramp", "train_eps", "validation_method")
 _BOUNDED = (*_REGION, "natural_weight", "regularizer", "tolerance")
 _BACKWARD = (*_BOUNDED, "backward_weight", "slope")
+_ATTACKED = ("attack_restarts", "attack_step_size", "attack_steps")
+_SMALL_BOX = (*_BOUNDED, *_ATTACKED, "ratio", "relu_shrink")
+_LATENT = (
+    *("gradient_scale", "ibp_warmup", "link", "per_sample", "relu_shrink", "search_restarts"),
+    *("search_steps", "trailing_layers"),
+)
+_EXPRESSIVE = (*_BOUNDED, *_ATTACKED, "attack_scale", "ibp_weight")
 _NOISY = ("sigma", "copies")
 # What each objective takes by --option or by a flag of its own, besides its region.
 OBJECTIVES: dict[str, tuple[str, ...]] = {
@@ -59,7 +67,22 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
         *("attack_ramp", "attack_steps", "backward_weight", "clean_warmup", "conflict_threshold"),
         *("gradients", "joint_begin", "rescale", "stage"),
     ),
-    "linf": (*_REGION, "exponents", "loss", "method", "mixture", "scale_rate", "weight"),
+    "sabr": _SMALL_BOX,
+    "taps": (*_BOUNDED, *_LATENT),
+    "staps": tuple(dict.fromkeys((*_SMALL_BOX, *_LATENT))),
+    "mtl-ibp": _EXPRESSIVE,
+    "cc-ibp": _EXPRESSIVE,
+    "exp-ibp": (*_EXPRESSIVE, "per_sample"),
+    "linf": (
+        *_REGION,
+        "exponents",
+        "loss",
+        "mean_over",
+        "method",
+        "mixture",
+        "scale_rate",
+        "weight",
+    ),
     "gaussian": (*_NOISY, "noise"),
     "stability": (*_NOISY, "noise", "weight"),
     "smoothadv": (*_NOISY, "noise", "clip", "radius", "steps", "warmup"),

@@ -111,7 +111,8 @@ def check(config: Config) -> None:
         values.check_size(name, getattr(config, name), config.norm)
     for name in ("mean", "std"):
         numbers(name, getattr(config, name))
-    if len(numbers("ramp", config.ramp) or [0.0, 0.0]) != 2:
+    ramp = numbers("ramp", config.ramp)
+    if ramp is not None and len(ramp) != 2:
         raise ValueError(f"--ramp is begin,end. Received: --ramp={','.join(config.ramp or [])}.")
     if config.ramp is None and config.ramp_shape != "linear":
         raise ValueError(f"--ramp_shape goes with --ramp. Received: {config.ramp_shape!r} alone.")

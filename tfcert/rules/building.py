@@ -94,7 +94,7 @@ def rearrange(
     *inputs: Node,
     terms: int = 1,
     windowed: Any = None,
-    transposed: Any = None,
+    transposed: Callable[[Tensor, tuple[int, ...]], Tensor] | None = None,
 ) -> Node:
     """A linear map with weights >= 0 (see ``Rearrange``)."""
     primitive = Rearrange(function, terms=terms, windowed=windowed, transposed=transposed)
