@@ -41,6 +41,14 @@ def shared_dir() -> pathlib.Path:
     return support.shared_path()
 
 
+@pytest.hookimpl(tryfirst=True)  # Before those that -m leaves out are chosen.
+def pytest_collection_modifyitems(items):
+    """Marks the tests that were measured to be slow."""
+    for item in items:
+        if item.nodeid.removeprefix("tests/") in support.slow_names():
+            item.add_marker(pytest.mark.slow)
+
+
 # Workers of pytest-xdist leave out tests by themselves, and their number is in no summary.
 
 

@@ -1,5 +1,6 @@
 """Helpers for tests of every kind, with or without pytest fixtures."""
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -86,3 +87,10 @@ def run_alone(code: str, *arguments: object) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr
+
+
+@functools.cache
+def slow_names() -> frozenset[str]:
+    """The tests of slow.txt."""
+    lines = (ROOT / "tests/slow.txt").read_text(encoding="utf-8").splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))

@@ -53,6 +53,7 @@ DATA = {
         *("//benchmarks:results_table", "//benchmarks:smoothing_table", "//benchmarks:tables"),
     ],
     "tests/train_program_test": ["//trainers:recipes", "//trainers:train"],
+    "tests/support": ["slow.txt"],
     "tests/vnncomp_test": ["//benchmarks:results", "//benchmarks:vnncomp"],
 }
 # Files at the root that targets of other folders open.
