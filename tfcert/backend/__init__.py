@@ -12,7 +12,6 @@ _NAME = keras.backend.backend()
 
 if _NAME == "tensorflow":
     from tfcert.backend.tensorflow_backend import (
-        TrainStep,
         bits_as,
         check_float64,
         check_full_precision,
@@ -32,7 +31,6 @@ if _NAME == "tensorflow":
         misplaces_sum,
         on_accelerator,
         phases_pay,
-        pipeline,
         prefers_xla,
         replica,
         replicas,
@@ -45,6 +43,7 @@ if _NAME == "tensorflow":
         writes_tensorboard,
     )
     from tfcert.backend.tensorflow_noise import draw_noise, noise_keys, noise_parameters
+    from tfcert.backend.tensorflow_training import TrainStep, pipeline
 elif _NAME == "jax":
     from tfcert.backend.jax_backend import (  # type: ignore[assignment]
         TrainStep,

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import checks
 from tfcert.bounds import bound_margins, methods
 from tfcert.branching import attacking
+from tfcert.branching.asking import check_output, problems_of
 from tfcert.branching.boxes import BoxSplitter, free_inputs
 from tfcert.branching.certificates import Certificate
 from tfcert.branching.checking import Referee
@@ -121,8 +121,7 @@ def verify(
     >>> outcome.verdict, outcome.bound
     """
     begin = time.monotonic()
-    network = network_of(checked_model(model))
-    _check_output(network, model)
+    check_output(checked_model(model))
     if time_limit is not None and not time_limit > 0:
         raise ValueError(
             f"`time_limit` must be seconds > 0, or None. Received: time_limit={time_limit}."
@@ -134,7 +133,7 @@ def verify(
         raise ValueError(
             f"`batch_size` must be an integer >= 2, or None. Received: batch_size={batch_size!r}."
         )
-    problems = _problems(model, asked, x, region)
+    problems = problems_of(model, asked, x, region)
     method = methods.get(method)
     proof = None if certificate is None else Certificate(certificate, model, asked, method)
     if proof is not None and recorder is not None:
@@ -185,11 +184,11 @@ def find_counterexample(
     >>> asked = tfcert.properties.OutputRange(upper=10.0)
     >>> found = tfcert.branching.find_counterexample(model, asked, x, tfcert.LpBall(0.1))
     """
-    _check_output(network_of(checked_model(model)), model)
+    check_output(checked_model(model))
     for name, value, least in (("steps", steps, 1), ("starts", starts, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
-    problems = _problems(model, asked, x, region)
+    problems = problems_of(model, asked, x, region)
     if not problems:
         return None
     referee = Referee(model, problems)
@@ -373,45 +372,3 @@ def _values(model: keras.Model, problems: Sequence[Problem], method: methods.Met
     bounds = bound_margins(model, middle, None, Box(lower, upper), method, specification=factors)
     owner = np.arange(len(problems), dtype=np.int32)
     return rows.values(rows.margins(ops.convert_to_numpy(bounds), owner), owner)
-
-
-def _problems(
-    model: keras.Model, asked: Any, x: ArrayLike | None, region: Region | None
-) -> list[Problem]:
-    """What is asked as problems of the model; raises where it does not fit."""
-    network = network_of(model)
-    shape, outputs = network.input.shape, network.outputs.shape[0]
-    if isinstance(asked, Property):
-        if x is not None or region is not None:
-            raise ValueError(
-                "A VNN-LIB property says for which inputs it holds: leave out `x` and `region`. "
-                f"Received: x={'None' if x is None else 'an array'}, region={region!r}."
-            )
-        if (asked.inputs, asked.outputs) != (math.prod(shape), outputs):
-            raise ValueError(
-                f"The property is about {asked.inputs} inputs and {asked.outputs} outputs. "
-                f"Received: a model with {math.prod(shape)} inputs and {outputs} outputs."
-            )
-        return asked.problems(shape, network.dtype)
-    if not isinstance(asked, OutputProperty):
-        raise ValueError(f"`asked` must be one of tfcert.properties. Received: asked={asked!r}.")
-    if x is None or region is None:
-        raise ValueError(
-            "`x` and `region` must be given: the property holds around inputs. "
-            f"Received: x={'None' if x is None else 'an array'}, region={region!r}."
-        )
-    if not isinstance(region, Region):
-        raise ValueError(
-            f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
-        )
-    x = ops.cast(ops.convert_to_tensor(x), network.dtype)
-    checks.check_inputs(x, shape, model.name)
-    return asked.problems(x, region, outputs)
-
-
-def _check_output(network: Any, model: keras.Model) -> None:
-    if len(getattr(network.outputs, "shape", ())) != 1:
-        raise ValueError(
-            "`model` must have one output of shape (batch, outputs). "
-            f"Received: output shape {model.output_shape}."
-        )

@@ -1,0 +1,62 @@
+"""What ``verify`` is asked, as problems of a model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcert import checks
+from tfcert.network import network_of
+from tfcert.properties import OutputProperty, Property
+from tfcert.properties.questions import Problem
+from tfcert.regions import Region
+from tfcert.types import ArrayLike
+
+__all__ = ["check_output", "problems_of"]
+
+
+def problems_of(
+    model: keras.Model, asked: Any, x: ArrayLike | None, region: Region | None
+) -> list[Problem]:
+    """What is asked as problems of the model; raises where it does not fit."""
+    network = network_of(model)
+    shape, outputs = network.input.shape, network.outputs.shape[0]
+    if isinstance(asked, Property):
+        if x is not None or region is not None:
+            raise ValueError(
+                "A VNN-LIB property says for which inputs it holds: leave out `x` and `region`. "
+                f"Received: x={'None' if x is None else 'an array'}, region={region!r}."
+            )
+        if (asked.inputs, asked.outputs) != (math.prod(shape), outputs):
+            raise ValueError(
+                f"The property is about {asked.inputs} inputs and {asked.outputs} outputs. "
+                f"Received: a model with {math.prod(shape)} inputs and {outputs} outputs."
+            )
+        return asked.problems(shape, network.dtype)
+    if not isinstance(asked, OutputProperty):
+        raise ValueError(f"`asked` must be one of tfcert.properties. Received: asked={asked!r}.")
+    if x is None or region is None:
+        raise ValueError(
+            "`x` and `region` must be given: the property holds around inputs. "
+            f"Received: x={'None' if x is None else 'an array'}, region={region!r}."
+        )
+    if not isinstance(region, Region):
+        raise ValueError(
+            f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
+        )
+    x = ops.cast(ops.convert_to_tensor(x), network.dtype)
+    checks.check_inputs(x, shape, model.name)
+    return asked.problems(x, region, outputs)
+
+
+def check_output(model: keras.Model) -> None:
+    """Raises unless a model has one output, a vector."""
+    network = network_of(model)
+    if len(getattr(network.outputs, "shape", ())) != 1:
+        raise ValueError(
+            "`model` must have one output of shape (batch, outputs). "
+            f"Received: output shape {model.output_shape}."
+        )
