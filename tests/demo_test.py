@@ -73,7 +73,7 @@ def test_help_shows_the_program_s_own_flags(command, tmp_path):
     done = _python(*command, "--help", cwd=tmp_path)
     assert "--out=demo_output --seed=0" in done.stdout
     for flag in ("out", "eps", "seed", "epochs", "examples"):
-        assert f"--{flag}:" in done.stdout
+        assert f"--{flag}=" in done.stdout
     assert "0.0625" in done.stdout
 
 
@@ -81,7 +81,7 @@ def test_help_shows_the_program_s_own_flags(command, tmp_path):
 def test_program_refuses_bad_flags(tmp_path):
     done = _python(support.ROOT / "trainers/demo.py", "--eps=0.01,-0.5", cwd=tmp_path)
     assert done.returncode != 0
-    assert "`eps` must be numbers in (0, 1]. Received: eps=(0.01, -0.5)." in done.stderr
+    assert "--eps must be numbers in (0, 1]. Received: --eps=(0.01, -0.5)." in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,8 +19,8 @@ from tfcert.relaxations import curve, piecewise
 from tfcert.rules import (
     building,
     distance,
-    kernels,
     linear,
+    linear_maps,
     nonlinear,
     normalization,
     pooling,
@@ -176,7 +176,7 @@ MUTANTS = {
         linear.Kernel, "bias", result(lambda b: None), bounds("dense", ALONE, "crown")
     ),
     "groups read one another": Mutant(
-        kernels, "_ungrouped", _all_channels, bounds("conv1d_groups", ALONE, "ibp")
+        linear_maps, "_ungrouped", _all_channels, bounds("conv1d_groups", ALONE, "ibp")
     ),
     # Other affine steps.
     "negative factors keep the order of ends": Mutant(

@@ -161,7 +161,7 @@ def random_region(rng: np.random.Generator, x: np.ndarray, radius: float) -> Any
     """A ball of any norm, with or without a clip range, or a box, that holds x."""
     kind = int(rng.integers(7))
     if kind == 0:
-        return tfcert.LpBall(radius, clip=(-1.0, 1.0))
+        return tfcert.LpBall(min(radius, 2.0), clip=(-1.0, 1.0))
     if kind == 1:
         return tfcert.LpBall(radius * rng.uniform(0.0, 1.0, size=x.shape[1:]))
     if kind == 2:
