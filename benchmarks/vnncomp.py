@@ -2,7 +2,7 @@
 
     python benchmarks/vnncomp.py --out=benchmarks/results/vnncomp
     python benchmarks/vnncomp.py --benchmarks=acasxu --methods=attack,crown
-    python benchmarks/vnncomp.py --methods=verify --seconds=60 --out=benchmarks/results/verify
+    python benchmarks/vnncomp.py --methods=verify --seconds=30 --out=benchmarks/results/verify
 
 The folder of instances is described in docs/benchmarks.md. The program fails where a method says
 something else than the known answer.
