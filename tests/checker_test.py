@@ -2,10 +2,10 @@
 
 import functools
 import gzip
-import operator
 import subprocess
 import sys
 from fractions import Fraction
+from operator import add
 
 import numpy as np
 import onnx
@@ -121,7 +121,7 @@ CANCELLING = [1e16, -1.0, -1e16, 0.5]
 
 def test_a_sum_that_cancels_is_not_claimed(tmp_path):
     # Python's own sum compensates from version 3.12 on.
-    naive = functools.reduce(operator.add, CANCELLING)
+    naive = functools.reduce(add, CANCELLING)
     assert naive == 0.5, "float64 alone must get this wrong"
     for order in ([0, 1, 2, 3], [1, 3, 0, 2], [3, 2, 1, 0]):
         weights = np.array(CANCELLING)[order]
