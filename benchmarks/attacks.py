@@ -28,7 +28,9 @@ from absl import app, flags
 
 _STEPS = flags.DEFINE_integer("steps", 100, "Of each attack but FGSM.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the network and of the starts.")
-_FOLDER = flags.DEFINE_string("folder", None, "Of the competition's files, for hit rates.")
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "Folder of the competition's files. With it, hit rates are measured."
+)
 _OUT = flags.DEFINE_string("out", None, "Where to write the table: OUT.json.")
 
 REGIONS: Sequence[tuple[Any, float]] = (("inf", 0.1), (2, 0.6), (1, 2.5))

@@ -1,4 +1,4 @@
-"""What all attacks share: where they search, what they give, and one program for all sizes."""
+"""The base of all attacks: their region, their results, and one program for all sizes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 
 class Attack:
-    """What looks for points of a region that a model gets wrong.
+    """A search for points of a region that a model gets wrong.
 
     Args:
         region: Where to search.
