@@ -62,14 +62,52 @@ def test_what_a_program_depends_on_makes_another_one(change):
 def test_there_are_few_programs_and_the_oldest_goes_first(monkeypatch):
     monkeypatch.setattr(programs, "_MOST", 3)
     model = small_model()
-    x, _ = data(model, 8)
-    for count in (1, 2, 3, 1, 4):
+    x, _ = data(model, 9)
+    for count in (1, 2, 3, 1, 9):
         tfcert.bound(model, x[:count], tfcert.LpBall(0.1), "ibp")
     assert [program.calls for program in programs_of(model)] == [1, 2, 1]
     assert len(programs_of(model)) == 3
     from tfcert.bounds import trace_count
 
     assert trace_count(model) == 1  # Of the one that came back.
+
+
+def compiled_for(count, eps):
+    """A model whose bounds are compiled for some number of inputs, and the program."""
+    model = small_model()
+    x, _ = data(model, count)
+    region = tfcert.LpBall(0.1).with_eps(np.full(count, 0.1)) if eps == "each" else eps
+    for _ in range(2):
+        tfcert.bound(model, x, region, "crown")
+    (program,) = programs_of(model)
+    assert program.traces == 1
+    return model, program
+
+
+@pytest.mark.parametrize("eps", [tfcert.LpBall(0.1), "each"])
+@pytest.mark.parametrize("compiled, count, pieces", [(2, 5, 3), (1, 8, 8), (4, 3, 1), (4, 1, 1)])
+def test_a_new_number_of_inputs_is_answered_by_what_is_compiled(eps, compiled, count, pieces):
+    model, program = compiled_for(compiled, eps)
+    x, y = data(model, count, seed=1)
+    region = eps if eps != "each" else tfcert.LpBall(0.1).with_eps(np.linspace(0.1, 0.2, count))
+    found = tfcert.bound(model, x, region, "crown")
+    assert (program.calls, program.traces) == (2 + pieces, 1)
+    alone = tfcert.bound(small_model(), x, region, "crown")
+    np.testing.assert_allclose(found.lower, alone.lower, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.upper, alone.upper, rtol=1e-5, atol=1e-6)
+    # Another computation does not take it, and the next such call compiles.
+    margins = tfcert.bound_margins(model, x, y, region, "crown")
+    assert margins.shape[0] == count and program.calls == 2 + pieces
+    tfcert.bound(model, x, region, "crown")
+    assert program.calls == 2 + pieces
+    assert sorted(p.traces for p in programs_of(model)) == [0, 1, 1]
+
+
+@pytest.mark.parametrize("compiled, count", [(1, 9), (5, 1)])
+def test_a_compiled_program_is_not_used_at_any_price(compiled, count):
+    model, program = compiled_for(compiled, tfcert.LpBall(0.1))
+    tfcert.bound(model, data(model, count)[0], tfcert.LpBall(0.1), "crown")
+    assert program.calls == 2
 
 
 def test_programs_go_when_the_model_changes():

@@ -33,6 +33,7 @@ class Program:
         jit_compile: Whether XLA compiles it; None: as the backend likes it.
         at_once: Whether the first call is carried out operation by operation. To trace and
             optimise a program costs many times what one call saves.
+        batch: The number of inputs that it is for; None where that does not matter.
 
     Attributes:
         calls: How often it was called.
@@ -47,8 +48,10 @@ class Program:
         model: keras.Model,
         jit_compile: bool | None,
         at_once: bool,
+        batch: int | None = None,
     ):
-        self.kind, self.calls, self.traces, self.tracing = kind, 0, 0, 0.0
+        self.kind, self.batch = kind, batch
+        self.calls, self.traces, self.tracing = 0, 0, 0.0
         self._at_once = at_once and backend.runs_at_once()
         self._function = function
 
@@ -63,10 +66,23 @@ class Program:
         self._compiled = backend.for_one_form(compiled)
 
     def __call__(self, *arguments: Any) -> Any:
+        slowly = self.would_start_slowly
         self.calls += 1
-        if self._at_once and self.calls == 1:
-            return self._function(*arguments)
-        return self._compiled(*arguments)
+        return (self._function if slowly else self._compiled)(*arguments)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a call runs at once and fast."""
+        return self.traces > 0
+
+    @property
+    def would_start_slowly(self) -> bool:
+        """Whether the next call is the one that is carried out operation by operation."""
+        return self._at_once and self.calls == 0
+
+    def leave_to_another(self) -> None:
+        """Counts a call that another program answers. The next one compiles."""
+        self.calls += 1
 
     def __repr__(self) -> str:
         return f"<Program {self.kind}: {self.calls} calls, {self.traces} traces>"
@@ -84,7 +100,7 @@ class Programs:
     """
 
     def __init__(self, model: keras.Model):
-        self._kept: collections.OrderedDict[Hashable, Program] = collections.OrderedDict()
+        self._kept: collections.OrderedDict[tuple, Program] = collections.OrderedDict()
         self._forgotten: collections.Counter[str] = collections.Counter()
 
     def get(
@@ -97,6 +113,7 @@ class Programs:
         *,
         jit_compile: bool | None = None,
         at_once: bool = False,
+        batch: int | None = None,
     ) -> Program:
         """The program for some arguments.
 
@@ -109,16 +126,31 @@ class Programs:
             arguments: What the program will be called with; only structure, shapes and types count.
             jit_compile: As for ``Program``.
             at_once: As for ``Program``.
+            batch: As for ``Program``.
         """
         place = (kind, key, _form(arguments))
         program = self._kept.pop(place, None)
         if program is None:
-            program = Program(kind, make(), model, jit_compile, at_once)
+            program = Program(kind, make(), model, jit_compile, at_once, batch)
             while len(self._kept) >= _MOST:
                 _, oldest = self._kept.popitem(last=False)
                 self._forgotten[oldest.kind] += oldest.traces
         self._kept[place] = program
         return program
+
+    def compiled_batches(self, kind: str, key: Hashable) -> list[int]:
+        """Numbers of inputs for which a computation is compiled, each once."""
+        found = {
+            program.batch
+            for (of, under, _), program in self._kept.items()
+            if (of, under) == (kind, key) and program.is_compiled
+        }
+        return sorted(batch for batch in found if batch is not None)
+
+    def has_compiled(self, kind: str, key: Hashable, arguments: Any) -> bool:
+        """Whether the program for some arguments is compiled."""
+        program = self._kept.get((kind, key, _form(arguments)))
+        return program is not None and program.is_compiled
 
     def traces(self, *kinds: str) -> int:
         """How many programs of some kinds were traced, those that made room included."""

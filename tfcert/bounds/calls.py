@@ -14,7 +14,7 @@ from tfcert.bounds import methods, propagation
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.statistics import batch_moments, normalizing_nodes
 from tfcert.network import Network, checked_model, derived_from
-from tfcert.programs import Programs
+from tfcert.programs import Program, Programs
 from tfcert.regions import Numbers, Region
 from tfcert.rules.primitives import Node
 from tfcert.types import Tensor
@@ -43,6 +43,24 @@ class Setting(NamedTuple):
 
 # compute(setting, region, moments, x, *more) -> tensors with the batch axis first
 Compute = Callable[..., Any]
+
+
+# A call with a new number of inputs is answered by a compiled program for another number, if that
+# takes at most so many calls, and at most so many times the work. Compiling takes far longer.
+_PIECES, _WASTE = 8, 4
+
+
+class _Arguments(NamedTuple):
+    """What a program is called with."""
+
+    numbers: Numbers
+    moments: list
+    with_batch: tuple[Tensor, ...]
+
+    def cut(self, places: np.ndarray) -> _Arguments:
+        """The arguments for some inputs of the batch, by their positions."""
+        tensors = tuple(ops.take(tensor, places, axis=0) for tensor in self.with_batch)
+        return _Arguments(self.numbers.cut(places), self.moments, tensors)
 
 
 class Call(NamedTuple):
@@ -74,45 +92,73 @@ class Call(NamedTuple):
             again: Whether the same call will come back.
         """
         moments = batch_moments(self.network, self.x) if self.statistics == "batch" else []
-        numbers, setting = self.region.numbers(self.x, outward=True), self._setting
+        numbers = self.region.numbers(self.x, outward=True)
         if any(map(backend.is_symbolic, keras.tree.flatten((self.x, numbers, more)))):
-            return compute(setting, self.region, moments, self.x, *more)
+            return compute(self._setting, self.region, moments, self.x, *more)
+        arguments = _Arguments(numbers, moments, (self.x, *more))
         piece = self.method.samples_at_once(self.network, rows)
         if self.batch is None or self.batch <= piece:
-            return self._program(kind, compute, (numbers, moments, self.x, *more), again)
-        parts = []
-        for start in range(0, self.batch, piece):
-            chosen = np.minimum(np.arange(start, start + piece), self.batch - 1)
-            cut = [ops.take(tensor, chosen, axis=0) for tensor in (self.x, *more)]
-            part = self._program(kind, compute, (numbers.cut(chosen), moments, *cut), again=True)
-            keep = min(piece, self.batch - start)
+            program = self._program(kind, compute, arguments, self.batch, again)
+            if not program.would_start_slowly:
+                return program(*arguments)
+            lent = self._compiled_piece(kind, arguments)
+            if lent is None:
+                return program(*arguments)
+            program.leave_to_another()
+            piece = lent
+        return self._in_pieces(kind, compute, arguments, piece)
+
+    def _in_pieces(self, kind: str, compute: Compute, arguments: _Arguments, piece: int) -> Any:
+        batch, parts = len(self.x), []
+        for start in range(0, batch, piece):
+            cut = arguments.cut(np.minimum(np.arange(start, start + piece), batch - 1))
+            part = self._program(kind, compute, cut, piece, again=True)(*cut)
+            keep = min(piece, batch - start)
             parts.append(keras.tree.map_structure(lambda t, keep=keep: t[:keep], part))
         return keras.tree.map_structure(lambda *ts: ops.concatenate(ts, axis=0), *parts)
+
+    def _compiled_piece(self, kind: str, arguments: _Arguments) -> int | None:
+        """The size of pieces that a compiled program can do this call in, with little waste."""
+        best, least = None, _WASTE * len(self.x) + 1
+        for piece in self.programs.compiled_batches(kind, self._key):
+            pieces = -(-len(self.x) // piece)
+            if pieces <= _PIECES and pieces * piece < least:
+                some = arguments.cut(np.minimum(np.arange(piece), len(self.x) - 1))
+                if self.programs.has_compiled(kind, self._key, some):
+                    best, least = piece, pieces * piece
+        return best
 
     @property
     def _setting(self) -> Setting:
         return Setting(self.network, self.method)
 
-    def _program(self, kind: str, compute: Compute, arguments: tuple, again: bool) -> Any:
+    @property
+    def _key(self) -> tuple:
+        """What a program depends on besides the shapes of its arguments."""
+        return (self.method, self.statistics, self.region.signature())
+
+    def _program(
+        self, kind: str, compute: Compute, arguments: _Arguments, batch: int | None, again: bool
+    ) -> Program:
         def make() -> Callable[..., Any]:
             # Nothing of this call but its setting: the region without its numbers.
             return _program_of(compute, self._setting, self.region.template())
 
-        program = self.programs.get(
+        return self.programs.get(
             self.model,
             kind,
-            (self.method, self.statistics, self.region.signature()),
+            self._key,
             make,
             arguments,
             jit_compile=self.method.jit_compile or None,
-            at_once=not again and self.method.first_call_at_once(self.network, self.batch or 1),
+            at_once=not again and self.method.first_call_at_once(self.network, batch or 1),
+            batch=batch,
         )
-        return program(*arguments)
 
 
 def _program_of(compute: Compute, setting: Setting, template: Region) -> Callable[..., Any]:
-    def run(numbers: Numbers, moments: list, x: Tensor, *more: Tensor) -> Any:
-        return compute(setting, template.with_numbers(numbers), moments, x, *more)
+    def run(numbers: Numbers, moments: list, tensors: tuple[Tensor, ...]) -> Any:
+        return compute(setting, template.with_numbers(numbers), moments, *tensors)
 
     return run
 

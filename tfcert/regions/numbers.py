@@ -51,7 +51,7 @@ class Numbers(NamedTuple):
 
     def cut(self, places: np.ndarray) -> Numbers:
         """The numbers of some inputs of the batch, by their positions."""
-        own = {name: ops.take(value, places, axis=0) for name, value in self.per_sample.items()}
+        own = {name: take(value, places) for name, value in self.per_sample.items()}
         return self._replace(per_sample=own)
 
 
