@@ -56,11 +56,23 @@ def optimum(kind, seed=0):
     return net(kind, seed).least(LOWER, UPPER, ROW, 0.0)
 
 
-def splitter(kind, offset, seed=0, **options):
+@functools.cache
+def _shared(kind):
+    return Net.of(0, (3, 5, 4, 3), KINDS[kind]).model
+
+
+def shared(kind, seed):
+    """The model of all seeds of a kind, which is compiled once, with the weights of one seed."""
+    model = _shared(kind)
+    model.set_weights(net(kind, seed).model.get_weights())
+    return model
+
+
+def splitter(kind, offset, seed=0, model=None, **options):
     """Asks whether ``ROW @ outputs + offset`` is positive on the whole box."""
     asked = [problem(LOWER, UPPER, ROW, offset)]
     options = {"method": METHOD, "root": methods.CrownIBP(), "candidates": 2, **options}
-    return UnitSplitter(net(kind, seed).model, asked, **options)
+    return UnitSplitter(model or net(kind, seed).model, asked, **options)
 
 
 def signs_by_layer(split, state, i):
@@ -70,13 +82,13 @@ def signs_by_layer(split, state, i):
     return [part.ravel() for part in split.layout.by_place(flat).values()]
 
 
-def check_tree(kind, seed=0):
+def check_tree(kind, seed=0, model=None):
     """Bounds every domain of a search, and compares each with the exact optimum on the domain.
 
     The question is broken by 0.02 at the optimum, so that the domains that hold the optimum are
     never proved, and are split until no unit is left.
     """
-    split = splitter(kind, -optimum(kind, seed) - 0.02, seed)
+    split = splitter(kind, -optimum(kind, seed) - 0.02, seed, model)
     tolerance = 1e-4 * (1.0 + abs(optimum(kind, seed)))
     domains, parents, count = split.start(), None, 0
     while len(domains) and count < 60:
@@ -125,7 +137,7 @@ def test_bounds_of_all_domains_stay_below_the_optimum_and_above_the_parents(kind
 @pytest.mark.parametrize("seed", range(1, 6))
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_of_more_networks(kind, seed):
-    check_tree(kind, seed)
+    check_tree(kind, seed, shared(kind, seed))
 
 
 def _wrong_sign(monkeypatch):
@@ -191,7 +203,8 @@ def test_verdicts_of_many_networks_and_batch_sizes(kind):
         for side, verdict in ((0.01, "proved"), (-0.01, "broken")):
             offset = -optimum(kind, seed) + side * (1.0 + abs(optimum(kind, seed)))
             for batch in (2, 7, 64):
-                assert search(splitter(kind, offset, seed, batch=batch)) == verdict
+                model = shared(kind, seed)
+                assert search(splitter(kind, offset, seed, model, batch=batch)) == verdict
 
 
 def test_bounds_do_not_depend_on_the_batch():
