@@ -116,3 +116,11 @@ def test_an_intersection_is_no_looser_than_its_second_method(pair):
     # The first one works with the intervals of both.
     first = tfcert.bound(model, x, REGION, pair[0])
     assert float(ops.mean(ours.upper - ours.lower)) < float(ops.mean(first.upper - first.lower))
+
+
+def test_a_method_knows_the_next_tighter_one():
+    safe = methods.Crown(float_safe=True, max_memory=1 << 20)
+    assert safe.tighter() == methods.AlphaCrown(float_safe=True, max_memory=1 << 20)
+    pair = methods.Intersection(methods.IBP(), methods.CrownIBP())
+    assert pair.tighter() == methods.AlphaCrown()
+    assert methods.IBP().tighter() is methods.AlphaCrown().tighter() is None

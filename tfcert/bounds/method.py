@@ -144,6 +144,10 @@ class Method:
         del network, batch
         return not self.jit_compile
 
+    def tighter(self) -> Method | None:
+        """The method to try next where this one does not decide; None: there is none."""
+        return None
+
     # Bounds.
 
     def plan(self) -> Method:

@@ -81,6 +81,9 @@ class Backward(Method):
     ) -> Evaluation:
         return super().begin(network, region, bound, slope=self.slope, **settings)
 
+    def tighter(self) -> Method | None:
+        return AlphaCrown(float_safe=self.float_safe, max_memory=self.max_memory)
+
     def sweeper(self, evaluation: Evaluation, node: Node) -> Lower | None:
         return answers.plain_sweeper(evaluation, node)
 
@@ -205,6 +208,9 @@ class AlphaCrown(Crown):
     def first_call_at_once(self, network: Network, batch: int) -> bool:
         return super().first_call_at_once(network, batch) and not self.optimize_intermediate
 
+    def tighter(self) -> Method | None:
+        return None
+
     def plan(self) -> Method:
         if not self.optimize_intermediate:
             return self
@@ -293,6 +299,9 @@ class Intersection(Method):
     @property
     def backward(self) -> bool:  # type: ignore[override]
         return self.first.backward or self.second.backward
+
+    def tighter(self) -> Method | None:
+        return self.first.tighter() or self.second.tighter()
 
     def check(self, network: Network, statistics: str = "moving") -> None:
         super().check(network, statistics)

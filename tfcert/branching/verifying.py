@@ -259,26 +259,22 @@ class _Verification:
 
     def _bounded(self) -> Outcome | None:
         """Bounds of whole boxes, by the method and by optimised slopes; keeps what is open."""
-        method, best = self.settings.method, -math.inf
-        chain = [method]
-        if method.backward and not isinstance(method, methods.AlphaCrown):
-            chain.append(
-                methods.AlphaCrown(float_safe=method.float_safe, max_memory=method.max_memory)
-            )
-        for one in chain:
+        best = -math.inf
+        method: methods.Method | None = self.settings.method
+        while method is not None:
             if self._late():
                 text = "The time is up before all bounds are known. Try a longer time_limit."
                 reason = Reason("time", text)
-                return self._outcome("unknown", min(best, self.least), one.name, reason)
-            values = _values(self.model, self.problems, one)
+                return self._outcome("unknown", min(best, self.least), method.name, reason)
+            values = _values(self.model, self.problems, method)
             self._note_first()
             self.domains += len(values)
             proved = values > 0
             self.least = min([self.least, *values[proved]])
             self.problems = [p for p, done in zip(self.problems, proved, strict=True) if not done]
             if not self.problems:
-                return self._outcome("holds", self.least, one.name)
-            best = float(values[~proved].min())
+                return self._outcome("holds", self.least, method.name)
+            best, method = float(values[~proved].min()), method.tighter()
         return None
 
     def _split(self, few: bool) -> Outcome:
