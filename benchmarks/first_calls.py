@@ -3,12 +3,13 @@
     python benchmarks/first_calls.py --out=benchmarks/results/first_calls
 
 Every row is a fresh process for each side. tfcert is called four times: the first call, the second,
-which compiles, a third, and one with another batch size. docs/benchmarks.md tells how to read the
-table.
+which compiles, a third, and one with another batch size. A second process does the same with XLA.
+docs/benchmarks.md tells how to read the tables.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -32,12 +33,19 @@ _METHODS = flags.DEFINE_list(
 )
 _THREADS = flags.DEFINE_integer("threads", 2, "Processor cores for each side.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the random weights and inputs.")
+_XLA = flags.DEFINE_bool("xla", True, "Whether tfcert is measured with XLA, too.")
 _PEER = flags.DEFINE_bool("peer", True, "Whether auto_LiRPA runs beside tfcert.")
 _OUT = flags.DEFINE_string(
     "out", None, "Path of the written table, without ending: OUT.tsv and OUT.json."
 )
 
 _PARTS = ("first", "second", "tracing", "optimising", "later", "other_batch")
+
+
+def _calls(case: cases.Case) -> tuple[dict[str, float], str]:
+    """Seconds by part, and why there are none."""
+    found = timing.call_once("first_calls_subject", case, _THREADS.value)
+    return (dict.fromkeys(_PARTS, math.nan), found) if isinstance(found, str) else (found, "")
 
 
 def _row(network: str, method: str, sides: Sequence[str]) -> dict[str, Any]:
@@ -50,10 +58,13 @@ def _row(network: str, method: str, sides: Sequence[str]) -> dict[str, Any]:
         learning_rate=0.1,
         jit_compile=None,
     )
-    row: dict[str, Any] = {"network": network, "method": method}
-    parts = timing.call_once("first_calls_subject", case, _THREADS.value)
-    row |= dict.fromkeys(_PARTS, math.nan) if isinstance(parts, str) else parts
-    row["failure"] = parts if isinstance(parts, str) else ""
+    parts, failure = _calls(case)
+    row: dict[str, Any] = {"network": network, "method": method, **parts, "failure": failure}
+    if _XLA.value:
+        compiled, failure = _calls(dataclasses.replace(case, jit_compile=True))
+        # The first call compiles.
+        row["xla_start"], row["xla_later"] = compiled["first"], compiled["later"]
+        row["failure"] = row["failure"] or failure
     row["peer_first"] = row["peer_later"] = math.nan
     if "peer" in sides:
         limits = {"repeats": 5, "warmup": 1, "max_seconds": 10.0, "max_memory_gb": 12.0}
@@ -62,8 +73,17 @@ def _row(network: str, method: str, sides: Sequence[str]) -> dict[str, Any]:
     return row
 
 
+def _columns() -> list[str]:
+    return [
+        *_PARTS,
+        *(["xla_start", "xla_later"] if _XLA.value else []),
+        "peer_first",
+        "peer_later",
+    ]
+
+
 def _text(row: dict[str, Any]) -> str:
-    numbers = " ".join(f"{row[part]:>11.3f}" for part in (*_PARTS, "peer_first", "peer_later"))
+    numbers = " ".join(f"{row[part]:>11.3f}" for part in _columns())
     return f"{row['network']:<12}{row['method']:<12}{numbers}  {row['failure']}".rstrip()
 
 
@@ -85,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
         else:
             facts[side] = f"left out, it cannot be imported here: {found}"
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
-    columns = " ".join(f"{part:>11}" for part in (*_PARTS, "peer_first", "peer_later"))
+    columns = " ".join(f"{part:>11}" for part in _columns())
     print(f"\n{'network':<12}{'method':<12}{columns}", flush=True)
     rows = []
     for network in _NETWORKS.value:

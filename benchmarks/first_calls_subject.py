@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 
@@ -28,6 +29,7 @@ def measure(case: cases.Case) -> dict[str, float]:
     several = cases.inputs_of(case.network, 4, case.seed)
     region = tfcert.LpBall(eps=case.network.eps)
     method = tfcert.methods.get(case.method)
+    method = dataclasses.replace(method, jit_compile=bool(case.jit_compile))
 
     def timed(x: object) -> tuple[float, float]:
         start, processor = time.perf_counter(), time.process_time()

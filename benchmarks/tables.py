@@ -65,6 +65,27 @@ def first_calls_table() -> str:
     return "\n".join(lines)
 
 
+def xla_table() -> str:
+    """Milliseconds of later calls without and with XLA, and the calls that pay for compiling."""
+    report = json.loads((_RESULTS / "first_calls.json").read_text())
+    lines = [
+        _facts(report),
+        "",
+        "| network | method | start, s | later, ms | XLA: start, s | later, ms | × | pays after |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        start, gain = row["first"] + row["second"], row["later"] - row["xla_later"]
+        calls = max(0.0, (row["xla_start"] - start) / gain) if gain > 0 else None
+        lines.append(
+            f"| {row['network']} | {row['method']} | {start:.2f} | {1e3 * row['later']:.3g} "
+            f"| {row['xla_start']:.2f} | {1e3 * row['xla_later']:.3g} "
+            f"| {row['later'] / row['xla_later']:.2f} "
+            f"| {'never' if calls is None else f'{calls:.0f} calls'} |"
+        )
+    return "\n".join(lines)
+
+
 def training_table() -> str:
     """Milliseconds per training step, as multiples of a plain one, and the peer's."""
     path = _RESULTS / "training_cpu.json"
@@ -337,6 +358,7 @@ def attacks_table() -> str:
 
 TABLES = {
     "first_calls": first_calls_table,
+    "xla": xla_table,
     "attacks": attacks_table,
     "bounds": bounds_table,
     "training": training_table,
