@@ -263,7 +263,7 @@ class ErrorTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"y": np.zeros(3, int)}, r"one integer label per input, shape \(2,\). .*\(3,\) .*int64"),
         ({"y": np.zeros(2)}, r"one integer label per input.*type float"),
-        ({"y": np.zeros((2, 1), int)}, r"one integer label per input.*of shape \(2, 1\)"),
+        ({"y": np.zeros((2, 2), int)}, r"one integer label per input.*of shape \(2, 2\)"),
         ({"y": np.array([0, 3])}, r"`y` must lie in \[0, 3\).*Received: labels from 0 to 3"),
         ({"y": np.array([-1, 0])}, r"`y` must lie in \[0, 3\).*Received: labels from -1 to 0"),
         ({"x": np.zeros((0, 8), "float32")}, r"`x` is empty. Received: .*\(0, 8\)"),
@@ -283,8 +283,7 @@ class ErrorTest(parameterized.TestCase):
         attack = attacks.PGD(regions.LpBall(0.1), loss="logits_ratio")
         with self.assertRaisesRegex(ValueError, "at least 3 classes. Received: a model with 2"):
             attack(support.network(classes=2), x, y)
-        with self.assertRaisesRegex(ValueError, "at least 2 classes. Received: a model with 1"):
-            attacks.FGSM(regions.LpBall(0.1))(support.network(classes=1), x, y)
+        attacks.FGSM(regions.LpBall(0.1))(support.network(classes=1), x, y)  # Two classes.
         inputs = keras.Input((8,))
         for outputs in ([inputs, inputs], keras.layers.Reshape((4, 2))(inputs)):
             with self.assertRaisesRegex(ValueError, "one output of shape .batch, classes.. Rec"):

@@ -29,14 +29,14 @@ _MAY_KNOW = {
     "regions": {"names", "types", "backend"},
     "relaxations": {"types", "backend"},
     "graph": set(),
-    "heads": {"graph"},
+    "heads": {"graph", "network"},
     "checks": {"types", "backend"},
     "rules": {"types", "backend", "regions", "relaxations", "graph", "layers"},
     "network": {"types", "backend", "relaxations", "graph", "rules"},
     "programs": {"types", "backend", "network"},
     "bounds": {
         *("types", "backend", "checks", "regions", "relaxations", "graph", "rules", "network"),
-        *("names", "programs", "properties"),
+        *("names", "programs", "properties", "heads"),
     },
     "schedules": {"types"},
     "attacks": {
@@ -48,7 +48,7 @@ _MAY_KNOW = {
     "properties": {"types", "regions"},
     "branching": {
         *("types", "backend", "checks", "regions", "relaxations", "rules", "network", "programs"),
-        *("bounds", "attacks", "properties", "interchange", "proofs"),
+        *("bounds", "attacks", "properties", "interchange", "proofs", "heads"),
     },
     "proofs": {"types", "regions", "relaxations", "rules", "network", "bounds", "tfcert_check"},
     "tfcert_check": set(),
@@ -59,7 +59,7 @@ _MAY_KNOW = {
     "fitting": {"types", "backend", "checks", "graph", "heads", "bounds", "network", "schedules"},
     "trainer": {
         *("types", "backend", "graph", "bounds", "network", "objectives", "schedules", "fitting"),
-        "naming",
+        *("naming", "heads"),
     },
     "callbacks": {"types", "backend", "bounds", "network", "trainer"},
     "interchange": {"types", "regions", "network", "bounds", "attacks", "properties"},

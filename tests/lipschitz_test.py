@@ -223,7 +223,7 @@ def test_a_radius_needs_two_scores_and_one_label_each():
     several = keras.Sequential([keras.Input((3,)), tfcert.layers.LInfDistance(4)])
     x = np.zeros((5, 3), "float32")
     for y, message in (
-        (np.zeros((5, 1), int), "one integer label per input"),
+        (np.zeros((5, 2), int), "one integer label per input"),
         (np.zeros(1, int), "one integer label per input"),
         (np.full(5, 9), r"lie in \[0, 4\)"),
         (np.full(5, 0.5), "one integer label per input"),

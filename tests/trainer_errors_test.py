@@ -9,6 +9,8 @@ from tests import training_support as ts
 from tests.trainer_support import TARGET, fitted, ibp, same_weights, tf
 from tfcert import CertifiedTrainer, methods, objectives
 
+FLAT = keras.layers.Flatten()
+
 
 def with_last(layer):
     return keras.Sequential([keras.Input((5,)), keras.layers.Dense(4), *layer])
@@ -16,15 +18,14 @@ def with_last(layer):
 
 MODELS = {
     "softmax": (
-        lambda: with_last([keras.layers.Dense(3, activation="softmax")]),
-        "ends in softmax",
+        lambda: with_last([keras.layers.Reshape((2, 2)), keras.layers.Softmax(), FLAT]),
+        "ends in softmax .*Objectives train logits",
     ),
-    "softmax_layer": (
-        lambda: with_last([keras.layers.Dense(3), keras.layers.Softmax()]),
-        "Objectives train logits",
+    "sigmoids": (
+        lambda: with_last([keras.layers.Dense(3, activation="sigmoid")]),
+        "ends in sigmoid .*Objectives train logits",
     ),
-    "sigmoid": (lambda: with_last([keras.layers.Dense(1, activation="sigmoid")]), r"Dense\(2\)"),
-    "one": (lambda: with_last([keras.layers.Dense(1)]), "a single score"),
+    "relu": (lambda: with_last([keras.layers.Dense(1, "relu")]), "a logit or a probability"),
     "map": (
         lambda: keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)]),
         "one output",
@@ -61,7 +62,7 @@ X, Y = ts.data(20)
 
 
 DATA = {
-    "one_hot": ({"y": np.eye(3)[Y]}, r"One-hot labels: pass y.argmax"),
+    "not_one_hot": ({"y": 0.5 * np.eye(3)[Y]}, "must be one-hot"),
     "floats": ({"y": Y.astype("float32")}, "one integer label per input"),
     "range": ({"y": Y + 1}, r"\[0, 3\).*from 1 to 3"),
     "no_labels": ({"y": None}, "must hold integer labels"),

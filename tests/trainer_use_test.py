@@ -8,7 +8,7 @@ import pytest
 
 from tests import training_support as ts
 from tests.trainer_support import TARGET, fitted, ibp, same_weights, tf
-from tfcert import Box, CertifiedTrainer, objectives, smoothing
+from tfcert import Box, CertifiedTrainer, heads, objectives, smoothing
 
 X, Y = ts.data(32)
 
@@ -227,7 +227,6 @@ def _ending(*layers):
 ENDS = {
     "operation": (keras.ops.softmax,),
     "log": (keras.ops.log_softmax,),
-    "sigmoid": (keras.ops.sigmoid,),
     "linear": (keras.layers.Softmax(), keras.layers.Activation("linear")),
     "reshape": (keras.ops.softmax, keras.layers.Reshape((3,))),
     "dropout": (keras.layers.Activation("softmax"), keras.layers.Dropout(0.1)),
@@ -235,13 +234,18 @@ ENDS = {
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_probabilities_at_the_end_are_refused(name):
+def test_probabilities_at_the_end_are_left_out(name):
     for model in (
         _ending(*ENDS[name]),
         keras.Sequential([keras.Input((5,)), _ending(*ENDS[name])]),
     ):
-        with pytest.raises(ValueError, match="ends in (softmax|log_softmax|sigmoid)"):
-            CertifiedTrainer(model, objectives.Standard())
+        with pytest.warns(UserWarning, match="ends in (log_)?softmax. Its logits are trained"):
+            trainer = CertifiedTrainer(model, objectives.Standard())
+        x = np.random.default_rng(0).normal(size=(2, 5)).astype("float32")
+        assert trainer.model is model and heads.head_of(trainer.scores).activation == "linear"
+        wanted = keras.ops.softmax(trainer.scores(x))
+        outputs = keras.ops.exp(model(x)) if name == "log" else model(x)
+        np.testing.assert_allclose(wanted, outputs, rtol=1e-5)
 
 
 def test_noise_on_inputs_is_augmentation():

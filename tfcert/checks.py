@@ -17,6 +17,7 @@ __all__ = [
     "check_labels",
     "check_not_empty",
     "check_real",
+    "integer_labels",
 ]
 
 
@@ -73,9 +74,9 @@ def check_labels(y: Any, inputs: int | None, classes: int) -> None:
     shape, kind = tuple(y.shape), str(getattr(y.dtype, "name", y.dtype))
     alone = len(shape) == 1 and (inputs is None or shape[0] in (None, inputs))
     if not alone or not kind.startswith(("int", "uint")):
-        hint = " One-hot labels: pass y.argmax(-1)." if shape[1:] == (classes,) else ""
+        hint = " Labels 0.0, 1.0, ...: pass y.astype('int32')." if alone else ""
         raise ValueError(
-            f"`y` must hold one integer label per input, shape ({inputs},). "
+            f"`y` must be one-hot, or hold one integer label per input, shape ({inputs},). "
             f"Received: y of shape {shape} and type {kind}.{hint}"
         )
     if backend.is_symbolic(y):
@@ -88,8 +89,26 @@ def check_labels(y: Any, inputs: int | None, classes: int) -> None:
         )
 
 
+def integer_labels(y: Any, classes: int) -> Any:
+    """Labels ``(batch,)`` from one-hot rows, or from a column of labels; others as they are."""
+    shape = tuple(y.shape)
+    if len(shape) == 2 and shape[1] == 1:
+        return y[:, 0]
+    if len(shape) != 2 or shape[1] != classes:
+        return y
+    if not backend.is_symbolic(y):
+        rows = ops.convert_to_numpy(y)
+        bad = ((rows != 0) & (rows != 1)).any(axis=1) | (rows.sum(axis=1) != 1)
+        if bad.any():
+            raise ValueError(
+                "`y` must be one-hot where it has one column for each class: a single 1 and zeros "
+                f"in each row. Received: y with the row {rows[np.argmax(bad)].tolist()}."
+            )
+    return y.argmax(axis=-1) if isinstance(y, np.ndarray) else ops.argmax(y, axis=-1)
+
+
 def as_labels(y: Any, inputs: int | None, classes: int) -> Tensor:
-    """Labels as an int32 tensor, after `check_labels`."""
-    y = ops.convert_to_tensor(y)
+    """Labels as an int32 tensor, after `integer_labels` and `check_labels`."""
+    y = integer_labels(ops.convert_to_tensor(y), classes)
     check_labels(y, inputs, classes)
     return ops.cast(y, "int32")

@@ -27,6 +27,7 @@ __all__ = [
     "seed_generators",
     "start_at_epoch",
     "wants_walk",
+    "with_activation",
 ]
 
 # visit(operation, args, kwargs, output_specs) -> a value, or a list with one value per output.
@@ -168,6 +169,20 @@ def is_written_by_keras(part: Any) -> bool:
 def is_operation_of_keras(kind: type) -> bool:
     """Whether a class is one of the private classes behind the functions of ``keras.ops``."""
     return kind.__module__.startswith("keras.src.") and not issubclass(kind, keras.layers.Layer)
+
+
+def with_activation(layer: keras.layers.Layer, activation: Callable[..., Any]) -> Any:
+    """The same layer, with the same variables, and another activation behind it.
+
+    Whatever changes the variables of one changes both: training, loading, quantizing.
+    """
+    other = object.__new__(type(layer))
+    other.__dict__.update(vars(layer))
+    # A name must be unique among the layers of a model, and this one may be called twice.
+    name = layer.name if len(layer._inbound_nodes) == 1 else f"{layer.name}_scores"
+    nodes: dict[str, list] = {"_inbound_nodes": [], "_outbound_nodes": []}
+    other.__dict__.update(activation=activation, name=name, **nodes)
+    return other
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:

@@ -1,14 +1,20 @@
-"""How a model ends: which activation makes its scores, and the model without that activation."""
+"""How a model ends: which activation makes its scores, and the model of the scores themselves.
+
+This is the one place that knows what a classifier's outputs mean. Bounds of margins, attacks,
+training, certification, verification and export all ask `scored`.
+"""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from tfcert import graph
+from tfcert.network import checked_model, derived_from
 
-__all__ = ["Head", "head_of", "without_activation"]
+__all__ = ["Head", "Scored", "head_of", "scored", "without_activation"]
 
 # Layers and operations that leave the largest score the largest, and a softmax a softmax.
 _PASSES = ("Dropout", "Flatten", "Identity", "Reshape")
@@ -38,11 +44,45 @@ class Head(NamedTuple):
     removable: bool
 
 
-class Copied(NamedTuple):
-    """A layer, and its copy without the activation."""
+class Scored(NamedTuple):
+    """A classifier's scores, whose order decides the class.
 
-    layer: keras.layers.Layer
-    copy: keras.layers.Layer
+    Attributes:
+        model: Gives the scores, ``(batch, classes)``. It shares the layers and the variables of the
+            classifier, and is the classifier itself where there is nothing to leave out.
+        threshold: Of a model with a single output: class 1 is where the output is above it. None
+            for other models.
+        ending: The activation that the scores leave out; "" for none.
+    """
+
+    model: keras.Model
+    threshold: float | None = None
+    ending: str = ""
+
+    def check_rounding(self) -> None:
+        """Raises where float_safe cannot cover the model's own outputs."""
+        if self.ending:
+            raise NotImplementedError(
+                f"Model {self.model.name!r} ends in {self.ending}, whose rounding float_safe does "
+                "not cover. Certify, and deploy, the model that ends in logits."
+            )
+
+
+def scored(model: keras.Model) -> Scored:
+    """The scores that decide the class of a model with one output, ``(batch, outputs)``.
+
+    A final softmax or log_softmax is left out, since it changes no order. A model with a single
+    output is a binary classifier: the output is a logit z or, behind a sigmoid, a probability. Its
+    scores are 0 and z, so that the margin of the label y is ``(2 y - 1) z``.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
+    >>> found = heads.scored(model)
+    >>> found.model.output_shape, found.threshold
+    ((None, 2), 0.5)
+    """
+    return derived_from(checked_model(model)).once(_scored)
 
 
 def head_of(model: keras.Model) -> Head:
@@ -70,15 +110,11 @@ def head_of(model: keras.Model) -> Head:
             return Head(name, operation, ours and _is_removable(name, function, tensor))
 
 
-def without_activation(model: keras.Model) -> tuple[keras.Model, list[Copied]]:
-    """The same layers without the last activation, which must be removable.
-
-    Returns:
-        The model, and the layers that it has copies of, since the activation was a part of them.
-        Their weights are not copied yet: copy them whenever they may have changed.
-    """
-    copies: list[Copied] = []
-    return _model(model.inputs, _before_activation(model.outputs[0], copies)), copies
+def without_activation(model: keras.Model) -> keras.Model:
+    """The same layers and variables without the last activation, which must be removable."""
+    scores = _model(model.inputs, _before_activation(model.outputs[0]))
+    scores.name = model.name
+    return scores
 
 
 def _model(inputs: list, output: keras.KerasTensor) -> keras.Model:
@@ -86,18 +122,50 @@ def _model(inputs: list, output: keras.KerasTensor) -> keras.Model:
     return keras.Model(inputs[0] if len(inputs) == 1 else inputs, output)
 
 
-def _before_activation(tensor: keras.KerasTensor, copies: list[Copied]) -> keras.KerasTensor:
+def _before_activation(tensor: keras.KerasTensor) -> keras.KerasTensor:
     operation, inputs, place = graph.origin(tensor)
     if graph.wants_walk(operation):
-        inner = _before_activation(operation.outputs[place], copies)
+        inner = _before_activation(operation.outputs[place])
         return _model(operation.inputs, inner)(inputs[0] if len(inputs) == 1 else inputs)
     if _passes(operation):
-        return operation(_before_activation(inputs[0], copies))
+        return operation(_before_activation(inputs[0]))
     if _is_activation_alone(operation):
         return inputs[0]
-    copy = type(operation).from_config({**operation.get_config(), "activation": "linear"})
-    copies.append(Copied(operation, copy))
-    return copy(inputs[0])
+    return graph.with_activation(operation, keras.activations.linear)(inputs[0])
+
+
+def _scored(model: keras.Model) -> Scored:
+    shape = getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        return Scored(model)
+    head, alone = head_of(model), shape[1] == 1
+    ending = head.activation
+    if alone and ending in ("softmax", "relu"):
+        raise ValueError(
+            "`model` must return a logit or a probability where it has one output. "
+            f"Received: model {model.name!r}, which ends in {ending}."
+        )
+    if alone and ending == "sigmoid" and not head.removable:
+        raise NotImplementedError(
+            f"Model {model.name!r} ends in a function {ending} that is not Keras's own, so tfcert "
+            "cannot see the logit before it. Use the model that ends in the logit."
+        )
+    strips = head.removable and ending in (("sigmoid",) if alone else ("softmax", "log_softmax"))
+    scores = without_activation(model) if strips else model
+    return Scored(
+        _pair(scores) if alone else scores,
+        (0.5 if strips else 0.0) if alone else None,
+        ending if strips else "",
+    )
+
+
+def _pair(logit: keras.Model) -> keras.Model:
+    """Scores 0 and z of a model with the output z: class 1 where z > 0."""
+    layer = keras.layers.Dense(2, use_bias=False, trainable=False, dtype=logit.dtype_policy)
+    pair = _model(logit.inputs, layer(logit.outputs[0]))
+    pair.name = logit.name
+    layer.set_weights([np.array([[0.0, 1.0]])])
+    return pair
 
 
 def _passes(operation: Any) -> bool:
@@ -108,8 +176,8 @@ def _passes(operation: Any) -> bool:
 def _activation(operation: Any) -> tuple[str, Any]:
     """The name of the activation that an operation applies, and what computes it."""
     function = getattr(operation, "activation", None)
-    if function is None:
-        function = operation
+    if function is None or isinstance(operation, keras.layers.RNN):
+        function = operation  # A recurrent layer applies its activation at every step.
     if isinstance(function, keras.Operation):
         return _ACTIVATIONS.get(type(function).__name__, "linear"), function
     return getattr(function, "__name__", "linear"), function

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import keras
 from keras import ops
 
-from tfcert import backend, fitting, graph, naming
+from tfcert import backend, fitting, graph, heads, naming
 from tfcert.bounds.statistics import clean_moments
 from tfcert.objectives import Batch, Objective
 from tfcert.schedules import Clock
@@ -44,7 +44,9 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     ``trainer.model`` stays a plain Keras model: save, export and share it without tfcert.
 
     Args:
-        model: A built Sequential or Functional model that ends in logits, ``(batch, classes)``.
+        model: A built Sequential or Functional model with one output, ``(batch, classes)``, or
+            ``(batch, 1)`` for two classes. What is trained are its logits: a final softmax, or the
+            sigmoid of a single output, is left out of the loss and stays in ``trainer.model``.
             Objectives with a region need layers with bound rules, in float32; those of smoothing
             take any layer, and mixed precision (``tfcert.smoothing.in_bfloat16``).
         objective: From ``tfcert.objectives``.
@@ -115,11 +117,19 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
     @property
     def classes(self) -> int:
-        """Number of the model's scores."""
-        return self.model.output_shape[1]
+        """Number of the model's scores; two where it has a single output."""
+        return self.scores.output_shape[1]
+
+    @property
+    def scores(self) -> keras.Model:
+        """The model that is trained, with the variables of ``model``: it gives the scores.
+
+        Scores leave out a final softmax, and are (0, z) for a single output z.
+        """
+        return heads.scored(self.model).model
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """The model's own scores."""
+        """The model's own outputs."""
         return self.model(inputs, training=training)
 
     def compile(
@@ -221,7 +231,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         step = self.step + 0  # The value: a variable would be read when it is used.
         clock = Clock(step, self.steps_per_epoch + 0, final=not train)
         batch = Batch(
-            model=self.model,
+            model=self.scores,
             x=x,
             y=y,
             logits=logits,
@@ -237,7 +247,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             batch.logits = self.objective.first_pass(batch)
         # Behind the first pass, which may change what the layers compute (an exponent).
         if train and self.objective.needs_moments:
-            batch.moments = clean_moments(self.model, x)
+            batch.moments = clean_moments(self.scores, x)
         return batch
 
     def _noise_seed(self, step: Tensor, train: bool) -> Tensor:
@@ -335,7 +345,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             if not self.objective.region.varies(x):  # Else it is made for the whole batch.
                 count = self._verified_count(x)
                 x, y, right, admitted = (part[:count] for part in (x, y, right, admitted))
-        margins = self.objective.margins(self.model, x, y)
+        margins = self.objective.margins(self.scores, x, y)
         hot = ops.one_hot(y, self.classes, dtype="bool")
         least = ops.min(ops.where(hot, ops.full_like(margins, float("inf")), margins), axis=-1)
         verified = ops.logical_and(least > 0, admitted)

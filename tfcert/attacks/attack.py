@@ -56,9 +56,10 @@ class Attack:
         """The worst points found.
 
         Args:
-            model: A model with one output, ``(batch, classes)``; runs in inference mode.
+            model: A model with one output, ``(batch, classes)``, or ``(batch, 1)`` for a logit or a
+                probability; runs in inference mode.
             x: Inputs, ``(batch, *input_shape)``.
-            y: Integer labels, ``(batch,)``.
+            y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones.
             seed: Decides all that is random, together with `batch_size`.
             batch_size: Inputs that are attacked together.
 

@@ -18,15 +18,17 @@ Scores = Callable[[Tensor], Tensor]
 
 
 def scores_of(model: keras.Model) -> Scores:
-    """The model in inference mode; behind a final softmax, the logarithm of its outputs.
+    """The model's scores (``heads.scored``) in inference mode.
 
-    The logarithm orders the classes alike. It undoes the softmax up to a constant, and with it the
-    gradients that vanish where the model is sure.
+    Where a softmax cannot be left out, the scores are the logarithm of its outputs. The logarithm
+    orders the classes alike. It undoes the softmax up to a constant, and with it the gradients that
+    vanish where the model is sure.
     """
-    softmax = heads.head_of(model).activation == "softmax"
+    found = heads.scored(model).model
+    softmax = heads.head_of(found).activation == "softmax"
 
     def scores(points: Tensor) -> Tensor:
-        outputs = model(points, training=False)
+        outputs = found(points, training=False)
         if keras.backend.standardize_dtype(outputs.dtype) in ("float16", "bfloat16"):
             outputs = ops.cast(outputs, "float32")  # sums over a batch would overflow
         if not softmax:
@@ -62,10 +64,10 @@ def check(
 
 
 def classes_of(model: keras.Model, x: Tensor) -> int:
-    """How many classes a model knows."""
+    """How many classes a model knows; two where it has a single output."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
-    outputs = getattr(model, "outputs", None)
+    outputs = getattr(heads.scored(model).model, "outputs", None)
     # A model that is written as a class tells its shapes only by running.
     outputs = outputs or keras.tree.flatten(model(x[:1], training=False))
     shapes = [tuple(output.shape) for output in outputs]

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend, checks, properties
+from tfcert import backend, checks, heads, properties
 from tfcert.bounds import calls, methods, propagation
 from tfcert.programs import programs_of
 from tfcert.regions import Region
@@ -73,15 +73,21 @@ def bound_margins(
     The difference is folded into the last affine layer. By intervals, and by sweeps but for rare
     cases, that is at least as tight as subtracting bounds of the two scores of the same kind.
 
+    Scores are logits: a final softmax is left out, which changes no order. A single output is a
+    logit z, or a probability behind a sigmoid; the scores are then 0 and z, and the margin of the
+    label y is ``(2 y - 1) z``.
+
     Args:
-        model: A built model with one output of shape ``(batch, classes)``.
+        model: A built model with one output of shape ``(batch, classes)``, or ``(batch, 1)``.
         x: Inputs, ``(batch, *input_shape)``.
-        y: Integer labels, ``(batch,)``, or an object of ``tfcert.properties``, whose margins are
-            bounded instead; labels are the same as ``tfcert.properties.ClassStays(labels)``.
+        y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones, or an object of
+            ``tfcert.properties``, whose margins are bounded instead; labels are the same as
+            ``tfcert.properties.ClassStays(labels)``.
         region: ``LpBall`` or ``Box``.
         method: As for ``bound``.
-        specification: Optional rows of other linear functions of the scores, ``(rows, classes)``
-            for all samples or ``(batch, rows, classes)``; y is then not used and may be None.
+        specification: Optional rows of other linear functions of the model's own outputs, ``(rows,
+            classes)`` for all samples or ``(batch, rows, classes)``; y is then not used and may be
+            None.
         statistics: As for ``bound``.
 
     Returns:
@@ -94,6 +100,9 @@ def bound_margins(
     >>> margins = tfcert.bound_margins(model, x, y, tfcert.LpBall(0.1), method="crown")
     >>> verified = keras.ops.all(keras.ops.where(one_hot_y, 1.0, margins) > 0, axis=-1)
     """
+    ranks = y.ranks if isinstance(y, properties.OutputProperty) else y is not None
+    if ranks and specification is None:
+        model = _scores(model, method)
     call = calls.prepare(model, x, region, method, statistics)
     classes = _classes(call)
     if isinstance(y, properties.OutputProperty):
@@ -149,9 +158,9 @@ def least_margins(
     for less work: rows that cannot decide the minimum are not swept.
 
     Args:
-        model: A built model with one output of shape ``(batch, classes)``.
+        model: As for ``bound_margins``.
         x: Inputs, ``(batch, *input_shape)``.
-        y: Integer labels, ``(batch,)``.
+        y: Labels, as for ``bound_margins``.
         region: ``LpBall`` or ``Box``.
         method: As for ``bound``.
         again: Whether more batches of this shape will follow, so that compiling pays at once.
@@ -163,13 +172,8 @@ def least_margins(
 
     >>> verified = tfcert.least_margins(model, x, y, tfcert.LpBall(0.1)) > 0
     """
-    call = calls.prepare(model, x, region, method, "moving")
+    call = calls.prepare(_scores(model, method), x, region, method, "moving")
     classes = _classes(call)
-    if classes < 2:
-        raise ValueError(
-            "A margin is between two classes: the model must have at least two scores. "
-            f"Received: output shape {model.output_shape}."
-        )
     labels = checks.as_labels(y, call.batch, classes)
     least = call.run("least", _least, labels, rows=classes, again=again)
     calls.check_numbers(call, [least])
@@ -211,6 +215,14 @@ def _least(
 ) -> Tensor:
     known = setting.moments(moments)
     return setting.method.least(setting.network, region, x, labels, moments=known)
+
+
+def _scores(model: keras.Model, method: Any) -> keras.Model:
+    """The model of the scores that decide the class."""
+    found = heads.scored(model)
+    if methods.get(method).float_safe:
+        found.check_rounding()
+    return found.model
 
 
 def _classes(call: calls.Call) -> int:

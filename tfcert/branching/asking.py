@@ -8,14 +8,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcert import checks
-from tfcert.network import network_of
+from tfcert import checks, heads
+from tfcert.network import checked_model, network_of
 from tfcert.properties import OutputProperty, Property
 from tfcert.properties.questions import Problem
 from tfcert.regions import Region
 from tfcert.types import ArrayLike
 
-__all__ = ["check_output", "problems_of"]
+__all__ = ["check_output", "problems_of", "subject_of"]
 
 
 def problems_of(
@@ -50,6 +50,17 @@ def problems_of(
     x = ops.cast(ops.convert_to_tensor(x), network.dtype)
     checks.check_inputs(x, shape, model.name)
     return asked.problems(x, region, outputs)
+
+
+def subject_of(model: Any, asked: Any, float_safe: bool = False) -> keras.Model:
+    """The model that a property is about: that of the scores where only their order counts."""
+    checked_model(model)
+    if not isinstance(asked, OutputProperty) or not asked.ranks:
+        return model
+    found = heads.scored(model)
+    if float_safe:
+        found.check_rounding()
+    return found.model
 
 
 def check_output(model: keras.Model) -> None:

@@ -38,7 +38,8 @@ class Counterexample:
     Attributes:
         point: The input, in the shape of the model's inputs without a batch axis, float64. It lies
             in the region; the model is given the nearest numbers of its own type.
-        outputs: What the model returns for it, as executed.
+        outputs: What the model returns for it, as executed; for a property of the outputs' order
+            the scores before a final softmax, or 0 and z for a single output z.
         exact: What the same network returns in float64; None where there is no float64.
     """
 

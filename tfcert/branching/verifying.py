@@ -15,7 +15,7 @@ from keras import ops
 
 from tfcert.bounds import bound_margins, methods
 from tfcert.branching import attacking
-from tfcert.branching.asking import check_output, problems_of
+from tfcert.branching.asking import check_output, problems_of, subject_of
 from tfcert.branching.boxes import BoxSplitter, free_inputs
 from tfcert.branching.certificates import Certificate
 from tfcert.branching.checking import Referee
@@ -26,7 +26,7 @@ from tfcert.branching.rows import Rows
 from tfcert.branching.search import Found, Limits, Progress, search
 from tfcert.branching.splitter import Splitter
 from tfcert.branching.units import UnitSplitter
-from tfcert.network import checked_model, network_of
+from tfcert.network import network_of
 from tfcert.properties import OutputProperty, Property
 from tfcert.properties.questions import Problem
 from tfcert.regions import Box, Region
@@ -90,7 +90,9 @@ def verify(
     all parts are proved, a counterexample is found, or the time is up.
 
     Args:
-        model: A built model with one output, ``(batch, outputs)``.
+        model: A built model with one output, ``(batch, outputs)``. Where the property asks for the
+            order of the outputs alone, such as ``ClassStays``, a final softmax is left out, and a
+            single output z, a logit or behind a sigmoid, has the scores 0 and z.
         asked: What has to hold: from ``tfcert.properties.read_vnnlib``, which says for which
             inputs, or another object of ``tfcert.properties``, which holds around x.
         x: Inputs, ``(batch, *input_shape)``; the property must hold around each of them.
@@ -121,7 +123,9 @@ def verify(
     >>> outcome.verdict, outcome.bound
     """
     begin = time.monotonic()
-    check_output(checked_model(model))
+    method = methods.get(method)
+    model = subject_of(model, asked, method.float_safe)
+    check_output(model)
     if time_limit is not None and not time_limit > 0:
         raise ValueError(
             f"`time_limit` must be seconds > 0, or None. Received: time_limit={time_limit}."
@@ -134,7 +138,6 @@ def verify(
             f"`batch_size` must be an integer >= 2, or None. Received: batch_size={batch_size!r}."
         )
     problems = problems_of(model, asked, x, region)
-    method = methods.get(method)
     proof = None if certificate is None else Certificate(certificate, model, asked, method)
     if proof is not None and recorder is not None:
         raise ValueError(
@@ -184,7 +187,8 @@ def find_counterexample(
     >>> asked = tfcert.properties.OutputRange(upper=10.0)
     >>> found = tfcert.branching.find_counterexample(model, asked, x, tfcert.LpBall(0.1))
     """
-    check_output(checked_model(model))
+    model = subject_of(model, asked)
+    check_output(model)
     for name, value, least in (("steps", steps, 1), ("starts", starts, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")

@@ -75,8 +75,9 @@ def certify(
         model: A built model with one output of shape ``(batch, classes)``, logits or behind a
             softmax; or ``(batch, 1)`` for two classes.
         x: Inputs, ``(batch, *input_shape)``; computed with in the model's float type.
-        y: Integer labels, ``(batch,)``; or another property of the outputs, an object of
-            ``tfcert.properties``. "misclassified" then says that the input itself breaks it.
+        y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones; or another property of
+            the outputs, an object of ``tfcert.properties``. "misclassified" then says that the
+            input itself breaks it.
         region: ``LpBall`` or ``Box``, the same for all inputs or with sizes or limits per sample.
         method: "auto": IBP, CROWN-IBP, CROWN and alpha-CROWN in this order. Or one method or a
             list of them, names or objects of ``tfcert.methods``. "complete", alone or as the last

@@ -96,7 +96,7 @@ def _goal(subject: Subject, y: Any, inputs: int) -> Goal:
     if isinstance(y, OutputProperty) and not y.is_class():
         return Outputs(subject, y, inputs)
     labels = y.labels(inputs) if isinstance(y, OutputProperty) else ops.convert_to_numpy(y)
-    labels = np.asarray(labels)
+    labels = checks.integer_labels(np.asarray(labels), subject.classes)
     checks.check_labels(labels, inputs, subject.classes)
     return Classes(subject, labels.astype("int64"))
 

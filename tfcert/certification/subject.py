@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfcert import heads
-from tfcert.network import Network, derived_from, network_of
+from tfcert.network import Network, network_of
 from tfcert.programs import programs_of
 
 __all__ = ["Subject"]
@@ -19,9 +19,8 @@ __all__ = ["Subject"]
 class Subject:
     """A model, the scores that decide its class, and its predictions.
 
-    A final softmax is left out of the scores, since it changes no order. A model with a single
-    output is a binary classifier: class 1 where the output, a logit or behind a sigmoid a
-    probability, is above 0 or 1/2.
+    The scores are those of ``heads.scored``: without a final softmax, and two of a model with a
+    single output.
 
     Args:
         model: A built model with one output, ``(batch, classes)`` or ``(batch, 1)``.
@@ -38,9 +37,10 @@ class Subject:
                 f"Received: output shape {model.output_shape}."
             )
         self.model = model
-        self.scores, self.threshold = (
-            _scores_of(model, shape[0], float_safe) if ranks else (model, None)
-        )
+        scored = heads.scored(model) if ranks else heads.Scored(model)
+        if float_safe:
+            scored.check_rounding()
+        self.scores, self.threshold = scored.model, scored.threshold
         self.network: Network = network_of(self.scores)
         self.classes: int = self.network.outputs.shape[0]
         self.dtype: str = self.network.dtype
@@ -83,56 +83,3 @@ def margins_of(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         margins = right - others.max(axis=-1)
     return np.where(np.isnan(margins), -np.inf, margins)  # Of two infinite scores.
-
-
-def _scores_of(
-    model: keras.Model, outputs: int, float_safe: bool
-) -> tuple[keras.Model, float | None]:
-    """The model of the scores; for one output also the threshold between the classes."""
-    head = heads.head_of(model)
-    ending = head.activation
-    strips = ending == ("softmax" if outputs > 1 else "sigmoid")
-    if strips and float_safe:
-        raise NotImplementedError(
-            f"Model {model.name!r} ends in {ending}, whose rounding float_safe does not cover. "
-            "Certify, and deploy, the model that ends in logits."
-        )
-    if outputs == 1 and ending in ("softmax", "relu"):
-        raise ValueError(
-            "`model` must return a logit or a probability where it has one output. "
-            f"Received: model {model.name!r}, which ends in {ending}."
-        )
-    if strips and outputs == 1 and not head.removable:
-        raise NotImplementedError(
-            f"Model {model.name!r} ends in a function {ending} that is not Keras's own, so tfcert "
-            "cannot bound the logit before it. Certify the model that ends in the logit."
-        )
-    strips = strips and head.removable
-    if outputs > 1 and not strips:
-        return model, None
-    # Kept with the model, so that compiled bounds are used again.
-    scores, copies = derived_from(model).once(_stripped if strips else _paired)
-    for layer, copy in copies:
-        copy.set_weights(layer.get_weights())
-    threshold = 0.5 if ending == "sigmoid" else 0.0
-    return scores, threshold if outputs == 1 else None
-
-
-def _stripped(model: keras.Model) -> tuple[keras.Model, list]:
-    """The model of the scores where the model ends in an activation, and the copied layers."""
-    scores, copies = heads.without_activation(model)
-    return (scores if model.output_shape[-1] > 1 else _pair(scores)), copies
-
-
-def _paired(model: keras.Model) -> tuple[keras.Model, list]:
-    """The model of two scores where the model gives one logit."""
-    return _pair(model), []
-
-
-def _pair(logit: keras.Model) -> keras.Model:
-    """Scores 0 and z of a model with the output z: class 1 where z > 0."""
-    layer = keras.layers.Dense(2, use_bias=False, trainable=False, dtype=logit.dtype_policy)
-    inputs = keras.Input(tuple(logit.input_shape[1:]), dtype=logit.inputs[0].dtype)
-    pair = keras.Model(inputs, layer(logit(inputs)))
-    layer.set_weights([np.array([[0.0, 1.0]])])
-    return pair

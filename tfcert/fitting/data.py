@@ -162,9 +162,7 @@ def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tup
     checks.check_inputs(x, tuple(trainer.model.input_shape[1:]), trainer.model.name)
     if y is None:
         raise ValueError(_NO_LABELS)
-    y = np.asarray(ops.convert_to_numpy(y))
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
+    y = checks.integer_labels(np.asarray(ops.convert_to_numpy(y)), trainer.classes)
     checks.check_labels(y, len(x), trainer.classes)
     trainer.objective.check_inputs(x)
     if sample_weight is None:
@@ -267,19 +265,17 @@ def _check_length(trainer: Any, epochs: int, first: int, steps_per_epoch: int) -
 
 
 def labels(y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Integer labels, ``(batch,)``, also from a column of them, and which of them exist.
+    """Integer labels, ``(batch,)``, also from one-hot rows, and which of them exist.
 
     Others become 0.
     """
     if y is None:
         raise ValueError(_NO_LABELS)
-    y = ops.convert_to_tensor(y)
-    if len(y.shape) == 2 and y.shape[1] == 1:
-        y = y[:, 0]
+    y = checks.integer_labels(ops.convert_to_tensor(y), classes)
     if len(y.shape) != 1:
         raise ValueError(
-            "Labels must be integers of shape (batch,). "
-            f"Received: shape {tuple(y.shape)}. One-hot labels: map them with argmax(-1)."
+            f"Labels must be integers of shape (batch,), or one-hot rows of {classes} classes. "
+            f"Received: shape {tuple(y.shape)}."
         )
     y = ops.cast(y, "int32")
     known = ops.logical_and(y >= 0, y < classes)

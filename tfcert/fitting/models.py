@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ __all__ = ["check_model"]
 
 
 def check_model(model: keras.Model, bounded: bool) -> None:
-    """Raises unless an objective can train the model.
+    """Raises unless an objective can train the model; says where an activation is left out.
 
     Args:
         model: The model.
@@ -34,11 +35,6 @@ def check_model(model: keras.Model, bounded: bool) -> None:
             "Training needs a model with one output of shape (batch, classes). "
             f"Received: output shape {model.output_shape}."
         )
-    if output[1] == 1:
-        raise ValueError(
-            f"Model {model.name!r} has a single score. Train two classes with two logits: replace "
-            "the last layer by keras.layers.Dense(2) without activation, and use labels 0 and 1."
-        )
     for layer in graph.layers_of(model):
         if graph.is_written_by_keras(type(layer)) and _augments(layer, bounded):
             raise ValueError(
@@ -56,11 +52,17 @@ def check_model(model: keras.Model, bounded: bool) -> None:
                 "your own; regularizers of weights are fine."
             )
     head = heads.head_of(model)
-    if head.activation in ("softmax", "log_softmax", "sigmoid"):
+    if ending := heads.scored(model).ending:
+        warnings.warn(
+            f"Model {model.name!r} ends in {ending}. Its logits are trained, with the same "
+            f"weights: the loss leaves {ending} out, and the model keeps it.",
+            stacklevel=3,
+        )
+    elif head.activation in ("softmax", "log_softmax", "sigmoid"):
         raise ValueError(
-            f"Model {model.name!r} ends in {head.activation} (layer {head.operation.name!r}). "
-            "Objectives train logits: leave that activation out (the class with the largest score "
-            "stays the same), and add it behind the trained model where probabilities are wanted."
+            f"Model {model.name!r} ends in {head.activation} (layer {head.operation.name!r}), "
+            "which cannot be left out. Objectives train logits: build the model without that "
+            "activation (the class with the largest score stays the same)."
         )
 
 

@@ -30,7 +30,7 @@ class Batch:
     attack and the loss that it serves therefore see the same network.
 
     Attributes:
-        model: The user's model.
+        model: Gives the user's scores: the user's own model, without a final softmax.
         x: Inputs.
         y: Integer labels, ``(batch,)``.
         logits: What the objective's ``first_pass`` gave: by default ``model(x)``, in training mode

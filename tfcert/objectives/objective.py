@@ -89,7 +89,7 @@ class Objective:
         """Called once by the trainer, before training; may add variables to it."""
         if self.region is not None:
             method = methods.get(self.settings.validation_method or self.default_method)
-            method.check_layers(network_of(trainer.model))
+            method.check_layers(network_of(trainer.scores))
 
     def check_inputs(self, x: Any) -> None:
         """Raises a ValueError where inputs, concrete arrays, cannot be trained on."""

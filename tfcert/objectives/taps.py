@@ -114,7 +114,7 @@ class TAPS(IBP):
     def build(self, trainer: Any) -> None:
         super().build(trainer)
         if self.trailing_layers != 0:
-            split_node(network_of(trainer.model), self.trailing_layers)
+            split_node(network_of(trainer.scores), self.trailing_layers)
 
     def training_method(self) -> Any:
         return self.intervals

@@ -217,7 +217,7 @@ class TightRelaxation(CrownIBP):
         super().build(trainer)
         if self.weights["feasibility_weight"].is_zero:
             return
-        network = network_of(trainer.model)
+        network = network_of(trainer.scores)
         known = set(_relu_nodes(network))
         for node in network.nodes:
             if isinstance(node.primitive, Nonlinear) and node not in known:

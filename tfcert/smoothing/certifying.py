@@ -126,9 +126,9 @@ def certify_set(
     >>> result.certified_accuracy(0.5)
     """
     x, classes = smoothed.checked(x)
-    y = np.asarray(y)
-    checks.check_labels(y, len(x), classes)
-    y, places = y.astype("int64"), checked_places(index, len(x)).astype("int64")
+    labels = checks.integer_labels(np.asarray(y), classes)
+    checks.check_labels(labels, len(x), classes)
+    labels, places = labels.astype("int64"), checked_places(index, len(x)).astype("int64")
     if len(np.unique(places)) < len(places):
         raise ValueError("`index` must not repeat a number.")
     if verbose not in (0, 1):
@@ -137,7 +137,7 @@ def certify_set(
     sampling["adaptive"] = checked_adaptive(adaptive) or False
     smoothed.check_sampling(**sampling)
     settings = _settings(smoothed, sampling)
-    run = _Run(places, y)
+    run = _Run(places, labels)
     if log is None:
         run.certify(smoothed, x, sampling, lambda entries: None, verbose)
         return run.result(settings)
@@ -145,10 +145,10 @@ def certify_set(
         **(facts or {}),
         "hashes": {
             "model": identity.of_model(smoothed.model),
-            "data": identity.of_arrays(x, y, places),
+            "data": identity.of_arrays(x, labels, places),
             "settings": identity.of_settings(settings),
         },
-        "inputs": len(y),
+        "inputs": len(labels),
         "settings": settings,
     }
     with logs.Writer(log, "smoothing", known, provenance.session()) as writer:
