@@ -33,12 +33,12 @@ class LayersTest(ErrorsTest):
 
     def test_unsupported_layer(self):
         text = (
-            r"Layer 'my_lstm' \(LSTM\) has no bound rule. Register one with "
-            "tfcert.register_affine, register_activation, register_monotone or register_rule, or "
-            r"give the layer a method propagate_interval\(bounds\). Supported layers: "
-            ".*Conv2D.*Dense"
+            r"Layer 'my_resizing' \(Resizing\) has no bound rule. Apply it to the data before the "
+            "model, .* Or register a rule with tfcert.register_rule, .* or give the layer a method "
+            r"propagate_interval\(bounds\): docs/adding_a_rule.md shows each. Attacks .* and "
+            "smoothing .* work for any model"
         )
-        model = model_of(layers.LSTM(2, name="my_lstm"), shape=(3, 2))
+        model = model_of(layers.Resizing(4, 4, name="my_resizing"), shape=(3, 3, 1))
         self.check(NotImplementedError, text, model)
 
     def test_other_unsupported_layers(self):

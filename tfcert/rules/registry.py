@@ -17,6 +17,7 @@ from keras import ops
 
 from tfcert import graph
 from tfcert.relaxations import Curve
+from tfcert.rules import advice
 from tfcert.rules.linear import Declared
 from tfcert.rules.nonlinear import Elementwise, Opaque
 from tfcert.rules.primitives import Node, Primitive
@@ -227,19 +228,19 @@ def _opaque_rule(layer: Any, *args: Any, **kwargs: Any) -> Node:
 
 
 def _unsupported(operation: Any) -> str:
-    names = sorted(key.__name__ for key in _RULES if isinstance(key, type))
+    kind = type(operation).__name__
     base = next((c.__name__ for c in type(operation).__mro__[1:] if c in _RULES), None)
-    hint = (
-        f" Its base class {base} has a rule, but a subclass may compute something else; if it does "
-        f"not, register the rule for {type(operation).__name__} too."
+    todo = (
+        f"Its base class {base} has a rule, but a subclass may compute something else; if it does "
+        f"not, register the rule for {kind} too."
         if base
-        else ""
+        else advice.advice_on(operation)
     )
     return (
-        f"Layer {operation.name!r} ({type(operation).__name__}) has no bound rule.{hint} Register "
-        "one with tfcert.register_affine, register_activation, register_monotone or register_rule, "
-        "or give the layer a method propagate_interval(bounds). "
-        f"Supported layers: {', '.join(names)}; and the keras.ops functions listed in the docs."
+        f"Layer {operation.name!r} ({kind}) has no bound rule. {todo} Or register a rule with "
+        "tfcert.register_rule, register_affine, register_activation or register_monotone, or give "
+        "the layer a method propagate_interval(bounds): docs/adding_a_rule.md shows each. "
+        f"{advice.ANYWAY}"
     )
 
 
