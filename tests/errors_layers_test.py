@@ -44,16 +44,12 @@ class LayersTest(ErrorsTest):
     def test_other_unsupported_layers(self):
         for layer, shape in (
             (layers.Embedding(3, 2), (4,)),
-            (layers.MultiHeadAttention(1, 2), None),
             (layers.Resizing(4, 4), (3, 3, 1)),
             (layers.Masking(), (3, 2)),
             (layers.GroupNormalization(1), (4,)),
             (layers.UnitNormalization(), (4,)),
         ):
-            if shape is None:
-                model = functional(lambda x, layer=layer: layer(x, x), shape=(3, 2))
-            else:
-                model = model_of(layer, shape=shape)
+            model = model_of(layer, shape=shape)
             name = type(layer).__name__
             self.check(NotImplementedError, rf"Layer '.*' \({name}\) has no bound rule", model)
 
@@ -205,6 +201,31 @@ class BatchTest(ErrorsTest):
         self.refused(lambda x: ops.reshape(x, (-1, 2)), "moves entries between samples")
         self.refused(lambda x: ops.reshape(x, (2, 4)), "moves entries between samples")
         self.refused(lambda x: ops.einsum("bi,bj->ij", x, np.ones((1, 3), "float32")), "batch axis")
+
+    def test_products_of_two(self):
+        def refuses(equation, text):
+            self.refused(lambda x: ops.einsum(equation, x, 2.0 * x), text)
+
+        refuses("bi,bj->ij", "batch axis")
+        refuses("bi,ci->bc", "batch axis")
+        refuses("bi,ji->bj", "batch axis")
+        refuses("bi,bj->bi", "sums one of its values alone")
+        self.refused(lambda x: ops.einsum("bii,bi->bi", x[:, None] * x[:, :, None], x), "diagonal")
+        self.refused(lambda x: ops.matmul(x, 2.0 * x[:, :, None]), "at least 3")
+
+    def test_masks_of_attention(self):
+        def attends(mask):
+            layer = layers.MultiHeadAttention(1, 2)
+            return lambda x: layer(x[:, :, None], x[:, :, None], attention_mask=mask(x))
+
+        self.refused(attends(lambda x: x[:, :, None] * x[:, None]), "computed from the input")
+        self.refused(attends(lambda x: np.ones((2, 4, 4), bool)), "differs from sample to sample")
+        self.refused(attends(lambda x: np.zeros((1, 4, 4), bool)), "a query without any key")
+        layer = layers.MultiHeadAttention(1, 2, attention_axes=2)
+        self.refused(
+            lambda x: layer(x[:, None, :, None], x[:, None, :, None], use_causal_mask=True),
+            "attention over axis 1 alone",
+        )
 
     def test_axes_that_do_not_line_up(self):
         for operator in (ops.add, ops.subtract, ops.multiply, ops.divide, ops.maximum, ops.minimum):

@@ -117,6 +117,13 @@ def test_what_has_no_analysis_is_refused_by_name(kind):
             tfcert.bound(model, x, tfcert.LpBall(0.1), method)
 
 
+def test_attention_is_refused_by_name():
+    entry = keras.Input((3, 2))
+    model = keras.Model(entry, layers.MultiHeadAttention(1, 2, name="culprit")(entry, entry))
+    with pytest.raises(NotImplementedError, match="'culprit'.*float_safe"):
+        tfcert.bound(model, np.ones((1, 3, 2), "float32"), tfcert.LpBall(0.1), IBP)
+
+
 def test_lora_is_refused_by_name():
     layer = layers.Dense(3, name="adapted")
     model = keras.Sequential([keras.Input((4,)), layer])

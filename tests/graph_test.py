@@ -110,6 +110,23 @@ class KerasInternalsTest(absltest.TestCase):
             for name, value in fields.items():
                 self.assertEqual(getattr(operation, name), value)
 
+    def test_parts_of_attention(self):
+        entry = keras.Input((5, 6))
+        layer = keras.layers.MultiHeadAttention(2, 3, sliding_window=2)
+        layer(entry, entry)
+        parts = graph.attention_parts(layer)
+        self.assertEqual((parts.dot, parts.combine), ("aecd,abcd->acbe", "acbe,aecd->abcd"))
+        self.assertEqual((parts.axes, parts.window, parts.repeats), ((1,), 2, 1))
+        self.assertIs(parts.query, layer.query_dense)
+        self.assertAlmostEqual(parts.scale, 3**-0.5)
+        self.assertIsNone(parts.gate)
+        layer = keras.layers.GroupQueryAttention(3, 4, 2, use_gate=True)
+        layer(entry, entry)
+        parts = graph.attention_parts(layer)
+        self.assertEqual((parts.dot, parts.combine), ("bquh,bkuh->buqk", "buqk,bkuh->bquh"))
+        self.assertEqual((parts.axes, parts.window, parts.repeats), ((1,), None, 2))
+        self.assertEqual(parts.gate.activation, keras.activations.sigmoid)
+
     def test_tensors_know_the_call_that_made_them(self):
         shared = dense(4, "shared")
         entry = keras.Input((4,))

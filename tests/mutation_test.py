@@ -17,7 +17,9 @@ from tfcert.layers import point_kernels as kernels_of_points
 from tfcert.regions import LpBall, geometry
 from tfcert.relaxations import curve, piecewise
 from tfcert.rules import (
+    attention,
     building,
+    contraction,
     distance,
     linear,
     linear_maps,
@@ -25,6 +27,7 @@ from tfcert.rules import (
     normalization,
     pooling,
     rows,
+    simplex,
     windows,
 )
 from tfcert.rules.interval import Interval
@@ -113,6 +116,14 @@ def _first_two_corners(original):
         return Interval.from_ends(ops.minimum(low, high), ops.maximum(low, high))
 
     return interval
+
+
+def _first_two_corners_alone(original):
+    def ends(x, y):
+        low, high = x.lower * y.lower, x.upper * y.upper
+        return ops.minimum(low, high), ops.maximum(low, high)
+
+    return ends
 
 
 def _wrong_offset(original):
@@ -311,7 +322,7 @@ MUTANTS = {
         bounds("max_pooling2d_same", ALONE, "ibp"),
     ),
     "tangent and chord of a softmax swapped": Mutant(
-        nonlinear.LogSumExp,
+        simplex.LogSumExp,
         "relax",
         result(lambda found: (*found[2:], *found[:2])),
         bounds("softmax_layer", CHAIN, "crown"),
@@ -319,8 +330,48 @@ MUTANTS = {
     "ends of a softmax": Mutant(
         building,
         "_log_one_plus_others",
-        lambda original: lambda own, others: original(own, own),
+        lambda original: lambda own, others, present=None: original(own, own, present),
         bounds("activation_log_softmax", ALONE, "ibp"),
+    ),
+    "what entries of a softmax share is lost": Mutant(
+        simplex.UnitSum,
+        "backward",
+        result(lambda found: (found[0], 0.0 * found[1])),
+        bounds("multi_head_attention", ALONE, "crown-ibp"),
+    ),
+    # Attention.
+    "two of four corners of a matrix product": Mutant(
+        contraction, "product_ends", _first_two_corners_alone, bounds("ops_matmul_of_two", ALONE)
+    ),
+    "weights of any sign taken for positive ones": Mutant(
+        building,
+        "Contraction",
+        lambda original: lambda equation, positive: original(equation, positive=True),
+        bounds("ops_matmul_of_two", ALONE, "ibp"),
+    ),
+    "no remainder of a matrix product": Mutant(
+        contraction.Contraction,
+        "relax",
+        result(lambda found: (*found[:3], 0.0 * found[3])),
+        bounds("ops_matmul_of_two", ALONE, "crown"),
+    ),
+    "factors of a matrix product swapped": Mutant(
+        contraction.Contraction,
+        "relax",
+        result(lambda found: (found[1], found[0], *found[2:])),
+        bounds("ops_einsum_of_two_all", ALONE, "crown"),
+    ),
+    "masked positions take part in the sum": Mutant(
+        building,
+        "LogSumExp",
+        lambda original: lambda present: original(None),
+        bounds("multi_head_attention_mask", ALONE, "crown-ibp"),
+    ),
+    "a causal mask turned over": Mutant(
+        attention,
+        "causal",
+        result(np.transpose),
+        bounds("multi_head_attention_causal", ALONE, "ibp"),
     ),
     # Distances.
     "the formula of p = inf at a finite p": Mutant(

@@ -21,13 +21,23 @@ import keras
 import numpy as np
 from keras import layers
 
-from tests import rule_cases_convolutions, rule_cases_layers, rule_cases_operations
+from tests import (
+    rule_cases_attention,
+    rule_cases_convolutions,
+    rule_cases_layers,
+    rule_cases_operations,
+)
 from tests.rule_cases_support import ALONE, CHAIN, MAP, Case, Cases
 
 __all__ = ["ALONE", "CASES", "CHAIN", "MAP", "Case", "build", "dtype_of_new_layers", "randomise"]
 
 CASES = Cases()
-for _family in (rule_cases_convolutions, rule_cases_layers, rule_cases_operations):
+for _family in (
+    rule_cases_attention,
+    rule_cases_convolutions,
+    rule_cases_layers,
+    rule_cases_operations,
+):
     for _name, _case in _family.CASES.items():
         CASES.put(_name, _case)
 

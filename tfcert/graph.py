@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import keras
 
 __all__ = [
+    "AttentionParts",
     "Settings",
     "Origin",
     "Visit",
+    "attention_parts",
     "check_dtypes",
     "interpret",
     "is_operation_of_keras",
@@ -159,6 +161,58 @@ def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
     """Where the model's layers take their random numbers from, such as Dropout."""
     known = [g for layer in [model, *layers_of(model)] for g in layer._seed_generators]
     return list({id(generator): generator for generator in known}.values())
+
+
+class AttentionParts(NamedTuple):
+    """What a layer of multi-head attention is made of.
+
+    Attributes:
+        query: The layer that projects queries; so do ``key`` and ``value``.
+        key: See query.
+        value: See query.
+        output: The layer that projects the result.
+        gate: The layer that gives factors of the result; None without.
+        dot: The einsum of queries and keys that gives scores.
+        key_first: Whether keys are its first operand.
+        combine: The einsum of weights and values.
+        axes: The axes of the query that attention runs over, counted with the batch axis.
+        scale: Factor of the queries.
+        repeats: How many heads of queries share one of keys and values.
+        window: How far a position sees; None: everywhere.
+    """
+
+    query: keras.layers.Layer
+    key: keras.layers.Layer
+    value: keras.layers.Layer
+    output: keras.layers.Layer
+    gate: keras.layers.Layer | None
+    dot: str
+    key_first: bool
+    combine: str
+    axes: tuple[int, ...]
+    scale: float
+    repeats: int
+    window: int | None
+
+
+def attention_parts(layer: keras.layers.Layer) -> AttentionParts:
+    """The parts of a ``MultiHeadAttention`` or a ``GroupQueryAttention``."""
+    grouped = isinstance(layer, keras.layers.GroupQueryAttention)
+    gated = layer.use_gate if grouped else layer._use_gate
+    return AttentionParts(
+        query=layer._query_dense,
+        key=layer._key_dense,
+        value=layer._value_dense,
+        output=layer._output_dense,
+        gate=layer._gate_dense if gated else None,
+        dot=layer._dot_product_equation,
+        key_first=not grouped,
+        combine=layer._combine_equation,
+        axes=(1,) if grouped else tuple(layer._attention_axes),
+        scale=layer._inverse_sqrt_head_dim if grouped else layer._inverse_sqrt_key_dim,
+        repeats=layer.num_repeats if grouped else 1,
+        window=layer.sliding_window if grouped else layer._sliding_window,
+    )
 
 
 def is_written_by_keras(part: Any) -> bool:

@@ -89,6 +89,10 @@ class Network:
                 for place, source in enumerate(node.inputs):
                     self.reads[source].append((node, place))
         self.largest = max(math.prod(node.shape) for node in self.nodes)
+        self.workspace = max(
+            node.primitive.workspace([source.shape for source in node.inputs])
+            for node in self.nodes
+        )
 
     def _mixing(self, node: Node) -> tuple[int, bool]:
         """How many layers that mix entries lie before a node; -1: it is behind a nonlinear one.

@@ -108,7 +108,7 @@ class Method:
     def entries(self, network: Network, rows: int) -> int:
         """Numbers that one sample takes, where so many rows of the outputs are bounded."""
         del rows
-        return 4 * sum(math.prod(node.shape) for node in network.nodes)
+        return 4 * (sum(math.prod(node.shape) for node in network.nodes) + network.workspace)
 
     def samples_at_once(self, network: Network, rows: int) -> int:
         """Samples that fit into ``max_memory`` together.

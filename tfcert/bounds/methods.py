@@ -74,7 +74,7 @@ class Backward(Method):
 
     def entries(self, network: Network, rows: int) -> int:
         nodes = [math.prod(node.shape) for node in network.nodes]
-        return 6 * rows * max(nodes) + 8 * sum(nodes)
+        return 6 * rows * max(nodes) + 8 * sum(nodes) + 4 * network.workspace
 
     def begin(
         self, network: Network, region: Region, bound: BoundRegion, **settings: Any
@@ -203,7 +203,8 @@ class AlphaCrown(Crown):
             )
 
     def entries(self, network: Network, rows: int) -> int:
-        return 10 * rows * sum(math.prod(node.shape) for node in network.nodes)
+        nodes = [math.prod(node.shape) for node in network.nodes]
+        return 10 * rows * sum(nodes) + 4 * network.workspace
 
     def first_call_at_once(self, network: Network, batch: int) -> bool:
         return super().first_call_at_once(network, batch) and not self.optimize_intermediate

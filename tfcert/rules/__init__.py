@@ -8,6 +8,7 @@ To give a layer of your own a rule, compose the functions of this module:
 
 from tfcert.rules import (
     activations,
+    attention,
     distance,
     kernels,
     merging,
@@ -63,4 +64,14 @@ __all__ = [
 ]
 
 # Imported for the rules that they register.
-_FAMILIES = (activations, distance, kernels, merging, normalization, operators, pooling, shape)
+_FAMILIES = (
+    activations,
+    attention,
+    distance,
+    kernels,
+    merging,
+    normalization,
+    operators,
+    pooling,
+    shape,
+)

@@ -22,9 +22,6 @@ ADVICE: dict[tuple[str, ...], str] = {
         "Its function could not be read. Write the function with keras.ops alone, or write a layer "
         "and give it a rule."
     ),
-    ("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention"): (
-        "Attention has no rule yet. Bound the part of the model before it or behind it."
-    ),
     (
         *("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "StackedRNNCells"),
         *("LSTMCell", "GRUCell", "SimpleRNNCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),

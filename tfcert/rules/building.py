@@ -12,10 +12,12 @@ from keras import ops
 
 from tfcert import backend, relaxations
 from tfcert.rules import registry
+from tfcert.rules.contraction import Contraction, Equation
 from tfcert.rules.interval import Interval
 from tfcert.rules.linear import Matrix, Rearrange, Scale, Sum, read
-from tfcert.rules.nonlinear import Elementwise, LogSumExp, MaxReduce, Product
+from tfcert.rules.nonlinear import Elementwise, MaxReduce, Product
 from tfcert.rules.primitives import Constant, Node
+from tfcert.rules.simplex import LogSumExp, UnitSum
 from tfcert.types import Operand, Tensor
 
 __all__ = [
@@ -26,7 +28,9 @@ __all__ = [
     "constant",
     "curve",
     "dense",
+    "einsum",
     "log_softmax",
+    "matmul",
     "maximum",
     "multiply",
     "rearrange",
@@ -270,14 +274,14 @@ def _keep(result: Node, x: Node, axis: int | Sequence[int]) -> Node:
     return reshape(result, shape)
 
 
-def _log_softmax_ends(x: Interval) -> tuple[Any, Any]:
+def _log_softmax_ends(x: Interval, present: Any = None) -> tuple[Any, Any]:
     """Exact ends over the last axis: entry i low, all others high, and the reverse."""
-    low_i = -_log_one_plus_others(x.lower, x.upper)
-    high_i = -_log_one_plus_others(x.upper, x.lower)
+    low_i = -_log_one_plus_others(x.lower, x.upper, present)
+    high_i = -_log_one_plus_others(x.upper, x.lower, present)
     return low_i, high_i
 
 
-def _log_one_plus_others(own: Any, others: Any) -> Any:
+def _log_one_plus_others(own: Any, others: Any, present: Any = None) -> Any:
     """``log(1 + sum_{j != i} exp(others_j - own_i))`` without forming all pairs.
 
     The sum over the others comes from cumulative sums of both sides, so that nothing cancels.
@@ -285,6 +289,9 @@ def _log_one_plus_others(own: Any, others: Any) -> Any:
     size = own.shape[-1]
     if size == 1:
         return ops.zeros_like(own)
+    if present is not None:
+        minus = ops.cast(float("-inf"), others.dtype)
+        others = ops.where(ops.convert_to_tensor(present), others, minus)
     top = ops.max(others, axis=-1, keepdims=True)
     weights = ops.exp(others - top)
     zero = ops.zeros_like(weights[..., :1])
@@ -301,19 +308,63 @@ def log_softmax(x: Node, axis: int | Sequence[int] = -1) -> Node:
     return restore(_log_softmax_last(moved))
 
 
-def _log_softmax_last(moved: Node) -> Node:
-    norm = registry.apply(LogSumExp(), moved)
+def _log_softmax_last(moved: Node, present: np.ndarray | None = None) -> Node:
+    """The log of the softmax over the last axis; 0 for entries that are not present."""
+    norm = registry.apply(LogSumExp(present), moved)
     spread = rearrange(lambda t: ops.repeat(t[..., None], moved.shape[-1], axis=-1), norm)
     result = subtract(moved, spread)
-    return Node(
-        result.primitive,
-        result.inputs,
-        result.shape,
-        enclosure=(lambda x: Interval.from_ends(*_log_softmax_ends(x)), (moved,)),
-    )
+    if present is not None:
+        result = scale(result, present)
+
+    def within(x: Interval) -> Interval:
+        ends = _log_softmax_ends(x, present)
+        if present is not None:
+            ends = tuple(ops.where(ops.convert_to_tensor(present), end, 0.0) for end in ends)
+        return Interval.from_ends(*ends)
+
+    return Node(result.primitive, result.inputs, result.shape, enclosure=(within, (moved,)))
 
 
-def softmax(x: Node, axis: int | Sequence[int] = -1) -> Node:
-    """``exp(log_softmax(x))``."""
+def softmax(x: Node, axis: int | Sequence[int] = -1, present: np.ndarray | None = None) -> Node:
+    """``exp(log_softmax(x))``, whose entries sum to 1.
+
+    Args:
+        x: The node.
+        axis: One axis, or several that are taken as one, counted with the batch axis.
+        present: Boolean array that broadcasts against x without batch axis: the entries that take
+            part, at least one of each sum. The others have the weight 0. None: all.
+    """
     moved, restore = to_last(x, axis)
-    return restore(curve(relaxations.CURVES["exponential"], _log_softmax_last(moved)))
+    if present is not None:
+        whole = np.broadcast_to(present, x.shape)[None]
+        present = ops.convert_to_numpy(moved.primitive.apply((), whole))[0].astype("bool")
+    result = curve(relaxations.CURVES["exponential"], _log_softmax_last(moved, present))
+    if present is not None:
+        result = scale(result, present)
+    return restore(registry.apply(UnitSum(), result))
+
+
+def einsum(subscripts: str, first: Node, second: Node, *, positive: bool = False) -> Node:
+    """``einsum`` of two nodes, whose batch axes come first.
+
+    Args:
+        subscripts: As for ``keras.ops.einsum``.
+        first: A node.
+        second: A node.
+        positive: Whether the first one is known to be >= 0.
+    """
+    equation = Equation.parse(subscripts, len(first.shape) + 1, len(second.shape) + 1)
+    return registry.apply(Contraction(equation, positive=positive), first, second)
+
+
+def matmul(first: Node, second: Node) -> Node:
+    """The matrix product of two nodes over their last two axes, for each of the axes before."""
+    if len(first.shape) != len(second.shape) or len(first.shape) < 2:
+        raise NotImplementedError(
+            f"matmul has a rule for two bounded values of the same rank, which is at least 3 with "
+            f"the batch axis. Received: shapes {first.shape} and {second.shape} without it."
+        )
+    before = np.broadcast_shapes(first.shape[:-2], second.shape[:-2])
+    first = _broadcast(first, (*before, *first.shape[-2:]))
+    second = _broadcast(second, (*before, *second.shape[-2:]))
+    return einsum("...ij,...jk->...ik", first, second)

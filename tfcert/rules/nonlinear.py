@@ -1,4 +1,4 @@
-"""Nonlinear primitives: scalar curves, products, maxima, log-sum-exp, and opaque functions.
+"""Nonlinear primitives: scalar curves, products, maxima, and opaque functions.
 
 Each replaces ``a . f(x)`` by a linear lower bound: with two affine functions around f, entries of
 ``a`` that are >= 0 take the lower one and the others the upper one.
@@ -19,7 +19,7 @@ from tfcert.rules.rounding import HUGE, flushed, rounding_error
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Bounds, Tensor
 
-__all__ = ["Elementwise", "LogSumExp", "MaxReduce", "Opaque", "Product", "passes_zero"]
+__all__ = ["Elementwise", "MaxReduce", "Opaque", "Product", "passes_zero", "product_ends"]
 
 
 # Entries of a group from which on a product of matrices is faster than a sum of products.
@@ -158,6 +158,14 @@ def apply_lines(lines: relaxations.Lines, rows: Rows) -> tuple[Sequence[Rows], T
     return [Rows(coefficients, rows.window, clean=True)], constant
 
 
+def product_ends(x: Interval, y: Interval) -> tuple[Tensor, Tensor]:
+    """The exact range of products, with broadcasting."""
+    corners = [x.lower * y.lower, x.lower * y.upper, x.upper * y.lower, x.upper * y.upper]
+    low = ops.minimum(ops.minimum(*corners[:2]), ops.minimum(*corners[2:]))
+    high = ops.maximum(ops.maximum(*corners[:2]), ops.maximum(*corners[2:]))
+    return low, high
+
+
 class Product(Nonlinear):
     """``x * y`` of two bounded values of one shape.
 
@@ -169,11 +177,7 @@ class Product(Nonlinear):
         return values[0] * values[1]
 
     def interval(self, p: Any, *intervals: Interval) -> Interval:
-        x, y = intervals
-        corners = [x.lower * y.lower, x.lower * y.upper, x.upper * y.lower, x.upper * y.upper]
-        low = ops.minimum(ops.minimum(*corners[:2]), ops.minimum(*corners[2:]))
-        high = ops.maximum(ops.maximum(*corners[:2]), ops.maximum(*corners[2:]))
-        return Interval.from_ends(low, high)
+        return Interval.from_ends(*product_ends(*intervals))
 
     def unstable(self, p: Any, *intervals: Interval) -> Sequence[Tensor]:
         x, y = intervals
@@ -283,55 +287,6 @@ class MaxReduce(Nonlinear):
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> None:
         return None
-
-
-class LogSumExp(Nonlinear):
-    """``log sum exp`` over the last axis: convex and monotone.
-
-    Below lies the tangent plane at the centre. Above, each exp is under its chord, and the log of
-    that linear sum, being concave, is under its tangent.
-    """
-
-    def apply(self, p: Any, *values: Tensor) -> Tensor:
-        return ops.logsumexp(values[0], axis=-1)
-
-    def interval(self, p: Any, *intervals: Interval) -> Interval:
-        return Interval.from_ends(
-            self.apply(p, intervals[0].lower), self.apply(p, intervals[0].upper)
-        )
-
-    def unstable(self, p: Any, *intervals: Interval) -> Sequence[Tensor]:
-        return [intervals[0].upper > intervals[0].lower]
-
-    def relax(self, p: Any, slope: str, *intervals: Interval) -> Any:
-        x = intervals[0]
-        middle = x.center
-        tangent = ops.softmax(middle, axis=-1)
-        low = self.apply(p, middle) - ops.sum(tangent * middle, axis=-1)
-        shift = ops.max(x.upper, axis=-1, keepdims=True)
-        below, above = ops.exp(x.lower - shift), ops.exp(x.upper - shift)
-        width = x.upper - x.lower
-        flat = width <= 0
-        chord = ops.where(flat, above, (above - below) / ops.where(flat, 1.0, width))
-        at_middle = 0.5 * (below + above)
-        mass = ops.sum(at_middle, axis=-1, keepdims=True)
-        slopes = chord / mass
-        high = (ops.log(mass) + shift)[..., 0] - ops.sum(slopes * middle, axis=-1)
-        return tangent, low, slopes, high
-
-    def backward(
-        self,
-        p: Any,
-        relaxation: Any,
-        rows: Rows,
-        frame: Frame,
-        shapes: Sequence[tuple[int, ...]],
-    ) -> tuple[Sequence[Rows], Tensor]:
-        lower_slope, low, upper_slope, high = (frame.take(t, rows) for t in relaxation)
-        positive, negative = signs(rows.coefficients)
-        coefficients = positive[..., None] * lower_slope + negative[..., None] * upper_slope
-        constant = total(positive, low) + total(negative, high)
-        return [Rows(coefficients, rows.window)], constant
 
 
 class Opaque(Nonlinear):

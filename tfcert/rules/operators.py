@@ -111,19 +111,25 @@ def _power(op: Any, x1: Any, x2: Any) -> Node:
 
 @_operator("Matmul")
 def _matmul(op: Any, x1: Any, x2: Any) -> Node:
-    if isinstance(x1, Node) and not isinstance(x2, Node) and len(np.shape(x2)) == 2:
+    if isinstance(x1, Node) and isinstance(x2, Node):
+        return building.matmul(x1, x2)
+    if isinstance(x1, Node) and len(np.shape(x2)) == 2:
         return building.dense(x1, building.constant(x2))
+    if isinstance(x2, Node) and len(np.shape(x1)) == 2 and len(x2.shape) > 1:
+        return _kernel("ij,...jk->...ik", x2, building.constant(x1), constant_first=True)
     raise NotImplementedError(
-        "matmul has a rule for a bounded value times a constant matrix. For a product of two "
-        "bounded values use multiply and sum."
+        "matmul has a rule for a bounded value and a constant matrix, and for two bounded values. "
+        "For other constants use einsum."
     )
 
 
 @_operator("Einsum")
 def _einsum(op: Any, *operands: Any) -> Node:
     nodes = [i for i, operand in enumerate(operands) if isinstance(operand, Node)]
-    if len(nodes) != 1 or len(operands) != 2:
-        raise NotImplementedError("einsum has a rule for one bounded value and one constant.")
+    if len(operands) != 2:
+        raise NotImplementedError("einsum has a rule for two values, at least one of them bounded.")
+    if len(nodes) == 2:
+        return building.einsum(op.subscripts, *operands)
     place = nodes[0]
     kernel = building.constant(operands[1 - place])
     inputs, output = op.subscripts.replace(" ", "").split("->")
@@ -131,14 +137,20 @@ def _einsum(op: Any, *operands: Any) -> Node:
     batch = terms[place][0]
     if output[:1] != batch or batch in terms[1 - place]:
         raise NotImplementedError(f"einsum {op.subscripts!r} moves or sums the batch axis.")
+    return _kernel(op.subscripts, operands[place], kernel, constant_first=place == 1)
 
-    def linear(x: Any, weights: Any) -> Any:
-        return ops.einsum(op.subscripts, *((x, weights) if place == 0 else (weights, x)))
 
-    shapes = [kernel.shape, kernel.shape]
-    shapes[place] = (1, *operands[place].shape)
-    fan_in = summed_terms(op.subscripts, *shapes)
-    return apply(Kernel(Linear(linear), kernel, fan_in=fan_in), operands[place])
+def _kernel(subscripts: str, x: Node, kernel: np.ndarray, *, constant_first: bool) -> Node:
+    """The einsum of a node and a constant."""
+
+    def ordered(value: Any, weights: Any) -> tuple[Any, Any]:
+        return (weights, value) if constant_first else (value, weights)
+
+    def linear(value: Any, weights: Any) -> Any:
+        return ops.einsum(subscripts, *ordered(value, weights))
+
+    fan_in = summed_terms(subscripts, *ordered((1, *x.shape), kernel.shape))
+    return apply(Kernel(Linear(linear), kernel, fan_in=fan_in), x)
 
 
 # Scalar functions.

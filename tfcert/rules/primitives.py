@@ -73,6 +73,15 @@ class Primitive:
         """An interval that encloses ``apply(p, *x)`` for all x in the given ones."""
         raise NotImplementedError
 
+    def workspace(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        """Numbers that ``interval`` makes for one sample, beside its inputs and its result.
+
+        Args:
+            shapes: The shapes of the inputs, without batch axis.
+        """
+        del shapes
+        return 0
+
     def lipschitz(
         self, p: Any, shapes: Sequence[tuple[int, ...]], *radii: Tensor
     ) -> Tensor | float:

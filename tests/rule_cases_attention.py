@@ -1,0 +1,109 @@
+"""Cases of the rules' tests: attention, and products of two bounded matrices."""
+
+import functools
+from typing import Any
+
+import numpy as np
+from keras import layers, ops
+
+from tests.rule_cases_support import ALONE, CHAIN, Cases
+
+CASES = Cases()
+_add = CASES.add
+# What attention is asked about most often: three positions of two numbers.
+_sequence = functools.partial(_add, shape=(3, 2))
+
+
+def _other(x: Any) -> Any:
+    """Another function of the value, of the same shape."""
+    return layers.Dense(x.shape[-1])(x)
+
+
+def _turned(x: Any) -> Any:
+    return ops.transpose(_other(x), (0, 2, 1))
+
+
+# Products of two bounded values.
+
+_sequence("ops_matmul_of_two", lambda x: ops.matmul(x, _turned(x)))
+_sequence("ops_matmul_of_two_turned", lambda x: _turned(x) @ x)
+_add("ops_matmul_of_two_stacks", lambda x: x @ _other(x), (2, 2, 2), places=(CHAIN,))
+_add("ops_matmul_of_two_wide", lambda x: x @ ops.expand_dims(x[:, 0], 1), (2, 2, 2))
+_sequence("ops_einsum_of_two", lambda x: ops.einsum("bij,bkj->bki", x, _other(x)))
+_sequence("ops_einsum_of_two_ellipsis", lambda x: ops.einsum("...ij,...kj->...ik", x, _other(x)))
+_sequence("ops_einsum_of_two_outer", lambda x: ops.einsum("bij,bj->bij", x, _other(x)[:, 0]))
+_sequence("ops_einsum_of_two_all", lambda x: ops.einsum("bij,bij->b", x, _other(x))[:, None])
+_sequence("ops_matmul_constant_first", lambda x: ops.matmul(np.ones((2, 3), x.dtype), x))
+
+
+# Layers of attention.
+
+
+def _multi_head(x: Any, layer: Any, **call: Any) -> Any:
+    return layer(x, _other(x), **call)
+
+
+_MASK = np.array([[[1, 0, 1], [0, 1, 1], [1, 0, 0]]], bool)
+_HEADS = layers.MultiHeadAttention
+_sequence("multi_head_attention", lambda x: _multi_head(x, _HEADS(2, 3)))
+_sequence("multi_head_attention_of_itself", lambda x: _HEADS(1, 2, value_dim=3)(x, x))
+_sequence(
+    "multi_head_attention_causal",
+    lambda x: _multi_head(x, _HEADS(2, 2, dropout=0.3), use_causal_mask=True),
+)
+_sequence(
+    "multi_head_attention_mask",
+    lambda x: _multi_head(x, _HEADS(1, 3, use_bias=False), attention_mask=_MASK),
+)
+_sequence(
+    "multi_head_attention_mask_of_numbers",
+    lambda x: _multi_head(x, _HEADS(1, 3, dropout=0.1), attention_mask=_MASK.astype("float32")),
+)
+_sequence(
+    "multi_head_attention_window",
+    lambda x: _multi_head(x, _HEADS(1, 3, sliding_window=2, use_gate=True)),
+)
+_sequence(
+    "multi_head_attention_scores",
+    lambda x: list(_multi_head(x, _HEADS(2, 2), return_attention_scores=True)),
+)
+_sequence(
+    "multi_head_attention_keys",
+    lambda x: _HEADS(2, 2, output_shape=3)(x[:, :2], x, ops.tanh(_other(x))),
+)
+_add(
+    "multi_head_attention_axes",
+    lambda x: _HEADS(2, 2, attention_axes=(1, 2))(x, x),
+    (2, 2, 2),
+)
+_add("multi_head_attention_last_axis", lambda x: _HEADS(1, 2, attention_axes=2)(x, x), (2, 2, 2))
+_sequence("group_query_attention", lambda x: _multi_head(x, layers.GroupQueryAttention(2, 4, 2)))
+_sequence(
+    "group_query_attention_options",
+    lambda x: _multi_head(
+        x,
+        layers.GroupQueryAttention(2, 2, 1, sliding_window=2, use_gate=True),
+        use_causal_mask=True,
+    ),
+)
+_sequence("attention", lambda x: layers.Attention()([x, _other(x)]))
+_sequence(
+    "attention_scaled",
+    lambda x: layers.Attention(use_scale=True, dropout=0.2)([x, _other(x), ops.relu(x)]),
+)
+_sequence(
+    "attention_concat",
+    lambda x: layers.Attention(use_scale=True, score_mode="concat")(
+        [x, _other(x)], use_causal_mask=True
+    ),
+)
+_sequence(
+    "attention_scores",
+    lambda x: list(layers.Attention()([x, _other(x)], return_attention_scores=True)),
+    places=(ALONE,),
+)
+_sequence("additive_attention", lambda x: layers.AdditiveAttention()([x, _other(x)]))
+_sequence(
+    "additive_attention_plain",
+    lambda x: layers.AdditiveAttention(use_scale=False)([x, _other(x)]),
+)
