@@ -298,15 +298,15 @@ MUTANTS = {
         nonlinear.Product, "interval", _first_two_corners, bounds("multiply", ALONE, "ibp")
     ),
     "no remainder of a product": Mutant(
-        nonlinear.Product,
-        "relax",
-        result(lambda found: (found[0], found[1], 0.0 * found[2])),
+        nonlinear,
+        "_plane",
+        lambda original: lambda x, center, radius, s, side: original(x, center, radius, s, 0.0),
         bounds("multiply", ALONE, "crown"),
     ),
     "factors of a product swapped": Mutant(
         nonlinear.Product,
-        "relax",
-        result(lambda found: (found[1], found[0], found[2])),
+        "backward",
+        result(lambda found: (found[0][::-1], found[1])),
         bounds("multiply", ALONE, "crown"),
     ),
     "floor of a maximum": Mutant(
@@ -343,22 +343,34 @@ MUTANTS = {
     "two of four corners of a matrix product": Mutant(
         contraction, "product_ends", _first_two_corners_alone, bounds("ops_matmul_of_two", ALONE)
     ),
-    "weights of any sign taken for positive ones": Mutant(
+    "any factors taken for weights": Mutant(
         building,
         "Contraction",
-        lambda original: lambda equation, positive: original(equation, positive=True),
+        lambda original: lambda equation, anchor, convex: original(equation, convex=True),
         bounds("ops_matmul_of_two", ALONE, "ibp"),
+    ),
+    "planes of a matrix product turn without their intercept": Mutant(
+        contraction.Contraction,
+        "relax",
+        result(lambda found: (found[0], -found[1], *found[2:])),
+        bounds("attention", ALONE, "crown"),
+    ),
+    "planes of a product turn too far": Mutant(
+        nonlinear,
+        "steadiness",
+        result(lambda t: 0.0 * t + 3.0),
+        bounds("multiply", ALONE, "crown"),
     ),
     "no remainder of a matrix product": Mutant(
         contraction.Contraction,
         "relax",
-        result(lambda found: (*found[:3], 0.0 * found[3])),
+        result(lambda found: (*found[:5], 0.0 * found[5])),
         bounds("ops_matmul_of_two", ALONE, "crown"),
     ),
     "factors of a matrix product swapped": Mutant(
         contraction.Contraction,
         "relax",
-        result(lambda found: (found[1], found[0], *found[2:])),
+        result(lambda found: (found[2], found[1], found[0], *found[3:])),
         bounds("ops_einsum_of_two_all", ALONE, "crown"),
     ),
     "masked positions take part in the sum": Mutant(

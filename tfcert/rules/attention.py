@@ -124,7 +124,7 @@ def _multi_head(
     masks[0] = _expanded(masks[0], rank, axes)
     masks[1:] = [_expanded(None if m is None else m[None], rank, axes) for m in masks[1:]]
     weights = _weights(scores, range(rank - axes, rank), masks)
-    output = building.einsum(parts.combine, weights, value, positive=True)
+    output = building.einsum(parts.combine, weights, value, convex=True)
     if gate is not None:
         output = building.multiply(output, gate)
     output = lower(parts.output, (output,), {})
@@ -158,7 +158,7 @@ def _attention(
             scores = building.scale(scores, layer.scale)
     mask = causal(*scores.shape[-2:]) if use_causal_mask else None
     weights = _weights(scores, [len(scores.shape)], [mask])
-    output = building.einsum("...ij,...jk->...ik", weights, value, positive=True)
+    output = building.einsum("...ij,...jk->...ik", weights, value, convex=True)
     return [output, weights] if return_attention_scores else output
 
 

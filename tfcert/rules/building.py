@@ -344,17 +344,19 @@ def softmax(x: Node, axis: int | Sequence[int] = -1, present: np.ndarray | None 
     return restore(registry.apply(UnitSum(), result))
 
 
-def einsum(subscripts: str, first: Node, second: Node, *, positive: bool = False) -> Node:
+def einsum(subscripts: str, first: Node, second: Node, *, convex: bool = False) -> Node:
     """``einsum`` of two nodes, whose batch axes come first.
 
     Args:
         subscripts: As for ``keras.ops.einsum``.
         first: A node.
         second: A node.
-        positive: Whether the first one is known to be >= 0.
+        convex: Whether the first one is a weight: >= 0, with a sum of 1 over the axes that are
+            summed.
     """
     equation = Equation.parse(subscripts, len(first.shape) + 1, len(second.shape) + 1)
-    return registry.apply(Contraction(equation, positive=positive), first, second)
+    contraction = Contraction(equation, anchor=0 if convex else 1, convex=convex)
+    return registry.apply(contraction, first, second)
 
 
 def matmul(first: Node, second: Node) -> Node:

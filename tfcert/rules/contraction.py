@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from tfcert.rules.interval import Interval
-from tfcert.rules.nonlinear import product_ends, total
+from tfcert.rules.nonlinear import product_ends, steadiness, total
 from tfcert.rules.primitives import Nonlinear
 from tfcert.rules.rows import Frame, Rows, SampleTable
 from tfcert.types import Tensor
@@ -82,35 +82,39 @@ def _spelled(term: str, rank: int) -> str:
 
 
 class Contraction(Nonlinear):
-    """``einsum(x, y)`` of two bounded values.
+    """``einsum(x, y)`` of two bounded values, of which the anchor is one; call it x here.
 
-    With centres c and radii r, ``x y = c_y x + c_x y - c_x c_y + (x - c_x)(y - c_y)``, and the last
-    term is at most ``r_x r_y``: the mean of the two McCormick planes on either side, as for
-    ``Product``. These planes need no table of single products, so a sweep is a few einsums.
+    For every s in the interval of x, ``x y = s y + (x - s) y``, with y within ``c_y -/+ r_y`` and
+    ``|x - s|`` under its chord: with ``s = c_x - t r_x``, planes around ``x y`` are
+    ``s y + c_y (x - s) -/+ r_y (r_x + t (x - c_x))``. They lie between those of McCormick, for
+    every t in [-1, 1]. Since s and t belong to entries of x, and not to single products, a sweep
+    is three einsums. Taken is the steadiness of x for t (see ``Product``): s is the number of the
+    interval that is nearest to 0.
 
     Args:
         equation: The letters.
-        positive: Whether x is known to be >= 0, which makes its interval cheap.
+        anchor: Which of the two values is the anchor, 0 or 1.
+        convex: Whether the first value is a weight: >= 0, with a sum of 1 over all letters that are
+            summed. Its interval is then cheap and tight.
     """
 
-    def __init__(self, equation: Equation, *, positive: bool = False):
-        self.equation, self.positive = equation, positive
+    def __init__(self, equation: Equation, *, anchor: int = 1, convex: bool = False):
+        self.equation, self.anchor, self.convex = equation, anchor, convex
 
     def apply(self, p: Any, *values: Tensor) -> Tensor:
         first, second, output = self.equation
         subscripts = f"{_GROUP}{first},{_GROUP}{second}->{_GROUP}{output}"
         return ops.einsum(subscripts, *values)
 
+    def _ordered(self, anchor: Any, other: Any) -> tuple[Any, Any]:
+        return (other, anchor) if self.anchor else (anchor, other)
+
     def interval(self, p: Any, *intervals: Interval) -> Interval:
-        x, y = intervals
-        if self.positive:
-            low, high = ops.relu(x.lower), x.upper
-            negative, positive = ops.minimum(y.lower, 0.0), ops.relu(y.lower)
-            least = self.apply(p, high, negative) + self.apply(p, low, positive)
-            negative, positive = ops.minimum(y.upper, 0.0), ops.relu(y.upper)
-            return Interval.from_ends(
-                least, self.apply(p, low, negative) + self.apply(p, high, positive)
-            )
+        if self.convex:
+            lower = self._least_mean(p, *intervals)
+            weights, y = intervals
+            upper = self._least_mean(p, weights, Interval.from_ends(-y.upper, -y.lower))
+            return Interval.from_ends(lower, -upper)
         wide = [
             Interval.from_ends(self._spread(t.lower, letters), self._spread(t.upper, letters))
             for t, letters in zip(intervals, self.equation[:2], strict=True)
@@ -118,6 +122,32 @@ class Contraction(Nonlinear):
         axes = list(range(-len(self.equation.summed), 0))
         ends = product_ends(*wide)
         return Interval.from_ends(*[ops.sum(end, axis=axes) if axes else end for end in ends])
+
+    def _least_mean(self, p: Any, weights: Interval, y: Interval) -> Tensor:
+        """A lower end of means: ``w . y = m + w . (y - m)`` for every m, since weights sum to 1.
+
+        Tried are 0 and the least, mean and largest lower end of y. One of these ends is best.
+        """
+        _, letters, output = self.equation
+        axes = [1 + letters.index(letter) for letter in self.equation.summed]
+        low, high, lower = ops.relu(weights.lower), weights.upper, y.lower
+        kept = [letter for letter in letters if letter not in self.equation.summed]
+        order = [0, *[1 + kept.index(letter) for letter in output if letter in kept]]
+        missing = [1 + i for i, letter in enumerate(output) if letter not in kept]
+        found = []
+        for pick in (ops.zeros_like, ops.min, ops.mean, ops.max):
+            shift = pick(lower) if pick is ops.zeros_like else pick(lower, axis=axes, keepdims=True)
+            rest = lower - shift
+            positive, negative = ops.relu(rest), ops.minimum(rest, 0.0)
+            mean = self.apply(p, low, positive) + self.apply(p, high, negative)
+            if pick is not ops.zeros_like:
+                shift = ops.transpose(ops.squeeze(shift, axis=axes), order)
+                mean = mean + ops.expand_dims(shift, missing) if missing else mean + shift
+            found.append(mean)
+        best = found[0]
+        for mean in found[1:]:
+            best = ops.maximum(best, mean)
+        return best
 
     def _spread(self, value: Tensor, letters: str) -> Tensor:
         """The value with an axis for each letter, those of the output first."""
@@ -128,7 +158,7 @@ class Contraction(Nonlinear):
         return ops.expand_dims(value, missing) if missing else value
 
     def workspace(self, shapes: Sequence[tuple[int, ...]]) -> int:
-        if self.positive:
+        if self.convex:
             return 0
         sizes: dict[str, int] = {}
         for letters, shape in zip(self.equation, shapes, strict=False):
@@ -139,13 +169,12 @@ class Contraction(Nonlinear):
         return [x.upper > x.lower for x in intervals]
 
     def relax(self, p: Any, slope: str, *intervals: Interval) -> Any:
-        x, y = intervals
-        return (
-            x.center,
-            y.center,
-            self.apply(p, x.center, y.center),
-            self.apply(p, x.radius, y.radius),
-        )
+        x, y = intervals[self.anchor], intervals[1 - self.anchor]
+        t = steadiness(x)
+        s = x.center - t * x.radius
+        middle = self.apply(p, *self._ordered(s, y.center))
+        error = self.apply(p, *self._ordered(x.radius - t * x.center, y.radius))
+        return s, t, y.center, y.radius, middle, error
 
     def backward(
         self,
@@ -155,14 +184,14 @@ class Contraction(Nonlinear):
         frame: Frame,
         shapes: Sequence[tuple[int, ...]],
     ) -> tuple[Sequence[Rows], Tensor]:
-        x, y, middle, error = relaxation
-        first, second, _ = self.equation
-        a = rows.coefficients
-        constant = -total(a, frame.take(middle, rows))
-        constant = constant - total(ops.abs(a), frame.take(error, rows))
-        on_x = self._pulled(a, y, second, first, rows, frame)
-        on_y = self._pulled(a, x, first, second, rows, frame)
-        return [Rows(on_x), Rows(on_y)], constant
+        s, t, center, radius, middle, error = relaxation
+        own, other = self.equation[self.anchor], self.equation[1 - self.anchor]
+        a, size = rows.coefficients, ops.abs(rows.coefficients)
+        constant = -total(a, frame.take(middle, rows)) - total(size, frame.take(error, rows))
+        on_x = self._pulled(a, center, other, own, rows, frame)
+        on_x = on_x - frame.take(t, rows) * self._pulled(size, radius, other, own, rows, frame)
+        on_y = self._pulled(a, s, own, other, rows, frame)
+        return self._ordered(Rows(on_x), Rows(on_y)), constant
 
     def _pulled(
         self, a: Tensor, table: SampleTable, own: str, wanted: str, rows: Rows, frame: Frame

@@ -19,7 +19,15 @@ from tfcert.rules.rounding import HUGE, flushed, rounding_error
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Bounds, Tensor
 
-__all__ = ["Elementwise", "MaxReduce", "Opaque", "Product", "passes_zero", "product_ends"]
+__all__ = [
+    "Elementwise",
+    "MaxReduce",
+    "Opaque",
+    "Product",
+    "passes_zero",
+    "product_ends",
+    "steadiness",
+]
 
 
 # Entries of a group from which on a product of matrices is faster than a sum of products.
@@ -166,11 +174,22 @@ def product_ends(x: Interval, y: Interval) -> tuple[Tensor, Tensor]:
     return low, high
 
 
+def steadiness(x: Interval) -> Tensor:
+    """Centre over radius, within [-1, 1]: 1 in size where the sign is known, 0 around 0."""
+    moves = x.radius > 0
+    ratio = x.center / ops.where(moves, x.radius, ops.ones_like(x.radius))
+    return ops.where(moves, ops.clip(ratio, -1.0, 1.0), ops.sign(x.center))
+
+
 class Product(Nonlinear):
     """``x * y`` of two bounded values of one shape.
 
-    With centres c and radii r, ``x y = c_y x + c_x y - c_x c_y + (x - c_x)(y - c_y)``, and the last
-    term is at most ``r_x r_y``: the mean of the two McCormick planes on either side.
+    With centres c and radii r, every s in [-1, 1] gives a plane below,
+    ``x y >= (c_y + s r_y) x + (c_x + s r_x) y - c_x c_y - s (c_x r_y + r_x c_y) - r_x r_y``, which
+    lies between the two planes of McCormick; so it is above, with one of the radii negated. All
+    of them are as tight on the mean. Small coefficients pass on little of what is not known of x
+    and y: the sum ``|c_y + s r_y| r_x + |c_x + s r_x| r_y`` is least at minus the steadiness of
+    either factor, and at all s between. Taken is that of the factor that is steadier.
     """
 
     def apply(self, p: Any, *values: Tensor) -> Tensor:
@@ -186,7 +205,11 @@ class Product(Nonlinear):
 
     def relax(self, p: Any, slope: str, *intervals: Interval) -> Any:
         x, y = intervals
-        return x.center, y.center, x.radius * y.radius
+        of_x, of_y = steadiness(x), steadiness(y)
+        first = ops.abs(of_x) > ops.abs(of_y)
+        below = _plane(x, y.center, y.radius, -ops.where(first, of_x, of_y), -1.0)
+        above = _plane(x, y.center, -y.radius, ops.where(first, -of_x, of_y), 1.0)
+        return *below, *above
 
     def backward(
         self,
@@ -196,14 +219,23 @@ class Product(Nonlinear):
         frame: Frame,
         shapes: Sequence[tuple[int, ...]],
     ) -> tuple[Sequence[Rows], Tensor]:
-        x, y, error = (frame.take(t, rows) for t in relaxation)
-        a = rows.coefficients
-        constant = -total(a, x * y) - total(ops.abs(a), error)
-        return [Rows(a * y, rows.window), Rows(a * x, rows.window)], constant
+        below, above = ([frame.take(t, rows) for t in relaxation[i : i + 3]] for i in (0, 3))
+        positive, negative = signs(rows.coefficients)
+        on_x = positive * below[0] + negative * above[0]
+        on_y = positive * below[1] + negative * above[1]
+        constant = total(positive, below[2]) + total(negative, above[2])
+        return [Rows(on_x, rows.window), Rows(on_y, rows.window)], constant
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         tiny = flushed(2, unit)
         return rounding_error((magnitudes[0] + tiny) * (magnitudes[1] + tiny), 2, unit)
+
+
+def _plane(x: Interval, center: Tensor, radius: Tensor, s: Tensor, side: float) -> tuple:
+    """Slopes and intercept of a plane below ``x y``; above for ``side=1`` and a negated radius."""
+    error = side * x.radius * ops.abs(radius)
+    intercept = error - x.center * center - s * (x.center * radius + x.radius * center)
+    return center + s * radius, x.center + s * x.radius, intercept
 
 
 class MaxReduce(Nonlinear):
