@@ -64,7 +64,7 @@ bazel BUILD:
 	$(PYTHON) tests/update_build.py
 
 # An environment of the same Python is kept and brought up to date; one of another is replaced.
-$(RUN_STAMP): setup.py pyproject.toml
+$(RUN_STAMP): pyproject.toml
 	@case "$(VERSION)" in 3.11|3.12|3.13) ;; *) \
 	  echo "tfcert needs Python 3.11, 3.12 or 3.13; \`$(PYTHON)\` is $(VERSION)." \
 	       "Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1;; esac

@@ -58,8 +58,8 @@ DATA = {
 }
 # Files at the root that targets of other folders open.
 EXPORTED = (
-    *(".bazelignore", "BUILD", "LICENSE", "MODULE.bazel", "Makefile", "README.md", "WORKSPACE"),
-    *("pyproject.toml", "setup.py"),
+    *(".bazelignore", "BUILD", "CITATION.cff", "LICENSE", "MODULE.bazel", "Makefile"),
+    *("README.md", "WORKSPACE", "pyproject.toml", "setup.py"),
 )
 # Tests that read the whole repository.
 READERS = ("tests/build_file_test", "tests/packaging_test")
