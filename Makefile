@@ -5,6 +5,8 @@
 # make lint        formatter and linter, changing nothing
 # make format      formatter and linter, changing files
 # make typecheck   mypy
+# make docs        build the documentation as a site: open docs_output/html/index.html
+# make docs-links  ask for every address that the documentation links to; needs a network
 # make bazel       write Bazel's BUILD files from the modules' imports
 # make clean       remove the environment and what the targets wrote
 #
@@ -25,8 +27,10 @@ endif
 
 RUN_STAMP := $(VENV)/.installed-$(VERSION)
 TEST_STAMP := $(VENV)/.installed-test-$(VERSION)
+DOCS_STAMP := $(VENV)/.installed-docs-$(VERSION)
 
-.PHONY: help demo test test-slow test-all lint format typecheck bazel BUILD clean
+.PHONY: help demo test test-slow test-all lint format typecheck docs docs-links bazel BUILD \
+  clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -59,6 +63,16 @@ format: $(TEST_STAMP)
 typecheck: $(TEST_STAMP)
 	$(BIN)/mypy
 
+# A warning, such as a link that leads nowhere, ends the build.
+SPHINX := $(BIN)/python -m sphinx -c docs -d docs_output/doctrees -q -W --keep-going
+
+docs: $(DOCS_STAMP)
+	$(SPHINX) -b html . docs_output/html $(ARGS)
+	@echo "Open docs_output/html/index.html."
+
+docs-links: $(DOCS_STAMP)
+	$(SPHINX) -b linkcheck . docs_output/links $(ARGS)
+
 # The second name is the older one.
 bazel BUILD:
 	$(PYTHON) tests/update_build.py
@@ -73,9 +87,13 @@ $(RUN_STAMP): pyproject.toml
 	@touch $@
 
 $(TEST_STAMP): $(RUN_STAMP)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[test,dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[test,dev,docs]"
+	@touch $@
+
+$(DOCS_STAMP): $(RUN_STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[docs]"
 	@touch $@
 
 # Not `build`: where upper and lower case are the same to the disk, that is Bazel's BUILD.
 clean:
-	rm -rf $(VENV) .build dist *.egg-info demo_output .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .build dist *.egg-info demo_output docs_output docs/reference .mypy_cache .pytest_cache .ruff_cache .hypothesis

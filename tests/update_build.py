@@ -53,6 +53,7 @@ DATA = {
         *("//benchmarks:results_table", "//benchmarks:smoothing_table", "//benchmarks:tables"),
     ],
     "tests/train_program_test": ["//trainers:recipes", "//trainers:train"],
+    "tests/site_test": ["//:docs", "//tfcert/datasets:data"],
     "tests/support": ["slow.txt"],
     "tests/vnncomp_test": ["//benchmarks:results", "//benchmarks:vnncomp"],
 }
