@@ -1,6 +1,7 @@
 """Tests of the demo: the program as `make demo` starts it, its options, its page's odd cases."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import support
+from tests import report_page_test, support
+from tfcert import certification
 from tfcert.cli import demo_page, demo_run
 
 
@@ -34,6 +36,7 @@ def test_program_leaves_its_results(tmp_path):
         "--epochs=8",
         "--examples=24",
         "--eps=" + ",".join(map(str, sizes)),
+        "--train_eps=0.05",
         "--seed=3",
         "--out=here/demo",
         cwd=tmp_path,
@@ -42,21 +45,25 @@ def test_program_leaves_its_results(tmp_path):
     assert "Look at here/demo/index.html" in done.stdout
     out = tmp_path / "here/demo"
     results = json.loads((out / "results.json").read_text())
-    assert results["flags"] == {"seed": 3, "eps": sizes, "epochs": 8, "examples": 24}
-    curves = [results["methods"][m]["verified_accuracy"] for m in demo_run.METHODS]
-    # From the loosest method to the tightest, all below the clean accuracy, falling with eps.
-    for looser, tighter in zip(curves, [*curves[1:], [results["clean_accuracy"]] * 3], strict=True):
-        assert all(a <= b for a, b in zip(looser, tighter, strict=True))
-        assert looser == sorted(looser, reverse=True)
-    assert curves[-1][0] > 0.5
-    # The radii, found by CROWN with one eps per image, tell the same story as its curve.
-    radii = np.array(results["certified_radius"]["of_each_image"])
-    crown = [np.mean(radii >= eps) for eps in sizes]
-    np.testing.assert_allclose(crown, curves[2], atol=1.5 / 24)
+    wanted = {"seed": 3, "eps": sizes, "train_eps": 0.05, "epochs": 8, "examples": 24}
+    assert results["flags"] == wanted
+    assert results["eps"] == [*sizes, 0.05]
+    for network in results["networks"].values():
+        curves = [network["verified_accuracy"][m] for m in demo_run.METHODS]
+        curves += [network["attacked_accuracy"], [network["accuracy"]] * 4]
+        # From the loosest method to the attack, all below the accuracy, falling with eps.
+        for looser, tighter in itertools.pairwise(curves):
+            assert all(a <= b for a, b in zip(looser, tighter, strict=True))
+            assert looser == sorted(looser, reverse=True)
+        assert curves[3][0] > 0.5
+    plain, certified = (
+        results["networks"][name]["verified_accuracy"] for name in ("plain", "certified")
+    )
+    assert certified["ibp"][-1] > plain["ibp"][-1] + 0.2  # What the training is for.
     page = (out / "index.html").read_text()
     assert "https://doi.org/10.24432/C50P49" in page
-    assert f"{results['clean_accuracy']:.1%}" in page
-    with Image.open(out / "verified_accuracy.png") as image:
+    assert f"{results['networks']['certified']['accuracy']:.1%}" in page
+    with Image.open(out / "curves.png") as image:
         assert min(image.size) > 400
 
 
@@ -72,7 +79,7 @@ def test_program_leaves_its_results(tmp_path):
 def test_help_shows_the_program_s_own_flags(command, tmp_path):
     done = _python(*command, "--help", cwd=tmp_path)
     assert "--out=demo_output --seed=0" in done.stdout
-    for flag in ("out", "eps", "seed", "epochs", "examples"):
+    for flag in ("out", "eps", "train_eps", "seed", "epochs", "examples"):
         assert f"--{flag}=" in done.stdout
     assert "0.0625" in done.stdout
 
@@ -91,6 +98,7 @@ def test_program_refuses_bad_flags(tmp_path):
         ({"eps": ()}, r"Received: eps=\(\)"),
         ({"eps": (float("nan"),)}, "Received: eps="),
         ({"eps": (2.0,)}, r"Received: eps=\(2.0,\)"),
+        ({"train_eps": 0.0}, "Received: train_eps=0.0"),
         ({"epochs": 0}, "Received: epochs=0"),
         ({"examples": 361}, "Received: examples=361"),
     ],
@@ -100,40 +108,68 @@ def test_config_refuses(changed, message):
         demo_run.Config(**changed)
 
 
+def _certificates(verdicts: list[str], methods: list[str]) -> certification.Certificates:
+    """Verdicts on a 4, a 5 and a 6."""
+    count = len(verdicts)
+    label = np.array([4, 5, 6])
+    return certification.Certificates(
+        verdict=np.array(verdicts),
+        margin=np.full(count, 0.5),
+        method=np.array(methods),
+        seconds=np.full(count, 0.01),
+        predict=np.where(np.array(verdicts) == "misclassified", 0, label),
+        label=label,
+        index=np.arange(count),
+        counterexamples={},
+        radius=None,
+        checked=0,
+        rounding=[],
+    )
+
+
 def _results(**changed) -> demo_run.Results:
+    images = np.linspace(0, 1, 3 * 64, dtype=np.float32).reshape(3, 8, 8, 1)
+    broken = _certificates(["falsified", "unknown", "misclassified"], ["pgd", "crown", "none"])
+    proved = _certificates(["verified", "verified", "falsified"], ["ibp", "crown", "pgd"])
+    example = demo_run.Example(4, images[0], images[1], 9, images[2], 0.75, 0.5)
     values = demo_run.Results(
         config=demo_run.Config(eps=(0.1,), examples=3),
         parameters=1234,
-        training_seconds=1.0,
-        test_accuracy=0.5,
-        x=np.linspace(0, 1, 3 * 64, dtype=np.float32).reshape(3, 8, 8, 1),
-        y=np.array([4, 5, 6]),
-        predictions=np.array([4, 5, 0]),
-        verified={m: np.array([[i > 1, i > 2, False]]) for i, m in enumerate(demo_run.METHODS)},
-        seconds={m: [0.5] for m in demo_run.METHODS},
-        radius=np.array([0.2, 0.05, 0.0]),
-        runner_up=np.array([9, 3, 0]),
+        plain=demo_run.Network("plain", 1.0, {0.1: broken}),
+        certified=demo_run.Network("certified", 2.0, {0.1: proved}),
+        examples=[example],
+        first=images[0],
     )
     return dataclasses.replace(values, **changed)
 
 
+def test_methods_count_what_cheaper_ones_verify():
+    certified = _results().certified
+    shares = [certified.verified(method) for method in demo_run.METHODS]
+    assert shares == [[1 / 3], [1 / 3], [2 / 3], [2 / 3]]
+    assert certified.attacked() == [2 / 3] and certified.accuracy == 1.0
+
+
 def test_summary_is_a_table():
     lines = demo_page.summary(_results()).splitlines()
-    assert "Clean accuracy 66.7% on 3 test images" in lines[1]
-    assert [line.split() for line in lines[-5:]] == [
+    assert "Of 3 test images the plain network gets 66.7% right" in lines[1]
+    assert [line.rsplit(maxsplit=1) for line in lines[-5:]] == [
         ["eps", "0.1"],
-        ["ibp", "0.0%"],
-        ["crown-ibp", "0.0%"],
-        ["crown", "33.3%"],
-        ["alpha-crown", "66.7%"],
+        ["plain, attacked", "33.3%"],
+        ["plain, verified", "0.0%"],
+        ["certified, attacked", "66.7%"],
+        ["certified, verified", "66.7%"],
     ]
 
 
-@pytest.mark.parametrize("predictions", [[4, 5, 0], [0, 0, 0]], ids=["some_right", "none_right"])
-def test_page_of_one_eps_and_few_images(predictions, tmp_path):
-    demo_page.write(_results(predictions=np.array(predictions)), tmp_path)
+@pytest.mark.parametrize("examples", [1, 0])
+def test_page_of_one_eps_and_few_images(examples, tmp_path):
+    results = _results()
+    demo_page.write(_results(examples=results.examples[:examples]), tmp_path)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    right = np.sum(np.array(predictions) == [4, 5, 6])
-    assert page.count("data:image/png;base64,") == 2 * right  # most and least robust
-    name = '<th scope="row" class="name">α-CROWN</th>'
-    assert f"{name}<td>66.7%</td><td>0.50</td><td>–</td>" in page
+    # A digit at five sizes of eps, and three pictures of each example.
+    assert page.count("data:image/png;base64,") == 5 + 3 * examples
+    assert ("plain says: 9" in page) == bool(examples)
+    name = '<th scope="row" class="name">CROWN</th>'
+    assert f"{name}<td>0.0%</td><td>66.7%</td>" in page
+    report_page_test.check(page)

@@ -1,4 +1,4 @@
-"""The demo: how much of a digit classifier's accuracy each method of bounding can verify.
+"""The demo: a plain and a certified digit classifier, attacked and verified side by side.
 
 tfcert-demo --out=demo_output --seed=0
 """
@@ -18,15 +18,23 @@ __all__ = ["main", "run"]
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("out", "demo_output", "Folder for the figures, index.html, results.json.")
+    flags.DEFINE_string("out", "demo_output", "Folder for index.html, curves.png and results.json.")
     flags.DEFINE_integer("seed", 0, "Seed of the initial weights and of the order of training.")
     flags.DEFINE_list(
         "eps",
         [str(eps) for eps in Config().eps],
-        "Largest changes of a pixel to verify against, on the scale from 0 (no ink) to 1 (black); "
+        "Largest changes of a pixel to verify against, on the scale from 0 (white) to 1 (black); "
         "the images have 17 grey levels, 0.0625 apart.",
     )
-    flags.DEFINE_integer("epochs", Config().epochs, "Passes over the 1,437 images for training.")
+    flags.DEFINE_float(
+        "train_eps",
+        Config().train_eps,
+        "Change of a pixel that the certified network is trained against, and that the examples "
+        "on the page are about; on the scale of --eps.",
+    )
+    flags.DEFINE_integer(
+        "epochs", Config().epochs, "Passes over the 1,437 training images, for each network."
+    )
     flags.DEFINE_integer(
         "examples", Config().examples, "Number of test images to verify, at most 360."
     )
@@ -40,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
         config = Config(
             seed=flag.seed,
             eps=tuple(float(eps) for eps in flag.eps),
+            train_eps=flag.train_eps,
             epochs=flag.epochs,
             examples=flag.examples,
         )
@@ -53,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
     demo_page.write(results, out)
     (out / "results.json").write_text(json.dumps(results.facts(), indent=2) + "\n")
     print(demo_page.summary(results))
-    print(f"\nLook at {out / 'index.html'} (figures beside it, numbers in results.json).")
+    print(f"\nLook at {out / 'index.html'} (curves.png and results.json are beside it).")
 
 
 def run() -> None:

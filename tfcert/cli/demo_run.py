@@ -1,4 +1,4 @@
-"""The demo's computation: train a small classifier, verify it by every method, rank the inputs."""
+"""The demo's computation: a plain and a certified network, attacked and verified side by side."""
 
 from __future__ import annotations
 
@@ -12,45 +12,92 @@ import numpy as np
 from keras import layers
 
 import tfcert
-from tfcert import datasets, provenance
+from tfcert import certification, datasets, provenance
 from tfcert.cli.demo_config import Config
 from tfcert.types import MethodName
 
-__all__ = ["METHODS", "Config", "Results", "build_model", "run"]
+__all__ = ["METHODS", "Config", "Example", "Network", "Results", "build_model", "run"]
 
 # From the cheapest and loosest to the dearest and tightest.
 METHODS: tuple[MethodName, ...] = ("ibp", "crown-ibp", "crown", "alpha-crown")
 
-_RADIUS_METHOD: MethodName = "crown"
-_RADIUS_HIGHEST = 0.25
-_RADIUS_STEPS = 10  # halvings: radii to 0.25 / 2**10, about 2e-4
 _PIXELS = (0.0, 1.0)
+_BATCH = 32
+_RATE = 3e-3
+_EXAMPLES = 3  # on the page
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A trained network with the verdicts on the chosen images.
+
+    Attributes:
+        name: "plain" or "certified".
+        training_seconds: How long its training took.
+        results: What ``tfcert.certify`` found, by size of the changes, from small to large.
+    """
+
+    name: str
+    training_seconds: float
+    results: dict[float, certification.Certificates]
+
+    @property
+    def accuracy(self) -> float:
+        """The share of unchanged images that it classifies right."""
+        return next(iter(self.results.values())).accuracy
+
+    def attacked(self) -> list[float]:
+        """For each size, the share of images that an attack has left."""
+        return [found.attacked_accuracy for found in self.results.values()]
+
+    def verified(self, method: str = METHODS[-1]) -> list[float]:
+        """For each size, the share of images that this method or a cheaper one verifies."""
+        upto = METHODS[: METHODS.index(method) + 1]
+        return [
+            float(np.mean((found.verdict == "verified") & np.isin(found.method, upto)))
+            for found in self.results.values()
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An image that the plain network can be made to get wrong, and the certified one cannot.
+
+    Attributes:
+        label: The digit.
+        image: As it is.
+        fooling: The image, changed within eps, that the plain network gets wrong.
+        mistaken: The plain network's class of it.
+        hardest: The image, changed within eps, on which an attack leaves the certified network
+            the smallest lead.
+        lead: That lead, the score of the right class minus the next one.
+        proved: A lower bound of this lead for all images within eps.
+    """
+
+    label: int
+    image: np.ndarray
+    fooling: np.ndarray
+    mistaken: int
+    hardest: np.ndarray
+    lead: float
+    proved: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What the demo found; the arrays have one entry per verified test image."""
+    """What the demo found."""
 
     config: Config
     parameters: int
-    training_seconds: float
-    test_accuracy: float  # on all 360 test images
-    x: np.ndarray
-    y: np.ndarray
-    predictions: np.ndarray
-    verified: dict[str, np.ndarray]  # method -> (eps, image), True where verified
-    seconds: dict[str, list[float]]  # method -> one call per eps, the first one compiles
-    radius: np.ndarray  # the largest eps found at which CROWN verifies; 0 if misclassified
-    runner_up: np.ndarray  # the class whose margin bound is the smallest at that radius
+    plain: Network
+    certified: Network
+    examples: list[Example]
+    first: np.ndarray  # one of the images, for want of an example
 
     @property
-    def clean_accuracy(self) -> float:
-        """The fraction of the chosen images that is classified correctly."""
-        return float(np.mean(self.predictions == self.y))
-
-    def accuracies(self, method: str) -> list[float]:
-        """The fraction of the chosen images that `method` verifies, for each eps."""
-        return [float(accuracy) for accuracy in self.verified[method].mean(axis=1)]
+    def networks(self) -> tuple[Network, Network]:
+        """The plain and the certified network."""
+        return self.plain, self.certified
 
     def facts(self) -> dict[str, Any]:
         """All numbers, and what is needed to repeat the run, as plain Python values."""
@@ -60,21 +107,15 @@ class Results:
             "machine": provenance.machine(),
             "commit": provenance.commit(),
             "parameters": self.parameters,
-            "training_seconds": round(self.training_seconds, 3),
-            "test_accuracy": self.test_accuracy,
-            "clean_accuracy": self.clean_accuracy,
-            "methods": {
-                method: {
-                    "verified_accuracy": self.accuracies(method),
-                    "seconds_first_call": round(self.seconds[method][0], 4),
-                    "seconds_later_calls": [round(s, 4) for s in self.seconds[method][1:]],
+            "eps": self.config.sizes,
+            "networks": {
+                network.name: {
+                    "training_seconds": round(network.training_seconds, 3),
+                    "accuracy": network.accuracy,
+                    "attacked_accuracy": network.attacked(),
+                    "verified_accuracy": {method: network.verified(method) for method in METHODS},
                 }
-                for method in self.verified
-            },
-            "certified_radius": {
-                "method": _RADIUS_METHOD,
-                "median": float(np.median(self.radius)),
-                "of_each_image": [round(float(radius), 6) for radius in self.radius],
+                for network in self.networks
             },
         }
 
@@ -84,95 +125,90 @@ def build_model() -> keras.Model:
     return keras.Sequential(
         [
             layers.Input((8, 8, 1)),
-            # Active in training only: smoother decision boundaries, hence larger margins.
-            layers.GaussianNoise(0.2),
-            layers.Conv2D(16, 3, padding="same", activation="relu"),
             layers.Conv2D(32, 3, strides=2, padding="same", activation="relu"),
             layers.Flatten(),
-            layers.Dense(64, activation="relu"),
+            layers.Dense(100, activation="relu"),
             layers.Dense(10),
         ]
     )
 
 
 def run(config: Config, log: Callable[[str], None]) -> Results:
-    """Trains and certifies; `log` gets a line whenever a part is done."""
-    keras.utils.set_random_seed(config.seed)
-    (x_train, y_train), (x_test, y_test) = datasets.load("digits")
-    model = build_model()
-    model.compile(
-        keras.optimizers.AdamW(2e-3, weight_decay=0.02),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    log(f"Training {model.count_params():,} weights for {config.epochs} epochs ...")
-    begin = time.perf_counter()
-    model.fit(x_train, y_train, batch_size=64, epochs=config.epochs, verbose=0)
-    training_seconds = time.perf_counter() - begin
-    test_accuracy = float(np.mean(_classify(model, x_test) == y_test))
-    log(f"  {training_seconds:.1f} s; {test_accuracy:.1%} of the 360 test images are right.")
-
+    """Trains and certifies both networks; `log` gets a line whenever a part is done."""
+    train, (x_test, y_test) = datasets.load("digits")
     # The file keeps the order in which people wrote; a fixed choice mixes them.
     chosen = np.random.default_rng(0).permutation(len(x_test))[: config.examples]
     x, y = x_test[chosen], y_test[chosen]
-    predictions = _classify(model, x)
-    verified: dict[str, np.ndarray] = {}
-    seconds: dict[str, list[float]] = {}
-    for method in METHODS:
-        log(f"Verifying {len(x)} images at {len(config.eps)} sizes of eps by {method} ...")
-        verified[method], seconds[method] = _verify(model, x, y, config.eps, method)
-        log(f"  {sum(seconds[method]):.1f} s, of which {seconds[method][0]:.1f} s the first call.")
-    log(f"Searching each image's largest eps that {_RADIUS_METHOD} verifies ...")
-    radius, runner_up = _radii(model, x, y)
+    models, networks = {}, {}
+    for name, fit in (("plain", _fit_plain), ("certified", _fit_certified)):
+        # Both start from the same weights and see the images in the same order.
+        keras.utils.set_random_seed(config.seed)
+        models[name] = build_model()
+        log(f"Training the {name} network for {config.epochs} epochs ...")
+        begin = time.perf_counter()
+        fit(models[name], *train, config)
+        seconds = time.perf_counter() - begin
+        log(f"  {seconds:.1f} s. Attacking and verifying {len(x)} images ...")
+        results = {}
+        for eps in config.sizes:
+            region = tfcert.LpBall(eps, clip=_PIXELS)
+            results[eps] = found = tfcert.certify(models[name], x, y, region, method=METHODS)
+            log(
+                f"  eps {eps:g}: {found.attacked_accuracy:.1%} withstand the attack, "
+                f"{found.verified_accuracy:.1%} are verified."
+            )
+        networks[name] = Network(name, seconds, results)
     return Results(
         config=config,
-        parameters=model.count_params(),
-        training_seconds=training_seconds,
-        test_accuracy=test_accuracy,
-        x=x,
-        y=y,
-        predictions=predictions,
-        verified=verified,
-        seconds=seconds,
-        radius=radius,
-        runner_up=runner_up,
+        parameters=models["plain"].count_params(),
+        plain=networks["plain"],
+        certified=networks["certified"],
+        examples=_examples(models, networks, x, config),
+        first=x[0],
     )
 
 
-def _classify(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    return np.argmax(model.predict(x, batch_size=len(x), verbose=0), axis=-1)
+def _fit_plain(model: keras.Model, x: np.ndarray, y: np.ndarray, config: Config) -> None:
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(_RATE), loss)
+    model.fit(x, y, batch_size=_BATCH, epochs=config.epochs, verbose=0)
 
 
-def _margins(
-    model: keras.Model, x: np.ndarray, y: np.ndarray, region: tfcert.LpBall, method: MethodName
-) -> np.ndarray:
-    """The margin bounds, with the column of the true class set to +inf."""
-    margins = keras.ops.convert_to_numpy(tfcert.bound_margins(model, x, y, region, method=method))
-    return np.where(np.arange(margins.shape[1]) == y[:, None], np.inf, margins)
+def _fit_certified(model: keras.Model, x: np.ndarray, y: np.ndarray, config: Config) -> None:
+    region = tfcert.LpBall(config.train_eps, clip=_PIXELS)
+    objective = tfcert.objectives.IBP(region, ramp=(0, config.epochs / 2))
+    # Verified accuracy is measured afterwards, not in training.
+    trainer = tfcert.CertifiedTrainer(model, objective, verified_share=0.0)
+    trainer.compile(keras.optimizers.Adam(_RATE))
+    trainer.fit(x, y, batch_size=_BATCH, epochs=config.epochs, verbose=0)
 
 
-def _verify(
-    model: keras.Model, x: np.ndarray, y: np.ndarray, sizes: tuple[float, ...], method: MethodName
-) -> tuple[np.ndarray, list[float]]:
-    """Which image is verified at which eps, and the seconds each eps took."""
-    verified, seconds = [], []
-    for eps in sizes:
-        begin = time.perf_counter()
-        margins = _margins(model, x, y, tfcert.LpBall(eps, clip=_PIXELS), method)
-        seconds.append(time.perf_counter() - begin)
-        # x itself is in the region, so positive margins imply a correct classification.
-        verified.append(np.all(margins > 0, axis=1))
-    return np.stack(verified), seconds
-
-
-def _radii(model: keras.Model, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each image's largest eps found by halving, and the class that comes closest there."""
-    region = tfcert.LpBall(_RADIUS_HIGHEST, clip=_PIXELS)
-    verified = np.zeros(len(x), np.float32)
-    failed = np.full(len(x), _RADIUS_HIGHEST, np.float32)
-    for _ in range(_RADIUS_STEPS):
-        eps = (verified + failed) / 2
-        holds = np.all(_margins(model, x, y, region.with_eps(eps), _RADIUS_METHOD) > 0, axis=1)
-        verified, failed = np.where(holds, eps, verified), np.where(holds, failed, eps)
-    closest = np.argmin(_margins(model, x, y, region.with_eps(verified), _RADIUS_METHOD), axis=1)
-    return verified, closest
+def _examples(
+    models: dict[str, keras.Model], networks: dict[str, Network], x: np.ndarray, config: Config
+) -> list[Example]:
+    """Images of different digits that are broken for one network and verified for the other."""
+    broken, safe = (networks[name].results[config.train_eps] for name in ("plain", "certified"))
+    both = np.flatnonzero((broken.verdict == "falsified") & (safe.verdict == "verified"))
+    # The surest proofs first, one of each digit.
+    order = both[np.argsort(-safe.margin[both], kind="stable")]
+    _, first = np.unique(safe.label[order], return_index=True)
+    places = order[np.sort(first)][:_EXAMPLES]
+    if not len(places):
+        return []
+    region = tfcert.LpBall(config.train_eps, clip=_PIXELS)
+    attack = tfcert.attacks.APGD(region, loss="margin", early_stop=False)
+    hardest = attack.worst_points(models["certified"], x[places], safe.label[places])
+    fooling = np.stack([broken.counterexamples[place] for place in places.tolist()])
+    mistaken = np.argmax(np.asarray(models["plain"](fooling)), axis=-1)
+    return [
+        Example(
+            label=int(safe.label[place]),
+            image=x[place],
+            fooling=fooling[row],
+            mistaken=int(mistaken[row]),
+            hardest=np.asarray(hardest.points)[row],
+            lead=-float(hardest.margins[row]),  # An attack's margin is the wrong class's.
+            proved=float(safe.margin[place]),
+        )
+        for row, place in enumerate(places)
+    ]

@@ -6,10 +6,10 @@ import html
 import pathlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["Section", "document", "escape", "figure", "plain"]
+__all__ = ["Section", "details", "document", "escape", "facts", "figure", "plain"]
 
 _STYLE = pathlib.Path(__file__).with_name("page.css")
 
@@ -40,6 +40,20 @@ def figure(picture: str, caption: str) -> str:
     return (
         f'<figure>{picture}<figcaption class="note">{escape(caption, None)}</figcaption></figure>'
     )
+
+
+def facts(rows: Mapping[str, str]) -> str:
+    """Names and values, both text, as a list of two columns."""
+    lines = "\n".join(
+        f"<div><dt>{escape(name, 100)}</dt><dd>{escape(value, 500)}</dd></div>"
+        for name, value in rows.items()
+    )
+    return f'<dl class="facts">\n{lines}\n</dl>'
+
+
+def details(title: str, body: str) -> str:
+    """HTML that is folded away below its title, text; it opens without a script."""
+    return f"<details>\n<summary>{escape(title)}</summary>\n{body}\n</details>"
 
 
 def document(title: str, lead: str, sections: Sequence[Section]) -> str:
