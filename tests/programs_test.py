@@ -103,6 +103,13 @@ def test_a_new_number_of_inputs_is_answered_by_what_is_compiled(eps, compiled, c
     assert sorted(p.traces for p in programs_of(model)) == [0, 1, 1]
 
 
+def test_pieces_that_fit_into_memory_use_what_is_compiled(monkeypatch):
+    model, program = compiled_for(1, tfcert.LpBall(0.1))
+    monkeypatch.setattr(tfcert.methods.Crown, "samples_at_once", lambda *_: 3)
+    tfcert.bound(model, data(model, 4)[0], tfcert.LpBall(0.1), "crown")
+    assert program.calls == 6 and len(programs_of(model)) == 1
+
+
 @pytest.mark.parametrize("compiled, count", [(1, 9), (5, 1)])
 def test_a_compiled_program_is_not_used_at_any_price(compiled, count):
     model, program = compiled_for(compiled, tfcert.LpBall(0.1))

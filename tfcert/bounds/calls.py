@@ -97,16 +97,15 @@ class Call(NamedTuple):
             return compute(self._setting, self.region, moments, self.x, *more)
         arguments = _Arguments(numbers, moments, (self.x, *more))
         piece = self.method.samples_at_once(self.network, rows)
-        if self.batch is None or self.batch <= piece:
-            program = self._program(kind, compute, arguments, self.batch, again)
-            if not program.would_start_slowly:
-                return program(*arguments)
-            lent = self._compiled_piece(kind, arguments)
-            if lent is None:
-                return program(*arguments)
-            program.leave_to_another()
-            piece = lent
-        return self._in_pieces(kind, compute, arguments, piece)
+        if len(self.x) > piece:
+            piece = self._compiled_piece(kind, arguments) or piece
+            return self._in_pieces(kind, compute, arguments, piece)
+        program = self._program(kind, compute, arguments, len(self.x), again)
+        lent = self._compiled_piece(kind, arguments) if program.would_start_slowly else None
+        if lent is None:
+            return program(*arguments)
+        program.leave_to_another()
+        return self._in_pieces(kind, compute, arguments, lent)
 
     def _in_pieces(self, kind: str, compute: Compute, arguments: _Arguments, piece: int) -> Any:
         batch, parts = len(self.x), []
@@ -138,7 +137,7 @@ class Call(NamedTuple):
         return (self.method, self.statistics, self.region.signature())
 
     def _program(
-        self, kind: str, compute: Compute, arguments: _Arguments, batch: int | None, again: bool
+        self, kind: str, compute: Compute, arguments: _Arguments, batch: int, again: bool
     ) -> Program:
         def make() -> Callable[..., Any]:
             # Nothing of this call but its setting: the region without its numbers.
@@ -151,7 +150,7 @@ class Call(NamedTuple):
             make,
             arguments,
             jit_compile=self.method.jit_compile or None,
-            at_once=not again and self.method.first_call_at_once(self.network, batch or 1),
+            at_once=not again and self.method.first_call_at_once(self.network, batch),
             batch=batch,
         )
 
