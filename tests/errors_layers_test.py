@@ -46,8 +46,6 @@ class LayersTest(ErrorsTest):
             (layers.Embedding(3, 2), (4,)),
             (layers.Resizing(4, 4), (3, 3, 1)),
             (layers.Masking(), (3, 2)),
-            (layers.GroupNormalization(1), (4,)),
-            (layers.UnitNormalization(), (4,)),
         ):
             model = model_of(layer, shape=shape)
             name = type(layer).__name__

@@ -24,7 +24,7 @@ from tfcert.rules import (
     linear,
     linear_maps,
     nonlinear,
-    normalization,
+    own_statistics,
     pooling,
     rows,
     simplex,
@@ -209,10 +209,22 @@ MUTANTS = {
         bounds("batch_normalization", ALONE, "ibp"),
     ),
     "radius of centring": Mutant(
-        normalization,
+        own_statistics,
         "Declared",
         lambda original: lambda f, radius, shape: original(f, lambda r: 0.5 * radius(r), shape),
         bounds("layer_normalization", ALONE, "ibp"),
+    ),
+    "other entries of a normalised vector from the wrong end": Mutant(
+        own_statistics.Normalised,
+        "_end",
+        lambda original: lambda self, own, x, side: original(self, own, x, -side),
+        bounds("rms_normalization", ALONE, "ibp"),
+    ),
+    "one vector of all groups": Mutant(
+        own_statistics,
+        "_standardised",
+        lambda original: lambda x, axes, epsilon: original(x, range(1, len(x.shape) + 1), epsilon),
+        bounds("group_normalization", ALONE, "ibp"),
     ),
     # Windows.
     "window one entry off": Mutant(

@@ -95,6 +95,7 @@ def _on_map(rng: np.random.Generator, x: Any) -> Any:
         lambda: convolution(x, filters, padding=padding, activation="relu"),
         lambda: convolution(x, filters, padding="same", dilation_rate=2),
         lambda: x + convolution(_activation(rng, x), channels, padding="same"),
+        lambda: layers.GroupNormalization(-1, epsilon=0.05)(x),
         lambda: layers.Concatenate()([x, convolution(x, 1, padding="same")]),
         lambda: layers.Multiply()([x, layers.Reshape((1,) * rank + (channels,))(_gate(rng, x))]),
         lambda: name("SeparableConv")(filters, size(), padding=padding)(x),
@@ -108,6 +109,12 @@ def _on_map(rng: np.random.Generator, x: Any) -> Any:
         lambda: name(str(rng.choice(["GlobalAveragePooling", "GlobalMaxPooling"])))()(x),
         lambda: layers.Flatten()(x),
     ]
+    if rank == 1:
+        steps += [
+            lambda: x + layers.MultiHeadAttention(1, 2)(x, x, use_causal_mask=_coin(rng)),
+            lambda: layers.Attention()([x, layers.Dense(channels)(x)]),
+            lambda: ops.matmul(ops.einsum("bij,bkj->bik", x, layers.Dense(channels)(x)), x),
+        ]
     if rank == 2:
         steps.append(
             lambda: linf.LInfDistanceConv2D(
@@ -115,6 +122,10 @@ def _on_map(rng: np.random.Generator, x: Any) -> Any:
             )(x)
         )
     return steps[int(rng.integers(len(steps)))]()
+
+
+def _coin(rng: np.random.Generator) -> bool:
+    return bool(rng.integers(2))
 
 
 def _exponent(rng: np.random.Generator) -> float:

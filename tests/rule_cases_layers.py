@@ -52,6 +52,15 @@ _layer(
 )
 _layer("layer_normalization_one_entry", lambda: layers.LayerNormalization(epsilon=0.1), (3, 1))
 _layer("rms_normalization", layers.RMSNormalization, (5,))
+_layer("group_normalization", lambda: layers.GroupNormalization(2), (2, 4))
+_layer(
+    "group_normalization_axis",
+    lambda: layers.GroupNormalization(2, axis=1, center=False, epsilon=0.05),
+    (4, 2),
+)
+_layer("group_normalization_of_each", lambda: layers.GroupNormalization(-1, scale=False), (3, 2))
+_layer("unit_normalization", layers.UnitNormalization, (4,))
+_layer("unit_normalization_axes", lambda: layers.UnitNormalization(axis=[1, 2]), (2, 3))
 _layer("rms_normalization_axes", lambda: layers.RMSNormalization(axis=(1, 2)), (3, 2))
 
 

@@ -14,6 +14,7 @@ from tfcert.rules import (
     merging,
     normalization,
     operators,
+    own_statistics,
     pooling,
     shape,
 )
@@ -72,6 +73,7 @@ _FAMILIES = (
     merging,
     normalization,
     operators,
+    own_statistics,
     pooling,
     shape,
 )

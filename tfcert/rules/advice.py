@@ -36,9 +36,6 @@ ADVICE: dict[tuple[str, ...], str] = {
     ("SpectralNormalization",): (
         "After training, copy the normalised kernel into a plain layer of the wrapped kind."
     ),
-    ("GroupNormalization", "UnitNormalization"): (
-        "Use BatchNormalization, which is affine at inference, or LayerNormalization."
-    ),
     (
         *("Embedding", "ReversibleEmbedding", "StringLookup", "IntegerLookup"),
         *("TextVectorization", "Hashing", "HashedCrossing", "Discretization", "CategoryEncoding"),

@@ -38,6 +38,7 @@ __all__ = [
     "scale",
     "softmax",
     "subtract",
+    "sum_of_others",
     "to_last",
 ]
 
@@ -282,10 +283,7 @@ def _log_softmax_ends(x: Interval, present: Any = None) -> tuple[Any, Any]:
 
 
 def _log_one_plus_others(own: Any, others: Any, present: Any = None) -> Any:
-    """``log(1 + sum_{j != i} exp(others_j - own_i))`` without forming all pairs.
-
-    The sum over the others comes from cumulative sums of both sides, so that nothing cancels.
-    """
+    """``log(1 + sum_{j != i} exp(others_j - own_i))`` without forming all pairs."""
     size = own.shape[-1]
     if size == 1:
         return ops.zeros_like(own)
@@ -293,13 +291,17 @@ def _log_one_plus_others(own: Any, others: Any, present: Any = None) -> Any:
         minus = ops.cast(float("-inf"), others.dtype)
         others = ops.where(ops.convert_to_tensor(present), others, minus)
     top = ops.max(others, axis=-1, keepdims=True)
-    weights = ops.exp(others - top)
-    zero = ops.zeros_like(weights[..., :1])
-    before = ops.concatenate([zero, ops.cumsum(weights, axis=-1)[..., :-1]], axis=-1)
-    reverse = ops.flip(weights, axis=-1)
-    after = ops.concatenate([zero, ops.cumsum(reverse, axis=-1)[..., :-1]], axis=-1)
-    rest = before + ops.flip(after, axis=-1)
+    rest = sum_of_others(ops.exp(others - top))
     return ops.softplus(ops.log(ops.maximum(rest, 1e-37)) + top - own)
+
+
+def sum_of_others(values: Any) -> Any:
+    """For each entry of the last axis, the sum of the others: from both sides, not a difference."""
+    zero = ops.zeros_like(values[..., :1])
+    before = ops.concatenate([zero, ops.cumsum(values, axis=-1)[..., :-1]], axis=-1)
+    reverse = ops.flip(values, axis=-1)
+    after = ops.concatenate([zero, ops.cumsum(reverse, axis=-1)[..., :-1]], axis=-1)
+    return before + ops.flip(after, axis=-1)
 
 
 def log_softmax(x: Node, axis: int | Sequence[int] = -1) -> Node:

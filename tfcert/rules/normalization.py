@@ -1,18 +1,15 @@
-"""Rules of rescaling and normalising layers."""
+"""Rules of rescaling layers, and of those that normalise by fixed statistics."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfcert import relaxations
 from tfcert.rules import building
-from tfcert.rules.interval import Interval
-from tfcert.rules.linear import Declared, Scale, read
+from tfcert.rules.linear import Scale, read
 from tfcert.rules.primitives import Node
 from tfcert.rules.registry import apply, register_rule
 from tfcert.rules.rounding import HUGE, TINY, flushed, rounding_error
@@ -152,79 +149,6 @@ def _rescaling(layer: Any, x: Node) -> Node:
     return building.scale(x, factor, offset)
 
 
-def _center(x: Node) -> Node:
-    """``x - mean(x)`` over the last axis; ``|W| r = (1 - 2/n) r + mean(r)``."""
-    size = x.shape[-1]
-    return apply(
-        Declared(
-            lambda t: t - ops.mean(t, axis=-1, keepdims=True),
-            lambda r: (1.0 - 2.0 / size) * r + ops.mean(r, axis=-1, keepdims=True),
-            x.shape,
-        ),
-        x,
-    )
-
-
-def _normalised(centered: Node, epsilon: float, limit: float) -> Node:
-    """``c / sqrt(mean(c^2) + epsilon)`` over the last axis, every entry within ``limit``."""
-    size = centered.shape[-1]
-    square = building.curve(relaxations.CURVES["square"], centered)
-    variance = building.rearrange(
-        lambda t: ops.repeat(ops.mean(t, axis=-1, keepdims=True), size, axis=-1), square
-    )
-    spread = building.curve(relaxations.CURVES["rsqrt"], building.scale(variance, shift=epsilon))
-    product = building.multiply(centered, spread)
-
-    def within(x: Interval) -> Interval:
-        return Interval.from_ends(ops.full_like(x.lower, -limit), ops.full_like(x.upper, limit))
-
-    return Node(product.primitive, product.inputs, product.shape, enclosure=(within, (centered,)))
-
-
-def _affine_ends(layer: Any, x: Node, axes: list[int]) -> Node:
-    """gamma and beta of a normalising layer, over the given axes (batch axis counted)."""
-    shape = [x.shape[a - 1] if a in axes else 1 for a in range(1, len(x.shape) + 1)]
-
-    def factors(dtype: str) -> tuple[Tensor | None, Tensor | None]:
-        gamma, beta = (
-            None if v is None else ops.reshape(read(v, dtype), shape)
-            for v in (layer.gamma, getattr(layer, "beta", None))
-        )
-        return gamma, beta
-
-    if layer.gamma is None and getattr(layer, "beta", None) is None:
-        return x
-    return apply(Scale(factors), x)
-
-
-def _layer_normalization(layer: Any, x: Node) -> Node:
-    if getattr(layer, "rms_scaling", False):
-        raise NotImplementedError(
-            "rms_scaling=True has no rule. Use keras.layers.RMSNormalization."
-        )
-    axis = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    axes = [a % (len(x.shape) + 1) for a in axis]
-    moved, restore = building.to_last(x, axes)
-    size = moved.shape[-1]
-    result = _normalised(_center(moved), float(layer.epsilon), math.sqrt(max(size - 1, 0)))
-    return _affine_ends(layer, restore(result), axes)
-
-
-def _rms_normalization(layer: Any, x: Node) -> Node:
-    axis = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    axes = [a % (len(x.shape) + 1) for a in axis]
-    moved, restore = building.to_last(x, axes)
-    result = _normalised(moved, float(layer.epsilon), math.sqrt(moved.shape[-1]))
-    shape = [x.shape[a - 1] if a in axes else 1 for a in range(1, len(x.shape) + 1)]
-
-    def factors(dtype: str) -> tuple[Tensor, None]:
-        return ops.reshape(read(layer.scale, dtype), shape), None
-
-    return apply(Scale(factors), restore(result))
-
-
 register_rule(keras.layers.BatchNormalization, _batch_normalization)
 register_rule(keras.layers.Normalization, _normalization)
 register_rule(keras.layers.Rescaling, _rescaling)
-register_rule(keras.layers.LayerNormalization, _layer_normalization)
-register_rule(keras.layers.RMSNormalization, _rms_normalization)
