@@ -29,10 +29,11 @@ _MAY_KNOW = {
     "regions": {"names", "types", "backend"},
     "relaxations": {"types", "backend"},
     "graph": set(),
-    "heads": {"graph", "network"},
+    "heads": {"graph", "network", "tracing"},
     "checks": {"types", "backend"},
     "rules": {"types", "backend", "regions", "relaxations", "graph", "layers"},
-    "network": {"types", "backend", "relaxations", "graph", "rules"},
+    "tracing": {"graph", "rules"},
+    "network": {"types", "backend", "relaxations", "graph", "rules", "tracing"},
     "programs": {"types", "backend", "network"},
     "bounds": {
         *("types", "backend", "checks", "regions", "relaxations", "graph", "rules", "network"),
@@ -56,7 +57,10 @@ _MAY_KNOW = {
         *("types", "backend", "regions", "relaxations", "graph", "rules", "network", "bounds"),
         *("schedules", "attacks", "smoothing", "layers"),
     },
-    "fitting": {"types", "backend", "checks", "graph", "heads", "bounds", "network", "schedules"},
+    "fitting": {
+        *("types", "backend", "checks", "graph", "heads", "bounds", "network", "schedules"),
+        "tracing",
+    },
     "trainer": {
         *("types", "backend", "graph", "bounds", "network", "objectives", "schedules", "fitting"),
         *("naming", "heads"),

@@ -55,17 +55,6 @@ class LayersTest(ErrorsTest):
         model = functional(lambda x: ops.sin(x))
         self.check(NotImplementedError, r"\(Sin\) has no bound rule", model)
 
-    def test_subclass_of_a_supported_layer(self):
-        class Squared(layers.Dense):
-            def call(self, x):
-                return ops.square(super().call(x))
-
-        text = (
-            r"\(Squared\) has no bound rule. Its base class Dense has a rule, but a subclass may "
-            "compute something else; if it does not, register the rule for Squared too"
-        )
-        self.check(NotImplementedError, text, model_of(Squared(3)))
-
     def test_call_overridden_without_its_bounds(self):
         class Twice(layers.Layer):
             def call(self, x):

@@ -20,8 +20,11 @@ __all__ = [
     "Visit",
     "attention_parts",
     "check_dtypes",
+    "example_inputs",
+    "inputs_of",
     "interpret",
     "is_operation_of_keras",
+    "is_variable",
     "is_written_by_keras",
     "layers_of",
     "loss_tracker",
@@ -39,33 +42,62 @@ _FUNCTIONAL = type(keras.Model(*2 * (keras.Input((1,)),)))
 
 
 def wants_walk(operation: Any) -> bool:
-    """Whether an operation is itself a graph of operations: a functional or sequential model."""
-    return isinstance(operation, keras.Sequential | _FUNCTIONAL | keras.Function)
+    """Whether an operation is itself a graph of operations: a functional or sequential model.
+
+    A model that overrides ``call`` is none, since its layers do not tell what it computes.
+    """
+    if isinstance(operation, keras.Sequential):
+        return type(operation).call is keras.Sequential.call
+    if isinstance(operation, _FUNCTIONAL):
+        return type(operation).call is _FUNCTIONAL.call
+    return isinstance(operation, keras.Function)
+
+
+def inputs_of(model: Any) -> Any:
+    """The symbolic inputs of a graph, in their structure."""
+    return _function_of(model)._inputs_struct
+
+
+def example_inputs(model: keras.Model) -> Any:
+    """Symbolic inputs for a model that is written as a class, of the shapes that it was built for.
+
+    Raises:
+        ValueError: The model was not built yet.
+    """
+    shapes = list((model.get_build_config() or {}).values())
+    if not model.built or len(shapes) != 1 or shapes[0] is None:
+        raise ValueError(
+            f"Model {model.name!r} is not built, so its shapes are unknown. Call the model on data "
+            "first: model(x)."
+        )
+    return _shaped(shapes[0], model.compute_dtype)
+
+
+def _shaped(shape: Any, dtype: str) -> Any:
+    """Inputs for one shape, or for a list or a dictionary of them."""
+    if isinstance(shape, dict):
+        return {key: _shaped(part, dtype) for key, part in shape.items()}
+    if shape and not all(size is None or isinstance(size, int) for size in shape):
+        return [_shaped(part, dtype) for part in shape]
+    return keras.Input(tuple(shape[1:]), dtype=dtype)
+
+
+def is_variable(value: Any) -> bool:
+    """Whether an argument of a call is a variable."""
+    return isinstance(value, keras.Variable)
 
 
 def _function_of(model: Any) -> Any:
     """The functional graph behind a model, or an error that says why there is none."""
-    name, kind = model.name, type(model)
-    if isinstance(model, keras.Sequential):
-        base: Any = keras.Sequential
-    elif isinstance(model, _FUNCTIONAL):
-        base = _FUNCTIONAL
-    elif isinstance(model, keras.Function):
-        return model
-    else:
+    if not wants_walk(model):
         raise NotImplementedError(
-            f"Model {name!r} ({kind.__name__}) has no graph of layers that tfcert can follow. "
-            "Build it as a Sequential or Functional model, or wrap its parts in layers with rules."
-        )
-    if kind.call is not base.call:
-        raise NotImplementedError(
-            f"Model {name!r} ({kind.__name__}) overrides `call`, so its layers do not tell what it "
-            "computes. Build it as a Sequential or Functional model."
+            f"Model {model.name!r} ({type(model).__name__}) has no graph of layers that tfcert can "
+            "follow. Build it as a Sequential or Functional model."
         )
     if isinstance(model, keras.Sequential):
         if not model.built or model._functional is None:
             raise ValueError(
-                f"Model {name!r} is not built, so its shapes are unknown. Start it with "
+                f"Model {model.name!r} is not built, so its shapes are unknown. Start it with "
                 "keras.Input(shape), or call model.build((None, ...)) or the model on data first."
             )
         return model._functional
@@ -317,14 +349,19 @@ class Settings:
     """
 
     def __init__(self, model: keras.Model):
-        self._layers = [_LayerSettings(layer) for layer in layers_of(model)]
+        self._layers = [_LayerSettings(layer) for layer in _parts(model)]
 
     def hold(self, model: keras.Model) -> bool:
         """Whether nothing was replaced since. Every call for bounds asks, so it has to be fast."""
-        layers = layers_of(model)
+        layers = _parts(model)
         return len(layers) == len(self._layers) and all(
             known.hold(layer) for known, layer in zip(self._layers, layers, strict=True)
         )
+
+
+def _parts(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of a model, and the model itself where its own code decides, too."""
+    return layers_of(model) if wants_walk(model) else [model, *layers_of(model)]
 
 
 class _LayerSettings:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfcert import graph
+from tfcert import graph, tracing
 from tfcert.network import checked_model, derived_from
 
 __all__ = ["Head", "Scored", "head_of", "scored", "without_activation"]
@@ -68,12 +68,18 @@ class Scored(NamedTuple):
             )
 
 
-def scored(model: keras.Model) -> Scored:
+def scored(model: keras.Model, x: Any = None, *, read: bool = True) -> Scored:
     """The scores that decide the class of a model with one output, ``(batch, outputs)``.
 
     A final softmax or log_softmax is left out, since it changes no order. A model with a single
     output is a binary classifier: the output is a logit z or, behind a sigmoid, a probability. Its
     scores are 0 and z, so that the margin of the label y is ``(2 y - 1) z``.
+
+    Args:
+        model: The classifier. One that is written as a class, and cannot be read, is taken as it
+            is.
+        x: As for ``network.checked_model``.
+        read: Whether layers of the user's own may be replaced by what their ``call`` does.
 
     Example:
 
@@ -82,7 +88,13 @@ def scored(model: keras.Model) -> Scored:
     >>> found.model.output_shape, found.threshold
     ((None, 2), 0.5)
     """
-    return derived_from(checked_model(model)).once(_scored)
+    if not read:
+        return derived_from(model).once(_scored)
+    try:
+        readable = checked_model(model, x)
+    except NotImplementedError:
+        return Scored(model)
+    return derived_from(readable).once(_scored)
 
 
 def head_of(model: keras.Model) -> Head:
@@ -140,6 +152,12 @@ def _scored(model: keras.Model) -> Scored:
         return Scored(model)
     head, alone = head_of(model), shape[1] == 1
     ending = head.activation
+    if alone and tracing.is_hidden(head.operation):
+        raise NotImplementedError(
+            f"Model {model.name!r} has one output, which layer {head.operation.name!r} "
+            f"({type(head.operation).__name__}) gives: tfcert cannot see whether it is a logit or "
+            "a probability. Put the last layer, or the sigmoid, outside of that layer."
+        )
     if alone and ending in ("softmax", "relu"):
         raise ValueError(
             "`model` must return a logit or a probability where it has one output. "

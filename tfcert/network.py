@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import keras
+from keras import ops
 
-from tfcert import backend, graph
+from tfcert import backend, graph, tracing
 from tfcert.rules import registry
 from tfcert.rules.linear import Rearrange, Scale
 from tfcert.rules.nonlinear import Elementwise, Opaque
@@ -48,6 +49,8 @@ class Network:
         self.foreign: list[str] = []
 
         def visit(operation: Any, args: tuple, kwargs: dict, specs: list) -> Any:
+            if tracing.is_hidden(operation):
+                tracing.explain(operation, *keras.tree.map_structure(self._symbol, (args, kwargs)))
             result = registry.lower(operation, args, kwargs)
             if not registry.is_own(operation):
                 self.foreign.append(operation.name)
@@ -70,6 +73,12 @@ class Network:
             self.nodes.insert(0, self.input)
         self.index = {node: i for i, node in enumerate(self.nodes)}
         self._facts()
+
+    def _symbol(self, value: Any) -> Any:
+        """A symbolic tensor for a node, for layers that are called on it."""
+        if not isinstance(value, Node):
+            return value
+        return keras.KerasTensor((None, *value.shape), self.dtype)
 
     def _facts(self) -> None:
         """What methods ask of each node, found once."""
@@ -265,8 +274,19 @@ def _network(model: keras.Model) -> Network:
         return Network(model)
 
 
-def checked_model(model: Any) -> keras.Model:
-    """Raises unless a model is a built Keras model."""
+def _readable(model: keras.Model) -> keras.Model:
+    with backend.eagerly():
+        return tracing.readable(model)
+
+
+def checked_model(model: Any, x: Any = None) -> keras.Model:
+    """A built model whose layers tell what it computes; raises where there is none.
+
+    Args:
+        model: What the user gave. A model that is written as a class, and layers of the user's own,
+            are read: the result then is a functional model of the same variables.
+        x: Inputs, to build a model with that is written as a class and was not called yet.
+    """
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"`model` must be a keras.Model. Received: {model!r} (of type {type(model).__name__})."
@@ -276,7 +296,10 @@ def checked_model(model: Any) -> keras.Model:
             f"Model {model.name!r} is not built, so its shapes are unknown. Start it with "
             "keras.Input(shape), or call model.build((None, ...)) or the model on data first."
         )
-    return model
+    if x is not None and not model.built:
+        with backend.eagerly():
+            model(ops.convert_to_tensor(x)[:1], training=False)
+    return derived_from(model).once(_readable)
 
 
 def network_of(model: Any) -> Network:

@@ -126,7 +126,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
         Scores leave out a final softmax, and are (0, z) for a single output z.
         """
-        return heads.scored(self.model).model
+        return heads.scored(self.model, read=self.objective.region is not None).model
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """The model's own outputs."""
@@ -226,7 +226,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     ) -> Batch:
         """What the objective sees of one batch; runs its first pass if logits are not given."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = ops.cast(x, self.model.inputs[0].dtype)  # Data sets bring types of their own.
+        x = ops.cast(x, self.scores.inputs[0].dtype)  # Data sets bring types of their own.
         y, known = fitting.labels(y, self.classes)
         step = self.step + 0  # The value: a variable would be read when it is used.
         clock = Clock(step, self.steps_per_epoch + 0, final=not train)

@@ -13,8 +13,11 @@ _FOLDER = pathlib.Path(__file__).parent
 # Rows from the ground up: (title of the row, rooms). A room knows rooms below it, never above.
 _ROWS = [
     ("no model", ["types, backend", "regions", "relaxations", "schedules"]),
-    ("one layer", ["graph", "layers", "rules"]),
-    ("one model", ["network, heads", "programs", "logs, runs, checks", "models, datasets"]),
+    ("one layer", ["graph, tracing", "layers", "rules"]),
+    (
+        "one model",
+        ["network, heads", "programs", "logs, runs, checks", "models, datasets"],
+    ),
     ("answers", ["properties", "bounds", "attacks", "smoothing", "interchange"]),
     ("uses", ["objectives, fitting", "branching, proofs", "certification", "scaling"]),
     ("products", ["trainer", "export", "reporting"]),

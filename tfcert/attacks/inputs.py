@@ -67,7 +67,7 @@ def classes_of(model: keras.Model, x: Tensor) -> int:
     """How many classes a model knows; two where it has a single output."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
-    outputs = getattr(heads.scored(model).model, "outputs", None)
+    outputs = getattr(heads.scored(model, x).model, "outputs", None)
     # A model that is written as a class tells its shapes only by running.
     outputs = outputs or keras.tree.flatten(model(x[:1], training=False))
     shapes = [tuple(output.shape) for output in outputs]

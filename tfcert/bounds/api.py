@@ -102,7 +102,7 @@ def bound_margins(
     """
     ranks = y.ranks if isinstance(y, properties.OutputProperty) else y is not None
     if ranks and specification is None:
-        model = _scores(model, method)
+        model = _scores(model, method, x)
     call = calls.prepare(model, x, region, method, statistics)
     classes = _classes(call)
     if isinstance(y, properties.OutputProperty):
@@ -172,7 +172,7 @@ def least_margins(
 
     >>> verified = tfcert.least_margins(model, x, y, tfcert.LpBall(0.1)) > 0
     """
-    call = calls.prepare(_scores(model, method), x, region, method, "moving")
+    call = calls.prepare(_scores(model, method, x), x, region, method, "moving")
     classes = _classes(call)
     labels = checks.as_labels(y, call.batch, classes)
     least = call.run("least", _least, labels, rows=classes, again=again)
@@ -217,9 +217,9 @@ def _least(
     return setting.method.least(setting.network, region, x, labels, moments=known)
 
 
-def _scores(model: keras.Model, method: Any) -> keras.Model:
+def _scores(model: keras.Model, method: Any, x: Tensor) -> keras.Model:
     """The model of the scores that decide the class."""
-    found = heads.scored(model)
+    found = heads.scored(model, x)
     if methods.get(method).float_safe:
         found.check_rounding()
     return found.model

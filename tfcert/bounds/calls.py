@@ -173,7 +173,8 @@ def prepare(model: Any, x: Any, region: Any, method: Any, statistics: str = "mov
         raise ValueError(
             f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
         )
-    derived = derived_from(checked_model(model))
+    model = checked_model(model, x)
+    derived = derived_from(model)
     network = derived.network
     method.check(network, statistics)
     x = ops.convert_to_tensor(x)

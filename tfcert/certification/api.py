@@ -21,6 +21,7 @@ from tfcert.certification.results import Certificates
 from tfcert.certification.stages import Stage
 from tfcert.certification.subject import Subject
 from tfcert.naming import trained_with
+from tfcert.network import checked_model
 from tfcert.properties import OutputProperty
 from tfcert.regions import Region
 from tfcert.runs import progress
@@ -123,6 +124,7 @@ def certify(
     >>> print(result.summary())
     """
     chain, complete = request.chain(method, float_safe)
+    checked_model(model, x)
     ranks = y.ranks if isinstance(y, OutputProperty) else True
     subject = Subject(model, chain[0].float_safe, ranks)
     for one in chain:  # Before a log is made.

@@ -159,7 +159,7 @@ def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tup
     """Inputs and labels as NumPy arrays that the model and the objective can be trained on."""
     x = np.asarray(ops.convert_to_numpy(x))
     x = x.astype(keras.config.floatx(), copy=False)
-    checks.check_inputs(x, tuple(trainer.model.input_shape[1:]), trainer.model.name)
+    checks.check_inputs(x, tuple(trainer.scores.input_shape[1:]), trainer.model.name)
     if y is None:
         raise ValueError(_NO_LABELS)
     y = checks.integer_labels(np.asarray(ops.convert_to_numpy(y)), trainer.classes)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
 import keras
 
-from tfcert import graph, heads
+from tfcert import graph, heads, tracing
 from tfcert.network import network_of
 
 __all__ = ["check_model"]
@@ -22,6 +23,7 @@ def check_model(model: keras.Model, bounded: bool) -> None:
             will do.
     """
     if bounded:
+        _check_calls(model)
         dtype = network_of(model).dtype
         if dtype != "float32":
             raise ValueError(
@@ -29,11 +31,12 @@ def check_model(model: keras.Model, bounded: bool) -> None:
             )
     else:
         _check_graph(model)
-    output = model.output_shape
+    scored = heads.scored(model, read=bounded)
+    output = model.output_shape if graph.wants_walk(model) else scored.model.output_shape
     if not isinstance(output, tuple) or len(output) != 2:
         raise ValueError(
             "Training needs a model with one output of shape (batch, classes). "
-            f"Received: output shape {model.output_shape}."
+            f"Received: output shape {output}."
         )
     for layer in graph.layers_of(model):
         if graph.is_written_by_keras(type(layer)) and _augments(layer, bounded):
@@ -51,11 +54,11 @@ def check_model(model: keras.Model, bounded: bool) -> None:
                 "loss would be counted in each. Remove it, or add such a term in an objective of "
                 "your own; regularizers of weights are fine."
             )
-    head = heads.head_of(model)
-    if ending := heads.scored(model).ending:
+    head = heads.head_of(scored.model)
+    if scored.ending:
         warnings.warn(
-            f"Model {model.name!r} ends in {ending}. Its logits are trained, with the same "
-            f"weights: the loss leaves {ending} out, and the model keeps it.",
+            f"Model {model.name!r} ends in {scored.ending}. Its logits are trained, with the same "
+            f"weights: the loss leaves {scored.ending} out, and the model keeps it.",
             stacklevel=3,
         )
     elif head.activation in ("softmax", "log_softmax", "sigmoid"):
@@ -64,6 +67,18 @@ def check_model(model: keras.Model, bounded: bool) -> None:
             "which cannot be left out. Objectives train logits: build the model without that "
             "activation (the class with the largest score stays the same)."
         )
+
+
+def _check_calls(model: keras.Model) -> None:
+    """Raises where a layer or model that is read computes something else while training."""
+    for layer in [model, *graph.layers_of(model)]:
+        if tracing.is_hidden(layer) and "training" in inspect.signature(layer.call).parameters:
+            raise NotImplementedError(
+                f"{type(layer).__name__} {layer.name!r} is written as a class, and its call takes "
+                "`training`: bounds could not follow what it does while training. Remove that "
+                "argument: Keras tells layers inside, such as Dropout and BatchNormalization, by "
+                "itself."
+            )
 
 
 def _check_graph(model: Any) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -49,13 +50,17 @@ def _two(rule: Callable[[Any, Any], Node]) -> Callable[[Any, Any, Any], Node]:
     return checked
 
 
+def _shape(x: Any) -> tuple[int, ...]:
+    return tuple(x.shape) if isinstance(x, Node | keras.Variable) else np.shape(x)
+
+
 def _text(x: Node) -> str:
     return ", ".join(map(str, x.shape))
 
 
 def _add(x1: Any, x2: Any) -> Node:
     if isinstance(x1, Node):
-        building.check_sum(x1.shape, x2.shape if isinstance(x2, Node) else np.shape(x2))
+        building.check_sum(x1.shape, _shape(x2))
     return building.add(x1, x2)
 
 
@@ -113,10 +118,10 @@ def _power(op: Any, x1: Any, x2: Any) -> Node:
 def _matmul(op: Any, x1: Any, x2: Any) -> Node:
     if isinstance(x1, Node) and isinstance(x2, Node):
         return building.matmul(x1, x2)
-    if isinstance(x1, Node) and len(np.shape(x2)) == 2:
-        return building.dense(x1, building.constant(x2))
-    if isinstance(x2, Node) and len(np.shape(x1)) == 2 and len(x2.shape) > 1:
-        return _kernel("ij,...jk->...ik", x2, building.constant(x1), constant_first=True)
+    if isinstance(x1, Node) and len(_shape(x2)) == 2:
+        return building.dense(x1, x2)
+    if isinstance(x2, Node) and len(_shape(x1)) == 2 and len(x2.shape) > 1:
+        return _kernel("ij,...jk->...ik", x2, _weight(x1), constant_first=True)
     raise NotImplementedError(
         "matmul has a rule for a bounded value and a constant matrix, and for two bounded values. "
         "For other constants use einsum."
@@ -131,7 +136,7 @@ def _einsum(op: Any, *operands: Any) -> Node:
     if len(nodes) == 2:
         return building.einsum(op.subscripts, *operands)
     place = nodes[0]
-    kernel = building.constant(operands[1 - place])
+    kernel = _weight(operands[1 - place])
     inputs, output = op.subscripts.replace(" ", "").split("->")
     terms = inputs.split(",")
     batch = terms[place][0]
@@ -140,7 +145,12 @@ def _einsum(op: Any, *operands: Any) -> Node:
     return _kernel(op.subscripts, operands[place], kernel, constant_first=place == 1)
 
 
-def _kernel(subscripts: str, x: Node, kernel: np.ndarray, *, constant_first: bool) -> Node:
+def _weight(value: Any) -> Any:
+    """A variable, which is read anew at every call, or a constant."""
+    return value if isinstance(value, keras.Variable) else building.constant(value)
+
+
+def _kernel(subscripts: str, x: Node, kernel: Any, *, constant_first: bool) -> Node:
     """The einsum of a node and a constant."""
 
     def ordered(value: Any, weights: Any) -> tuple[Any, Any]:

@@ -24,19 +24,38 @@ from tfcert.rules.primitives import Node, Primitive
 from tfcert.types import Bounds, Tensor
 
 __all__ = [
+    "CarriesRule",
     "apply",
+    "has_rule",
     "lower",
+    "lower_held",
     "register_activation",
     "register_affine",
     "register_monotone",
     "register_rule",
     "registered",
+    "unreadable",
 ]
 
 # rule(layer, *args, **kwargs) -> Node (or one per output), with nodes in place of tensors in args.
 Rule = Callable[..., Any]
 
 _RULES: dict[Any, Rule] = {}
+
+# Where to register a rule, and what works without one.
+_HINT = (
+    "Or register a rule with tfcert.register_rule, register_affine, register_activation or "
+    "register_monotone, or give the layer a method propagate_interval(bounds): "
+    f"docs/adding_a_rule.md shows each. {advice.ANYWAY}"
+)
+
+
+class CarriesRule:
+    """A layer of tfcert's own that is no part of users' models, and needs no entry of its class."""
+
+    def nodes(self, *values: Node) -> Any:
+        """What the layer computes, from the nodes of its inputs."""
+        raise NotImplementedError
 
 
 def register_rule(layer_class: type | str | Callable[..., Any], rule: Rule) -> None:
@@ -161,6 +180,23 @@ def lower(operation: Any, args: tuple, kwargs: dict) -> Any:
         ) from error
 
 
+def lower_held(operation: Any, args: tuple, kwargs: dict) -> Any:
+    """Builds the nodes of an operation on nodes and on variables that a layer holds."""
+
+    def operand(value: Any) -> Any:
+        return value if isinstance(value, keras.Variable) else _operand(value)
+
+    args, kwargs = keras.tree.map_structure(operand, (args, kwargs))
+    return _RULES[_key(operation)](operation, *args, **kwargs)
+
+
+def has_rule(operation: Any) -> bool:
+    """Whether a layer or an operation has a rule, or a layer its own method for bounds."""
+    if isinstance(operation, CarriesRule) or _key(operation) in _RULES:
+        return True
+    return getattr(type(operation), "propagate_interval", None) is not None
+
+
 def _operand(value: Any) -> Any:
     """What an operation outside of any layer is called on: nodes and constants."""
     if isinstance(value, keras.Variable):
@@ -195,6 +231,8 @@ def _key(operation: Any) -> Any:
 def _own_rule(layer: Any) -> Rule | None:
     """The rule that a layer of the user's own carries as a method."""
     kind = type(layer)
+    if isinstance(layer, CarriesRule):
+        return kind.nodes
     if getattr(kind, "propagate_interval", None) is None:
         return None
     owner = {
@@ -228,19 +266,31 @@ def _opaque_rule(layer: Any, *args: Any, **kwargs: Any) -> Node:
 
 
 def _unsupported(operation: Any) -> str:
+    todo = _base_hint(operation) or advice.advice_on(operation)
+    return (
+        f"Layer {operation.name!r} ({type(operation).__name__}) has no bound rule. {todo} {_HINT}"
+    )
+
+
+def unreadable(operation: Any, why: str) -> str:
+    """Says why the ``call`` of a layer could not be read, and what to do."""
+    whole = "Model" if isinstance(operation, keras.Model) else "Layer"
+    todo = _base_hint(operation) or "Write that part with keras.ops and layers of Keras."
+    return (
+        f"{whole} {operation.name!r} ({type(operation).__name__}) has no bound rule, and its call "
+        f"cannot be read on symbolic inputs: {why} {todo} {_HINT}"
+    )
+
+
+def _base_hint(operation: Any) -> str:
+    """What to do where the class of a layer stems from one that has a rule; "" for others."""
     kind = type(operation).__name__
     base = next((c.__name__ for c in type(operation).__mro__[1:] if c in _RULES), None)
-    todo = (
+    if base is None:
+        return ""
+    return (
         f"Its base class {base} has a rule, but a subclass may compute something else; if it does "
         f"not, register the rule for {kind} too."
-        if base
-        else advice.advice_on(operation)
-    )
-    return (
-        f"Layer {operation.name!r} ({kind}) has no bound rule. {todo} Or register a rule with "
-        "tfcert.register_rule, register_affine, register_activation or register_monotone, or give "
-        "the layer a method propagate_interval(bounds): docs/adding_a_rule.md shows each. "
-        f"{advice.ANYWAY}"
     )
 
 
