@@ -11,7 +11,7 @@ from keras import ops
 
 import tfcert
 from tests import rule_cases, rule_checks, soundness, support
-from tfcert.bounds import alpha, answers, refine, sweep
+from tfcert.bounds import alpha, answers, evaluation, refine, sweep
 from tfcert.layers import interval_kernels
 from tfcert.layers import point_kernels as kernels_of_points
 from tfcert.regions import LpBall, geometry
@@ -26,9 +26,12 @@ from tfcert.rules import (
     nonlinear,
     own_statistics,
     pooling,
+    recurrent,
+    repeating,
     rows,
     simplex,
     windows,
+    wrappers,
 )
 from tfcert.rules.interval import Interval
 from tfcert.types import Bounds
@@ -396,6 +399,45 @@ MUTANTS = {
         "causal",
         result(np.transpose),
         bounds("multi_head_attention_causal", ALONE, "ibp"),
+    ),
+    # Sequences.
+    "gates of a cell in another order": Mutant(
+        recurrent, "_parts", result(lambda parts: parts[::-1]), bounds("lstm", ALONE, "crown")
+    ),
+    "steps in another order": Mutant(
+        recurrent,
+        "_at",
+        lambda original: lambda x, place: original(x, x.shape[0] - 1 - place),
+        bounds("gru", ALONE, "crown"),
+    ),
+    "a mixture with the lower gate alone": Mutant(
+        recurrent,
+        "_blended_interval",
+        lambda original: (
+            lambda gate, *states: original(Interval.from_ends(gate.lower, gate.lower), *states)
+        ),
+        bounds("gru", ALONE, "ibp"),
+    ),
+    "slices pulled back to another place": Mutant(
+        ops,
+        "pad",
+        lambda original: lambda x, pads: ops.roll(original(x, pads), 1, axis=-1),
+        transposes("lstm"),
+    ),
+    "lines of another node with the same function": Mutant(
+        evaluation,
+        "lines_of",
+        result(lambda found: curve.Lines(*(ops.roll(t, 1, axis=1) for t in found))),
+        bounds("lstm", CHAIN, "crown"),
+    ),
+    "a direction that is not turned back": Mutant(
+        wrappers, "_reversed", lambda original: lambda x: x, bounds("bidirectional_of_two", ALONE)
+    ),
+    "steps and rows in each other's place": Mutant(
+        repeating,
+        "_fold",
+        result(lambda value: ops.roll(value, 1, axis=0)),
+        bounds("time_distributed_residual", ALONE, "ibp"),
     ),
     # Distances.
     "the formula of p = inf at a finite p": Mutant(

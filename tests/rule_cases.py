@@ -26,6 +26,7 @@ from tests import (
     rule_cases_convolutions,
     rule_cases_layers,
     rule_cases_operations,
+    rule_cases_recurrent,
 )
 from tests.rule_cases_support import ALONE, CHAIN, MAP, Case, Cases
 
@@ -37,6 +38,7 @@ for _family in (
     rule_cases_convolutions,
     rule_cases_layers,
     rule_cases_operations,
+    rule_cases_recurrent,
 ):
     for _name, _case in _family.CASES.items():
         CASES.put(_name, _case)
@@ -95,7 +97,7 @@ def build(case: Case, place: str, dtype: str, seed: int = 0) -> keras.Model:
             x = _CONVOLUTIONS[len(case.shape)](case.shape[-1], 2, padding="same")(entry)
         x = case.apply(x)
         if isinstance(x, (list, tuple)):
-            x = layers.Concatenate()([layers.Flatten()(part) for part in x])
+            x = layers.Concatenate()([layers.Flatten()(t) for t in keras.tree.flatten(x)])
         if place == MAP and len(x.shape) in (3, 4, 5):
             x = _CONVOLUTIONS[len(x.shape) - 1](2, 2, padding="same", activation="relu")(x)
         x = layers.Flatten()(x)

@@ -14,7 +14,7 @@ from tfcert import backend, graph, tracing
 from tfcert.rules import registry
 from tfcert.rules.linear import Rearrange, Scale
 from tfcert.rules.nonlinear import Elementwise, Opaque
-from tfcert.rules.primitives import Constant, Input, Node, Nonlinear
+from tfcert.rules.primitives import Constant, Input, Node, Nonlinear, in_order
 from tfcert.rules.rows import Window, covers, union
 from tfcert.rules.windows import Shift, Sliding
 
@@ -68,7 +68,7 @@ class Network:
             return result
 
         self.outputs = graph.interpret(model, [self.input], visit)
-        self.nodes = _sorted(keras.tree.flatten(self.outputs))
+        self.nodes = in_order(keras.tree.flatten(self.outputs))
         if self.input not in self.nodes:
             self.nodes.insert(0, self.input)
         self.index = {node: i for i, node in enumerate(self.nodes)}
@@ -215,22 +215,6 @@ def _claim(node: Node, operation: Any) -> None:
             stack.extend(top.inputs)
             if top.enclosure is not None:
                 stack.extend(top.enclosure[1])
-
-
-def _sorted(outputs: list[Node]) -> list[Node]:
-    order: list[Node] = []
-    seen: set[Node] = set()
-    stack = [(node, False) for node in reversed(outputs)]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            sources = list(node.inputs) + list(node.enclosure[1] if node.enclosure else ())
-            stack.extend((source, False) for source in reversed(sources) if source not in seen)
-    return order
 
 
 class Derived:

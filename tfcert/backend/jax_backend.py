@@ -184,8 +184,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
 
 
-def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of tensors for many calls inside of one that is compiled: one graph for all."""
+def traced_once(function: Callable[..., Any], *vectors: str) -> Callable[..., Any]:
+    """A function of tensors for many calls, with one graph for all (of one length, if vectors)."""
     return jax.jit(function)
 
 

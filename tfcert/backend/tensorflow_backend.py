@@ -291,9 +291,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return _traced(function, jit_compile=True, reduce_retracing=True)
 
 
-def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of tensors for many calls inside of one that is compiled: one graph for all."""
-    return _traced(function)
+def traced_once(function: Callable[..., Any], *vectors: str) -> Callable[..., Any]:
+    """A function of tensors for many calls, with one graph for all.
+
+    Args:
+        function: Called with tensors of one form; or of vectors of any length.
+        *vectors: The types of these vectors.
+    """
+    signature = [tf.TensorSpec([None], kind) for kind in vectors]
+    return _traced(function, input_signature=signature or None)
 
 
 def eagerly() -> Any:

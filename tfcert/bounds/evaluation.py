@@ -10,9 +10,10 @@ from keras import ops
 
 from tfcert import backend
 from tfcert.bounds.known import Known
+from tfcert.bounds.searching import lines_of
 from tfcert.network import Network
 from tfcert.regions import BoundRegion, Region
-from tfcert.relaxations import Lines
+from tfcert.relaxations import Curve, Lines
 from tfcert.rules.interval import Interval
 from tfcert.rules.nonlinear import Elementwise, Opaque, passes_zero
 from tfcert.rules.primitives import Affine, Constant, Input, Node, Nonlinear
@@ -48,6 +49,7 @@ class Evaluation:
 
     Attributes:
         intervals: By node, what is known of its values.
+        swept: By node, where its interval is as tight as sweeps make it; filled by methods.
         empty: ``(batch,)``: samples whose part of the region was found to be empty, which only
             ``known.signs`` can bring about; None without signs.
     """
@@ -77,6 +79,7 @@ class Evaluation:
         self.order = network.behind(self._starts)
         self.parameters = self._parameters(moments or {})
         self.intervals: dict[Node, Interval] = {}
+        self.swept: dict[Node, Tensor] = {}
         self.errors: dict[Node, Tensor] = {}
         # Samples for which an execution in float32 may overflow somewhere.
         self.overflow = None if unit is None else ops.zeros((self.batch,), dtype="bool")
@@ -227,6 +230,28 @@ class Evaluation:
             )
         return self._relaxations[node]
 
+    def _relax_together(self, nodes: list[Node]) -> None:
+        """The lines of nodes with one scalar function at once: what finds them is a long search."""
+        alike: dict[Curve, list[Node]] = {}
+        for node in nodes:
+            curve = self.parameters[node]
+            if isinstance(curve, Curve) and curve.is_searched and node not in self._relaxations:
+                alike.setdefault(curve, []).append(node)
+        for curve, group in alike.items():
+            inputs = [self.intervals[node.inputs[0]] for node in group]
+            ends = [
+                [ops.reshape(end, (self.batch, -1)) for end in ends]
+                for ends in zip(*(interval.bounds for interval in inputs), strict=True)
+            ]
+            lower, upper = (ops.concatenate(end, axis=1) for end in ends)
+            lines = lines_of(curve, lower, upper, self.slope)
+            begin = 0
+            for node in group:
+                end = begin + math.prod(node.shape)
+                own = [ops.reshape(t[:, begin:end], (self.batch, *node.shape)) for t in lines]
+                self._relaxations[node] = tuple(map(SampleTable, own))
+                begin = end
+
     def _fused_lines(self, primitive: Elementwise, p: Any, interval: Interval) -> Lines:
         """The lines of a two-piece function, in one kernel: they are dozens of small operations."""
 
@@ -292,6 +317,7 @@ class Evaluation:
     def prepare(self, node: Node, optimise: bool) -> None:
         """Makes all that sweeps from a node read, so that loops around them do not make it anew."""
         windows = self.network.windows(node)
+        self._relax_together(self.path(node))
         for above in self.path(node):
             here = windows[above]
             if isinstance(above.primitive, Affine):

@@ -24,6 +24,7 @@ from tfcert.bounds.refine import Lower
 from tfcert.network import Network
 from tfcert.regions import BoundRegion, Region
 from tfcert.rules.interval import Interval
+from tfcert.rules.nonlinear import Elementwise
 from tfcert.rules.primitives import Node, Nonlinear
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Tensor
@@ -126,11 +127,16 @@ class Crown(Backward):
 
     def tighten(self, evaluation: Evaluation, node: Node, interval: Interval) -> Interval:
         if evaluation.is_exact(node):
+            evaluation.swept[node] = ops.ones_like(interval.lower, dtype="bool")
             return interval
         if evaluation.network.mixing[node] >= 0:  # Affine in the input: one sweep is exact.
             wanted = interval.upper > interval.lower
         else:
             wanted = _where_readers_profit(evaluation, node, interval)
+        evaluation.swept[node] = wanted
+        settled = _settled_by_its_input(evaluation, node)
+        if settled is not None:
+            wanted = ops.logical_and(wanted, ops.logical_not(settled))
         return self.refined(evaluation, node, interval, wanted)
 
 
@@ -152,6 +158,24 @@ def _where_readers_profit(evaluation: Evaluation, node: Node, interval: Interval
         here = ops.broadcast_to(here, ops.shape(interval.lower))
         wanted = here if wanted is None else ops.logical_or(wanted, here)
     return wanted
+
+
+def _settled_by_its_input(evaluation: Evaluation, node: Node) -> Tensor | None:
+    """Where a sweep cannot tighten a node, as its input was swept.
+
+    So it is with values that are only moved, and with those of a monotone function: a line below
+    it rises with it, so that at the least input it lies below the function.
+    """
+    primitive = node.primitive
+    if len(node.inputs) != 1 or not primitive.keeps_ends(evaluation.parameters[node]):
+        return None
+    source = node.inputs[0]
+    swept = evaluation.swept.get(source)
+    if swept is None:
+        swept = _settled_by_its_input(evaluation, source)
+    if swept is None or isinstance(primitive, Elementwise):
+        return swept
+    return primitive.apply((), ops.cast(swept, evaluation.dtype)) > 0
 
 
 @register("fast-lin")

@@ -116,6 +116,11 @@ class Curve:
         if not self.breaks and self.curvature[0] in ("convex", "concave"):
             object.__setattr__(self, "shape", self.curvature[0])
 
+    @property
+    def is_searched(self) -> bool:
+        """Whether lines are found by a search: f is neither straight in pieces nor bent one way."""
+        return self.shape is None and set(self.curvature) != {"linear"}
+
     def __call__(self, x: types.Tensor) -> types.Tensor:
         return self.function(ops.convert_to_tensor(x))
 

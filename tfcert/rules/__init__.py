@@ -16,7 +16,9 @@ from tfcert.rules import (
     operators,
     own_statistics,
     pooling,
+    recurrent,
     shape,
+    wrappers,
 )
 from tfcert.rules.building import (
     activation,
@@ -75,5 +77,7 @@ _FAMILIES = (
     operators,
     own_statistics,
     pooling,
+    recurrent,
     shape,
+    wrappers,
 )

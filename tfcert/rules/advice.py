@@ -22,23 +22,21 @@ ADVICE: dict[tuple[str, ...], str] = {
         "Its function could not be read. Write the function with keras.ops alone, or write a layer "
         "and give it a rule."
     ),
-    (
-        *("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "StackedRNNCells"),
-        *("LSTMCell", "GRUCell", "SimpleRNNCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
-    ): (
-        "Loops with state have no rule yet. Use Conv1D or Dense layers over a fixed number of "
-        "steps, or write the steps one after another with Dense layers that are called repeatedly."
-    ),
-    ("TimeDistributed",): (
-        "Use the wrapped layer: Dense acts on the last axis by itself, and Conv2D over time is "
-        "Conv3D with a kernel of size 1 along time."
+    ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"): (
+        "No rule yet. Use TimeDistributed convolutions before an LSTM, or an RNN around a cell of "
+        "your own, as docs/adding_a_rule.md shows."
     ),
     ("SpectralNormalization",): (
         "After training, copy the normalised kernel into a plain layer of the wrapped kind."
     ),
+    ("Embedding", "ReversibleEmbedding"): (
+        "A ball around integers means nothing. Give words that may be replaced, "
+        "tfcert.regions.WordSubstitutions, or bound the part behind the embedding: "
+        "tfcert.split_embedding(model)."
+    ),
     (
-        *("Embedding", "ReversibleEmbedding", "StringLookup", "IntegerLookup"),
-        *("TextVectorization", "Hashing", "HashedCrossing", "Discretization", "CategoryEncoding"),
+        *("StringLookup", "IntegerLookup", "TextVectorization", "Hashing", "HashedCrossing"),
+        *("Discretization", "CategoryEncoding"),
     ): (
         "Its inputs are categories, and a ball around one means nothing. Bound the model from the "
         "embedded or encoded values on: keras.Model(layer.output, model.output)."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from keras import ops
 
 from tfcert.types import Bounds, Tensor
@@ -68,6 +70,13 @@ class Interval:
     def magnitude(self) -> Tensor:
         """The largest absolute value in the interval."""
         return ops.maximum(ops.abs(self.lower), ops.abs(self.upper))
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Interval:
+        """The interval of moved values; what is not computed yet is not computed for it."""
+        known = (self._lower, self._upper, self._center, self._radius)
+        found = Interval(*(None if t is None else move(t) for t in known))
+        found._crossable = self._crossable
+        return found
 
     def intersect(self, lower: Tensor, upper: Tensor) -> Interval:
         """The part common with another enclosure of the same value.

@@ -108,6 +108,8 @@ def summed_terms(subscripts: str, *shapes: Sequence[int]) -> int:
 class Matrix(Kernel):
     """``x @ kernel + bias`` over the last axis: the transpose is written out, since it is hot."""
 
+    takes_more_axes = True
+
     def __init__(self, kernel: Any, bias: Any, *, fan_in: int):
         super().__init__(Linear(ops.matmul), kernel, bias, fan_in=fan_in)
 
@@ -132,6 +134,8 @@ class Scale(Affine):
         error: ``error(unit, magnitude)``, the rounding of an execution that computes the same in
             another way; by default it is one product (or quotient) and one sum.
     """
+
+    takes_more_axes = True
 
     def __init__(
         self,
@@ -208,6 +212,7 @@ def _padded_shape(tensor: Tensor, rank: int) -> tuple[int, ...]:
 class Sum(Affine):
     """``x_1 + ... + x_n`` of values of one shape."""
 
+    takes_more_axes = True
     windowed = Same()
 
     def apply(self, p: Any, *values: Tensor) -> Tensor:
@@ -257,6 +262,9 @@ class Rearrange(Affine):
     ):
         self.function, self.terms, self.windowed = function, terms, windowed
         self.transposed = transposed
+
+    def keeps_ends(self, p: Any) -> bool:
+        return self.terms == 1
 
     def apply(self, p: Any, *values: Tensor) -> Tensor:
         return self.function(*values)

@@ -71,6 +71,8 @@ class Elementwise(Nonlinear):
         variable: What the function reads, for curves with trained parameters (PReLU).
     """
 
+    takes_more_axes = True
+
     def __init__(self, curve: Any, variable: Any = None):
         self._curve, self.variable = curve, variable
 
@@ -92,6 +94,9 @@ class Elementwise(Nonlinear):
 
     def interval(self, p: Any, *intervals: Interval) -> Interval:
         return Interval.from_ends(*p.interval(intervals[0].lower, intervals[0].upper))
+
+    def keeps_ends(self, p: Any) -> bool:
+        return not p.turning
 
     def unstable(self, p: Any, *intervals: Interval) -> Sequence[Tensor]:
         return [p.unstable(intervals[0].lower, intervals[0].upper)]
@@ -192,6 +197,8 @@ class Product(Nonlinear):
     either factor, and at all s between. Taken is that of the factor that is steadier.
     """
 
+    takes_more_axes = True
+
     def apply(self, p: Any, *values: Tensor) -> Tensor:
         return values[0] * values[1]
 
@@ -245,6 +252,8 @@ class MaxReduce(Nonlinear):
         present: Boolean array that broadcasts against the input without batch axis: which entries
             take part (pooling windows reach over the edge of the map). None: all.
     """
+
+    takes_more_axes = True
 
     def __init__(self, present: Any = None):
         self.present = present

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import keras
@@ -30,11 +31,22 @@ class Normalizing(Scale):
     def __init__(self, layer: Any, rank: int, axis: int):
         super().__init__(self._factors)
         self.layer, self.rank, self.axis = layer, rank, axis % (rank + 1)
+        self._in_steps = False
 
     @property
     def axes(self) -> tuple[int, ...]:
         """The axes that statistics are taken over, batch axis included."""
+        if self._in_steps:
+            raise NotImplementedError(
+                f"Layer {self.layer.name!r} would take statistics of each step of a sequence. Use "
+                'statistics="moving", or apply the layer without TimeDistributed.'
+            )
         return tuple(a for a in range(self.rank + 1) if a != self.axis)
+
+    def for_steps(self) -> Normalizing:
+        found = copy.copy(self)
+        found._in_steps = True
+        return found
 
     @property
     def uses_batch(self) -> bool:

@@ -17,7 +17,7 @@ from tfcert.rules.rows import Frame, Rows
 from tfcert.rules.windows import Windowed
 from tfcert.types import Tensor
 
-__all__ = ["Affine", "Constant", "Input", "Node", "Nonlinear", "Primitive"]
+__all__ = ["Affine", "Constant", "Input", "Node", "Nonlinear", "Primitive", "in_order"]
 
 
 class Node:
@@ -57,8 +57,28 @@ class Node:
         return f"<{type(self.primitive).__name__} {self.name} {self.shape}>"
 
 
+def in_order(outputs: Sequence[Node]) -> list[Node]:
+    """The nodes that some depend on, each behind those that it reads."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    stack = [(node, False) for node in reversed(outputs)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            sources = list(node.inputs) + list(node.enclosure[1] if node.enclosure else ())
+            stack.extend((source, False) for source in reversed(sources) if source not in seen)
+    return order
+
+
 class Primitive:
     """What every node must answer. ``p`` is what ``parameters`` returned for this evaluation."""
+
+    # Whether it acts on the last axes alone, so that it takes values with more axes before them.
+    takes_more_axes = False
 
     def parameters(self, dtype: str) -> Any:
         """Tensors read once per evaluation, cast to the type of the evaluation."""
@@ -81,6 +101,16 @@ class Primitive:
         """
         del shapes
         return 0
+
+    def for_steps(self) -> Primitive:
+        """The primitive for values with a further axis before all others."""
+        return self
+
+    def keeps_ends(self, p: Any) -> bool:
+        """Whether entries are monotone functions of single entries of the input, so that tight
+        ends of the input give tight ends of the value."""
+        del p
+        return False
 
     def lipschitz(
         self, p: Any, shapes: Sequence[tuple[int, ...]], *radii: Tensor
@@ -140,13 +170,18 @@ class Input(Primitive):
 
 
 class Constant(Primitive):
-    """A value that does not depend on the input."""
+    """A value that does not depend on the input: an array, a variable, or a function without
+    arguments that is called at every evaluation."""
 
     def __init__(self, value: Any):
         self.value = value
 
+    def read(self) -> Tensor:
+        """The value, as it is now."""
+        return ops.convert_to_tensor(self.value() if callable(self.value) else self.value)
+
     def parameters(self, dtype: str) -> Tensor:
-        return ops.cast(ops.convert_to_tensor(self.value), dtype)[None]
+        return ops.cast(self.read(), dtype)[None]
 
     def apply(self, p: Any, *values: Tensor) -> Tensor:
         return p

@@ -208,14 +208,19 @@ def _operand(value: Any) -> Any:
 
 
 def is_own(operation: Any) -> bool:
-    """Whether Keras or tfcert wrote both a layer (its activation included) and its rule."""
-    parts = [type(operation), _RULES.get(_key(operation))]
-    function = getattr(operation, "activation", None)
-    if function is not None:
-        whole = isinstance(function, keras.layers.Layer)
-        parts.append(type(function) if whole else function)
+    """Whether Keras or tfcert wrote a layer, its cells and wrapped layers, and all their rules."""
+    whole = isinstance(operation, keras.layers.Layer)
+    inner = graph.layers_of(operation) if whole else []
+    parts = [part for layer in (operation, *inner) for part in _authored(layer)]
     modules = (getattr(part, "__module__", None) or "tfcert." for part in parts)
     return all(module.startswith(("keras.", "tfcert.")) for module in modules)
+
+
+def _authored(operation: Any) -> list[Any]:
+    """What decides which steps an operation takes: its class, its rule, its activations."""
+    functions = [getattr(operation, n, None) for n in ("activation", "recurrent_activation")]
+    kinds = [type(f) if isinstance(f, keras.layers.Layer) else f for f in functions]
+    return [type(operation), _RULES.get(_key(operation)), *(k for k in kinds if k is not None)]
 
 
 def _key(operation: Any) -> Any:

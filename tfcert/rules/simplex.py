@@ -27,6 +27,8 @@ class LogSumExp(Nonlinear):
             are summed, at least one of each row. None: all.
     """
 
+    takes_more_axes = True
+
     def __init__(self, present: Any = None):
         self.present = present
 
