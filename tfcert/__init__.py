@@ -13,6 +13,7 @@ from tfcert import (
     objectives,
     proofs,
     properties,
+    regions,
     relaxations,
     reporting,
     rules,
@@ -20,7 +21,14 @@ from tfcert import (
     schedules,
     smoothing,
 )
-from tfcert.bounds import bound, bound_margins, least_margins, lipschitz, methods
+from tfcert.bounds import (
+    bound,
+    bound_margins,
+    least_margins,
+    lipschitz,
+    methods,
+    split_embedding,
+)
 from tfcert.branching import verify
 from tfcert.certification import certify
 from tfcert.export import export_certified
@@ -55,6 +63,7 @@ __all__ = [
     "objectives",
     "proofs",
     "properties",
+    "regions",
     "register_activation",
     "register_affine",
     "register_monotone",
@@ -65,5 +74,6 @@ __all__ = [
     "scaling",
     "schedules",
     "smoothing",
+    "split_embedding",
     "verify",
 ]

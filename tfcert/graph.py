@@ -7,6 +7,7 @@ Keras changes it.
 from __future__ import annotations
 
 import inspect
+import itertools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ __all__ = [
     "layers_of",
     "loss_tracker",
     "origin",
+    "readers",
     "seed_generators",
     "start_at_epoch",
     "wants_walk",
@@ -182,6 +184,12 @@ def origin(tensor: keras.KerasTensor) -> Origin:
     if wants_walk(operation):
         return Origin(operation, _given(operation, node.arguments), place)
     return Origin(operation, list(node.input_tensors), place)
+
+
+def readers(model: keras.Model, tensor: keras.KerasTensor) -> list[Any]:
+    """The calls in a model that read a tensor, with their ``operation`` and their ``outputs``."""
+    calls = itertools.chain(*_function_of(model)._nodes_by_depth.values())
+    return [call for call in calls if any(t is tensor for t in call.input_tensors)]
 
 
 def layers_of(model: keras.Model) -> list[keras.layers.Layer]:

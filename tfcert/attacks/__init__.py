@@ -5,5 +5,6 @@ from tfcert.attacks.attack import Attack, Search
 from tfcert.attacks.ensemble import Ensemble
 from tfcert.attacks.pgd import FGSM, PGD
 from tfcert.attacks.square import Square
+from tfcert.attacks.substitutions import Substitutions
 
-__all__ = ["APGD", "FGSM", "PGD", "Attack", "Ensemble", "Search", "Square"]
+__all__ = ["APGD", "FGSM", "PGD", "Attack", "Ensemble", "Search", "Square", "Substitutions"]

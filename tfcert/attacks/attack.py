@@ -43,10 +43,19 @@ class Attack:
         region: Where to search.
     """
 
+    # Whether it searches regions that are finite sets, and those only.
+    for_finite = False
+
     def __init__(self, region: Region):
         if not isinstance(region, Region):
             raise ValueError(
                 f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
+            )
+        if region.is_finite != self.for_finite:
+            raise ValueError(
+                "A finite region is searched by tfcert.attacks.Substitutions, and any other by "
+                f"gradients or random steps, as by PGD and Square. Received: region={region!r} for "
+                f"{type(self).__name__}."
             )
         self.region = region
 

@@ -2,5 +2,14 @@
 
 from tfcert.bounds import lipschitz, methods
 from tfcert.bounds.api import bound, bound_margins, least_margins, trace_count
+from tfcert.bounds.embedding import split_embedding
 
-__all__ = ["bound", "bound_margins", "least_margins", "lipschitz", "methods", "trace_count"]
+__all__ = [
+    "bound",
+    "bound_margins",
+    "least_margins",
+    "lipschitz",
+    "methods",
+    "split_embedding",
+    "trace_count",
+]

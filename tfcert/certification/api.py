@@ -14,6 +14,7 @@ import numpy as np
 
 from tfcert import attacks, backend, logs, provenance
 from tfcert.bounds import methods
+from tfcert.bounds.embedding import entered
 from tfcert.certification import cascade, checking, recording, request, stages
 from tfcert.certification.complete import Complete
 from tfcert.certification.findings import Findings, Problem
@@ -42,7 +43,6 @@ _SIZES = {
     "alpha-crown": 16,
 }
 _ATTACK_SIZE, _PREDICT_SIZE, _GPU_FACTOR = 128, 256, 4
-_CHECK_STEPS, _CHECK_RESTARTS = 100, 2
 
 
 def certify(
@@ -79,7 +79,9 @@ def certify(
         y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones; or another property of
             the outputs, an object of ``tfcert.properties``. "misclassified" then says that the
             input itself breaks it.
-        region: ``LpBall`` or ``Box``, the same for all inputs or with sizes or limits per sample.
+        region: ``LpBall`` or ``Box``, the same for all inputs or with sizes or limits per sample;
+            ``tfcert.regions.WordSubstitutions`` for models that begin with an ``Embedding``, whose
+            counterexamples are the vectors of words.
         method: "auto": IBP, CROWN-IBP, CROWN and alpha-CROWN in this order. Or one method or a
             list of them, names or objects of ``tfcert.methods``. "complete", alone or as the last
             of a list: what the methods leave open is split and bounded until it is decided, as by
@@ -123,6 +125,7 @@ def certify(
     >>> result.verdict[:3], result.verified_accuracy
     >>> print(result.summary())
     """
+    model, x, region = entered(model, x, region)
     chain, complete = request.chain(method, float_safe)
     checked_model(model, x)
     ranks = y.ranks if isinstance(y, OutputProperty) else True
@@ -234,13 +237,7 @@ class _Plan:
                 self._size(_ATTACK_SIZE),
                 wanted=checking.chosen(problem.index, share, self._seed),
                 float_safe=float_safe,
-                attack=attacks.APGD(
-                    problem.region,
-                    _CHECK_STEPS,
-                    restarts=_CHECK_RESTARTS,
-                    loss="margin",
-                    early_stop=False,
-                ),
+                attack=request.hardest_attack(problem.region),
                 seed=self._seed,
                 folder=None if log is None else pathlib.Path(f"{os.fspath(log)}.unsound"),
                 record=record,

@@ -23,10 +23,12 @@ __all__ = [
     "check_complete",
     "check_numbers",
     "check_search",
+    "hardest_attack",
     "plain_limit",
     "problem",
 ]
 
+_CHECK_STEPS, _CHECK_RESTARTS = 100, 2
 # What method="auto" stands for, from the cheapest and loosest on.
 AUTO = ("ibp", "crown-ibp", "crown", "alpha-crown")
 
@@ -143,8 +145,19 @@ def check_search(problem: Problem, max_eps: float | None, eps_steps: int) -> Non
         raise ValueError(f"`eps_steps` must be an integer >= 1. Received: eps_steps={eps_steps!r}.")
 
 
+def hardest_attack(region: Region) -> attacks.Attack:
+    """The attack of the self-check."""
+    if region.is_finite:
+        return attacks.Substitutions(region, restarts=_CHECK_RESTARTS, early_stop=False)
+    return attacks.APGD(
+        region, _CHECK_STEPS, restarts=_CHECK_RESTARTS, loss="margin", early_stop=False
+    )
+
+
 def attack_of(attack: Any, region: Region) -> attacks.Attack | None:
     """The attack that stands for the argument."""
+    if isinstance(attack, str) and attack == "auto" and region.is_finite:
+        return attacks.Substitutions(region)
     if isinstance(attack, str) and attack == "auto":
         # Without random starts an input's verdict does not depend on who shares its batch.
         return attacks.PGD(region, steps=40, loss="margin", random_start=False)

@@ -26,7 +26,8 @@ class BoundRegion(NamedTuple):
     ``lower`` and ``upper`` enclose the region. ``center`` and ``radius`` describe the ball
     ``||(x' - center) / radius||_p <= 1`` where p is finite; a box needs neither and has None.
     ``middle`` and ``half`` are the box once more, for linear functions (``Region.split``).
-    Entries that are cut out of the tensors alike, or padded with zeros, keep their meaning.
+    ``moves`` are the ways from x, the center, to the alternatives of each position of a finite
+    region. Entries that are cut out of the tensors alike, or padded with zeros, keep their meaning.
     """
 
     lower: Tensor
@@ -35,6 +36,7 @@ class BoundRegion(NamedTuple):
     radius: Tensor | None = None
     middle: Tensor | None = None
     half: Tensor | None = None
+    moves: Tensor | None = None
 
 
 class Region:
@@ -49,6 +51,8 @@ class Region:
     """
 
     norm: float = math.inf
+    # Whether it is a finite set of points, among which no gradient leads from one to another.
+    is_finite = False
     # Whether the values of x were looked at before the numbers were rounded: see `with_numbers`.
     _checked = False
 
