@@ -114,6 +114,7 @@ class Alternatives(region.Region):
         shape = tuple(coefficients.shape)
         size = math.prod(shape[3:])
         flat = ops.reshape(coefficients, (-1, *shape[1:3], size))
+        assert bound.moves is not None
         moves = ops.reshape(bound.moves[:, 0], (-1, *bound.moves.shape[2:4], size))
         gains = ops.min(ops.einsum("grpf,gpaf->grpa", flat, moves), axis=-1)
         gains = ops.minimum(gains, 0.0)
