@@ -114,20 +114,15 @@ class AffinePiece:
 
     def _affine(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Matrices ``(free inputs, units or outputs)`` and offsets, from the lower limits on."""
-        offsets = tuple(part[0] for part in self._values(self.lower[None]))
-        parts = []
-        for start in range(0, len(self.free), _CHUNK):
-            chosen = self.free[start : start + _CHUNK]
-            moved = np.repeat(self.lower[None], len(chosen), axis=0)
-            moved[np.arange(len(chosen)), chosen] += 1.0
-            parts.append(self._values(moved))
-        matrices = tuple(
-            np.concatenate([part[i] for part in parts]) - offsets[i]
-            if parts
-            else np.zeros((0, len(offsets[i])))
-            for i in (0, 1)
-        )
-        return matrices, offsets  # type: ignore[return-value]
+        count, parts = len(self.free) + 1, []
+        for start in range(0, count, _CHUNK):
+            steps = np.arange(start, min(start + _CHUNK, count))
+            points = np.repeat(self.lower[None], len(steps), axis=0)
+            moved = np.flatnonzero(steps)  # The first point is the corner itself.
+            points[moved, self.free[steps[moved] - 1]] += 1.0
+            parts.append(self._values(points))
+        units, outputs = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        return (units[1:] - units[0], outputs[1:] - outputs[0]), (units[0], outputs[0])
 
     def least(self, signs: Any, rows: Array, offsets: Array) -> Minimum:
         """The least value of the largest margin on the part of the box with given signs.
