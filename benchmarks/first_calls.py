@@ -2,8 +2,9 @@
 
     python benchmarks/first_calls.py --out=benchmarks/results/first_calls
 
-Every row is a fresh process for each side. tfcert is called four times: the first call, the second,
-which compiles, a third, and one with another batch size. A second process does the same with XLA.
+Every row is a fresh process for each side. tfcert is called until it has compiled a program, which
+the second call does or, where a call takes seconds, the fifth; then some times more, and once with
+another batch size. A second process does the same with XLA.
 docs/benchmarks.md tells how to read the tables.
 """
 
@@ -39,7 +40,7 @@ _OUT = flags.DEFINE_string(
     "out", None, "Path of the written table, without ending: OUT.tsv and OUT.json."
 )
 
-_PARTS = ("first", "second", "tracing", "optimising", "later", "other_batch")
+_PARTS = ("first", "compiling", "tracing", "optimising", "later", "other_batch")
 
 
 def _calls(case: cases.Case) -> tuple[dict[str, float], str]:

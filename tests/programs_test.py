@@ -37,6 +37,16 @@ def test_a_call_is_compiled_when_it_comes_back():
         np.testing.assert_allclose(found[0].upper, other.upper, rtol=1e-5, atol=1e-6)
 
 
+def test_where_a_call_takes_long_compiling_waits(monkeypatch):
+    monkeypatch.setattr(programs, "_LONG", 0.0)
+    model = small_model()
+    x, _ = data(model)
+    for calls in range(1, 8):
+        tfcert.bound(model, x, tfcert.LpBall(0.1), "crown")
+        (program,) = programs_of(model)
+        assert (program.calls, program.traces) == (calls, int(calls > programs._PATIENCE))
+
+
 @pytest.mark.parametrize(
     "change",
     [

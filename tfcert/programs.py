@@ -22,6 +22,10 @@ __all__ = ["Program", "Programs", "programs_of"]
 # Programs that a model keeps; the one that was used longest ago makes room for a new one.
 _MOST = 64
 
+# To compile takes 3 to 15 times what a call takes that is carried out operation by operation. So
+# the second call compiles, but where the first one took so many processor seconds, the fifth does.
+_LONG, _PATIENCE = 2.0, 4
+
 
 class Program:
     """A function of tensors that is compiled when it comes back.
@@ -31,8 +35,8 @@ class Program:
         function: The function, which reads no tensors but its arguments and the model's weights.
         model: The model.
         jit_compile: Whether XLA compiles it; None: as the backend likes it.
-        at_once: Whether the first call is carried out operation by operation. To trace and
-            optimise a program costs many times what one call saves.
+        at_once: Whether first calls are carried out operation by operation: one, or a few where it
+            takes long. To trace and optimise a program costs many times what one call saves.
         batch: The number of inputs that it is for; None where that does not matter.
 
     Attributes:
@@ -52,7 +56,7 @@ class Program:
     ):
         self.kind, self.batch = kind, batch
         self.calls, self.traces, self.tracing = 0, 0, 0.0
-        self._at_once = at_once and backend.runs_at_once()
+        self._slow_calls = 1 if at_once and backend.runs_at_once() else 0
         self._function = function
 
         def counted(*arguments: Any) -> Any:
@@ -66,9 +70,15 @@ class Program:
         self._compiled = backend.for_one_form(compiled)
 
     def __call__(self, *arguments: Any) -> Any:
-        slowly = self.would_start_slowly
+        slowly = self.would_run_slowly
         self.calls += 1
-        return (self._function if slowly else self._compiled)(*arguments)
+        if not slowly:
+            return self._compiled(*arguments)
+        start = time.process_time()
+        result = self._function(*arguments)
+        if time.process_time() - start > _LONG:
+            self._slow_calls = _PATIENCE
+        return result
 
     @property
     def is_compiled(self) -> bool:
@@ -76,12 +86,12 @@ class Program:
         return self.traces > 0
 
     @property
-    def would_start_slowly(self) -> bool:
-        """Whether the next call is the one that is carried out operation by operation."""
-        return self._at_once and self.calls == 0
+    def would_run_slowly(self) -> bool:
+        """Whether the next call would be carried out operation by operation."""
+        return self.calls < self._slow_calls
 
     def leave_to_another(self) -> None:
-        """Counts a call that another program answers. The next one compiles."""
+        """Counts a call that another program answers."""
         self.calls += 1
 
     def __repr__(self) -> str:

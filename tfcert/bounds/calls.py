@@ -102,7 +102,7 @@ class Call(NamedTuple):
             piece = self._compiled_piece(kind, arguments) or piece
             return self._in_pieces(kind, compute, arguments, piece)
         program = self._program(kind, compute, arguments, len(self.x), again)
-        lent = self._compiled_piece(kind, arguments) if program.would_start_slowly else None
+        lent = self._compiled_piece(kind, arguments) if program.would_run_slowly else None
         if lent is None:
             return program(*arguments)
         program.leave_to_another()
