@@ -296,6 +296,8 @@ def _check_call(operation: Any, kwargs: dict) -> None:
             f"{name} is called with training=True inside the model, so it does not compute a fixed "
             "function. Remove that argument."
         )
+    if not isinstance(operation, keras.layers.Layer):
+        return  # The mask of a function of keras.ops is an argument like any other.
     if any(mask is not None for mask in keras.tree.flatten(kwargs.get("mask"))):
         raise NotImplementedError(
             f"{name} is called with a mask, which has no bound rule. Remove the masking."

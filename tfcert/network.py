@@ -123,7 +123,7 @@ class Network:
         if isinstance(primitive, Scale):
             return before[0], single
         if isinstance(primitive, Rearrange) and primitive.terms == 1:
-            grows = math.prod(node.shape) > math.prod(sources[0].shape)
+            grows = primitive.repeats or math.prod(node.shape) > math.prod(sources[0].shape)
             pads = isinstance(primitive.windowed, Shift)
             return max(before), single and (pads or not grows)
         return max(1 + max(before), 1 if single else 2), single

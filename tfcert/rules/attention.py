@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -178,6 +179,39 @@ def _summed_tanh(query: Node, key: Node, inner: Any, outer: Any) -> Node:
     return building.rearrange(lambda t: ops.sum(t, axis=-1), found, terms=terms)
 
 
+def _dot_product(
+    op: Any,
+    query: Node,
+    key: Node,
+    value: Node,
+    bias: Any = None,
+    mask: Any = None,
+    scale: float | None = None,
+) -> Node:
+    if op.attn_logits_soft_cap is not None or not all(
+        isinstance(x, Node) for x in (query, key, value)
+    ):
+        raise NotImplementedError(
+            "dot_product_attention has a rule for bounded queries, keys and values without a soft "
+            "cap."
+        )
+    heads, shared = query.shape[1], key.shape[1]
+    if heads != shared:
+        key, value = (
+            building.rearrange(lambda t: ops.repeat(t, heads // shared, axis=2), x)
+            for x in (key, value)
+        )
+    size = 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+    query = building.scale(query, backend.kernel_constant(size))
+    scores = building.einsum("btnh,bsnh->bnts", query, key)
+    if bias is not None:
+        scores = building.add(scores, bias)
+    masks = [mask_of(mask, "mask"), causal(*scores.shape[-2:]) if op.is_causal else None]
+    weights = _weights(scores, [3], masks)
+    return building.einsum("bnts,bsnh->btnh", weights, value, convex=True)
+
+
+register_rule("keras.ops.DotProductAttention", _dot_product)
 register_rule(keras.layers.MultiHeadAttention, _multi_head)
 register_rule(keras.layers.GroupQueryAttention, _multi_head)
 register_rule(keras.layers.Attention, _attention)

@@ -42,7 +42,7 @@ class Equation(NamedTuple):
         if not arrow or len(terms) != 2:
             raise NotImplementedError(f"einsum {subscripts!r} has a rule with an explicit output.")
         terms = [_spelled(term, rank) for term, rank in zip(terms, (first, second), strict=True)]
-        hidden = [sum(letter.isupper() and letter in _HIDDEN for letter in term) for term in terms]
+        hidden = [sum(letter in _HIDDEN for letter in term) for term in terms]
         output = output.replace("...", _HIDDEN[: max(hidden)])
         batch = terms[0][:1]
         for term in (*terms, output):
@@ -70,8 +70,8 @@ class Equation(NamedTuple):
         return "".join(letter for letter in self.first if letter not in self.output)
 
 
-# Stand for the axes of an ellipsis.
-_HIDDEN = "ZYXWVUTS"
+# Greek letters, which no einsum has, stand for the axes of an ellipsis.
+_HIDDEN = "\u03b1\u03b2\u03b3\u03b4\u03b5\u03b6\u03b7\u03b8"
 
 
 def _spelled(term: str, rank: int) -> str:

@@ -250,6 +250,7 @@ class Rearrange(Affine):
         windowed: The same map on windows, where it has that form.
         transposed: ``transposed(coefficients, shape)``, the transpose of a map of one input of that
             shape, where it can be written out; else it is the vector-Jacobian product.
+        repeats: Whether an entry may come twice, although the value does not grow.
     """
 
     def __init__(
@@ -259,9 +260,10 @@ class Rearrange(Affine):
         terms: int = 1,
         windowed: Windowed | None = None,
         transposed: Callable[[Tensor, tuple[int, ...]], Tensor] | None = None,
+        repeats: bool = False,
     ):
         self.function, self.terms, self.windowed = function, terms, windowed
-        self.transposed = transposed
+        self.transposed, self.repeats = transposed, repeats
 
     def keeps_ends(self, p: Any) -> bool:
         return self.terms == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,7 +59,10 @@ def concatenate(inputs: Sequence[Any], axis: int) -> Node:
     """Values side by side along an axis (counted with the batch axis)."""
     nodes = list(inputs)
     if not all(isinstance(node, Node) for node in nodes):
-        raise NotImplementedError("concatenation has a rule for bounded values only.")
+        raise NotImplementedError(
+            "concatenation has a rule for bounded values only. A constant has no batch axis of its "
+            "own: write keras.ops.zeros_like(x[:, :1]) + constant in its place."
+        )
     rank = len(nodes[0].shape)
     axis = axis % (rank + 1)
     if axis == 0:
@@ -76,15 +80,23 @@ def _concatenate(layer: Any, inputs: list[Node]) -> Node:
 
 def _dot(layer: Any, inputs: list[Node]) -> Node:
     x, y = inputs
-    if len(x.shape) != 1 or len(y.shape) != 1 or layer.normalize:
+    if layer.normalize:
         raise NotImplementedError(
-            "Dot has a rule for two vectors without normalize only. Write larger products with "
-            "Multiply and keras.ops.sum."
+            "normalize=True has no rule. Put keras.layers.UnitNormalization before the layer."
         )
-    product = building.multiply(x, y)
-    return building.rearrange(
-        lambda t: ops.sum(t, axis=-1, keepdims=True), product, terms=math.prod(x.shape)
-    )
+    if len(x.shape) == 1 and len(y.shape) == 1:
+        product = building.multiply(x, y)
+        return building.rearrange(
+            lambda t: ops.sum(t, axis=-1, keepdims=True), product, terms=math.prod(x.shape)
+        )
+    given = [layer.axes] * 2 if isinstance(layer.axes, int) else layer.axes
+    axes = [axis % (len(t.shape) + 1) for axis, t in zip(given, inputs, strict=True)]
+    terms = ["b" + string.ascii_lowercase[2 : 2 + len(x.shape)]]
+    terms.append("b" + string.ascii_uppercase[: len(y.shape)])
+    shared = terms[0][axes[0]]
+    terms[1] = terms[1].replace(terms[1][axes[1]], shared)
+    output = (terms[0] + terms[1][1:]).replace(shared, "")
+    return building.einsum(f"{terms[0]},{terms[1]}->{output}", x, y)
 
 
 register_rule(keras.layers.Add, _merged(_sum))

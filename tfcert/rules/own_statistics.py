@@ -173,6 +173,15 @@ def _unit_normalization(layer: Any, x: Node) -> Node:
     return restore(_divided(moved, 1.0, 0.0, 1.0, least=_SHORTEST**2))
 
 
+def _normalize(op: Any, x: Node) -> Node:
+    if op.order != 2 or op.axis is None:
+        raise NotImplementedError("normalize has a rule for order=2 and given axes.")
+    shortest = keras.config.epsilon() if op.epsilon is None else float(op.epsilon)
+    moved, restore = building.to_last(x, op.axis)
+    return restore(_divided(moved, 1.0, 0.0, 1.0, least=shortest**2))
+
+
+register_rule("keras.ops.Normalize", _normalize)
 register_rule(keras.layers.LayerNormalization, _layer_normalization)
 register_rule(keras.layers.RMSNormalization, _rms_normalization)
 register_rule(keras.layers.GroupNormalization, _group_normalization)

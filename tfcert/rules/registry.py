@@ -163,7 +163,8 @@ def lower(operation: Any, args: tuple, kwargs: dict) -> Any:
     Raises:
         NotImplementedError: Where no rule fits; the message names the layer and what to do.
     """
-    kwargs = {k: v for k, v in kwargs.items() if k not in ("training", "mask")}
+    if isinstance(operation, keras.layers.Layer):
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("training", "mask")}
     own = _own_rule(operation)
     rule = own if own is not None else _RULES.get(_key(operation))
     if rule is None:
