@@ -43,13 +43,45 @@ class LayersTest(ErrorsTest):
 
     def test_other_unsupported_layers(self):
         for layer, shape in (
-            (layers.Embedding(3, 2), (4,)),
             (layers.Resizing(4, 4), (3, 3, 1)),
             (layers.Masking(), (3, 2)),
         ):
             model = model_of(layer, shape=shape)
             name = type(layer).__name__
             self.check(NotImplementedError, rf"Layer '.*' \({name}\) has no bound rule", model)
+
+    def test_layers_for_which_there_is_another_way(self):
+        text = r"Layer 'words' \(Embedding\) has no bound rule. A ball .* tfcert.split_embedding\(model\)"
+        self.check(NotImplementedError, text, model_of(layers.Embedding(3, 2, name="words")))
+        integers = keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(3, 2)])
+        self.check(ValueError, r"type int32.* tfcert.split_embedding\(model\)", integers)
+        text = r"Layer '.*' \(ConvLSTM1D\) has no bound rule. Use TimeDistributed convolutions"
+        self.check(NotImplementedError, text, model_of(layers.ConvLSTM1D(1, 2), shape=(2, 3, 1)))
+        text = r"Layer '.*' \(LSTM\): it is stateful.* Rebuild it with stateful=False"
+        entry = keras.Input(batch_shape=(1, 3, 2))
+        stateful = keras.Model(entry, layers.LSTM(2, stateful=True)(entry))
+        self.check(NotImplementedError, text, stateful)
+        text = r"a constant of shape \(2, 2\).* Give one state for all samples, of shape \(1, units"
+        model = functional(
+            lambda x: layers.GRU(2)(x, initial_state=np.ones((2, 2), "float32")), shape=(3, 2)
+        )
+        self.check(NotImplementedError, text, model)
+        open_end = keras.Sequential([keras.Input((None, 2)), layers.GRU(2)])
+        x = np.zeros((1, 3, 2), "float32")
+        self.check(ValueError, "Give keras.Input a fixed shape", open_end, x)
+
+    def test_cells_without_a_rule(self):
+        class Cell(layers.Layer):
+            state_size = 2
+
+            def call(self, x, states):
+                return states[0] + x, states
+
+        text = r"\(Cell\) has no bound rule"
+        self.check(NotImplementedError, text, model_of(layers.RNN(Cell()), shape=(3, 2)))
+        registry.register_rule(Cell, lambda cell, x, states: x)
+        text = r"the rule of its cell Cell must return the output and the new states"
+        self.check(NotImplementedError, text, model_of(layers.RNN(Cell()), shape=(3, 2)))
 
     def test_unsupported_operation(self):
         model = functional(lambda x: ops.sin(x))

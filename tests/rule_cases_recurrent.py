@@ -115,7 +115,7 @@ def _stack(*cells: Any, **options: Any) -> Any:
 _layer("stacked", _stack(layers.LSTMCell, layers.GRUCell, return_sequences=True), _SHAPE)
 _layer("stacked_states", _stack(MinimalCell, layers.LSTMCell, return_state=True), _SHAPE)
 _layer("stacked_one", _stack(layers.GRUCell, return_state=True), _SHAPE)
-_layer("stacked_rnn", _stack(layers.SimpleRNNCell, layers.SimpleRNNCell), _SHAPE)
+_layer("cells_of_simple_rnn", _stack(layers.SimpleRNNCell, layers.SimpleRNNCell), _SHAPE)
 
 
 # Both directions.

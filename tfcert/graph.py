@@ -313,6 +313,12 @@ def _trains_by_default(operation: Any) -> bool:
     return argument is not None and argument.default is True
 
 
+_BEHIND_INTEGERS = (
+    " Give words that may change as tfcert.regions.WordSubstitutions, or bound the part behind an "
+    "Embedding: tfcert.split_embedding(model).rest."
+)
+
+
 def check_dtypes(model: keras.Model) -> str:
     """The one float type that a model computes in; mixed precision is refused."""
     (entry,) = _function_of(model).inputs
@@ -336,7 +342,7 @@ def check_dtypes(model: keras.Model) -> str:
         if kind not in ("float32", "float64"):
             raise ValueError(
                 f"{name.capitalize()} of model {model.name!r} has the type {kind}. Supported "
-                "types: float32, float64."
+                f"types: float32, float64.{_BEHIND_INTEGERS if 'int' in kind else ''}"
             )
     if len(kinds) > 1:
         uses = ", ".join(f"{kind} ({name})" for kind, name in kinds.items())

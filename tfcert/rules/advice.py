@@ -23,7 +23,7 @@ ADVICE: dict[tuple[str, ...], str] = {
         "and give it a rule."
     ),
     ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"): (
-        "No rule yet. Use TimeDistributed convolutions before an LSTM, or an RNN around a cell of "
+        "Use TimeDistributed convolutions before an LSTM, or an RNN around a cell of "
         "your own, as docs/adding_a_rule.md shows."
     ),
     ("SpectralNormalization",): (
@@ -32,7 +32,7 @@ ADVICE: dict[tuple[str, ...], str] = {
     ("Embedding", "ReversibleEmbedding"): (
         "A ball around integers means nothing. Give words that may be replaced, "
         "tfcert.regions.WordSubstitutions, or bound the part behind the embedding: "
-        "tfcert.split_embedding(model)."
+        "tfcert.split_embedding(model).rest."
     ),
     (
         *("StringLookup", "IntegerLookup", "TextVectorization", "Hashing", "HashedCrossing"),
