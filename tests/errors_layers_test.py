@@ -155,8 +155,9 @@ class LayersTest(ErrorsTest):
             self.check(NotImplementedError, text, model)
 
     def test_dot_products_of_matrices(self):
-        model = functional(lambda x: layers.Dot(axes=(2, 2))([x, x]), shape=(2, 3))
-        self.check(NotImplementedError, "Dot has a rule for two vectors", model)
+        dot = layers.Dot(axes=(2, 2), normalize=True)
+        model = functional(lambda x: dot([x, x]), shape=(2, 3))
+        self.check(NotImplementedError, "Put keras.layers.UnitNormalization before", model)
 
     @pytest.mark.slow
     def test_domains(self):

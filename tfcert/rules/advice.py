@@ -72,12 +72,20 @@ ANYWAY = (
 )
 
 
-def advice_on(operation: keras.Operation) -> str:
-    """What to do in place of a layer or operation without a rule."""
+def advice_on(operation: keras.Operation, otherwise: str = "") -> str:
+    """What to do in place of a layer or operation without a rule.
+
+    Args:
+        operation: The layer or operation.
+        otherwise: What is said where there is no advice on this very layer; "" for what holds of
+            all layers, or of all operations.
+    """
     kind = type(operation)
     for names, text in ADVICE.items():
         if any(getattr(keras.layers, name, None) is kind for name in names):
             return text
+    if otherwise:
+        return otherwise
     if isinstance(operation, keras.layers.Layer):
         return (
             "Keras does not record what its call computes. Write it as keras.ops calls on Keras "

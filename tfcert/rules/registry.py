@@ -272,7 +272,7 @@ def _opaque_rule(layer: Any, *args: Any, **kwargs: Any) -> Node:
 
 
 def _unsupported(operation: Any) -> str:
-    todo = _base_hint(operation) or advice.advice_on(operation)
+    todo = advice.advice_on(operation, otherwise=_base_hint(operation))
     return (
         f"Layer {operation.name!r} ({type(operation).__name__}) has no bound rule. {todo} {_HINT}"
     )
