@@ -77,6 +77,8 @@ def test_outputs_of_all_replacements_lie_within_bounds(kind):
     margins = np.asarray(tfcert.bound_margins(model, words, y, region, "crown"))
     least = np.asarray(tfcert.least_margins(model, words, y, region, "crown-ibp"))
     bounds = {m: tfcert.bound(model, words, region, m) for m in ("ibp", "crown-ibp", "crown")}
+    alone = tfcert.bound_margins(model, words[:1], y[:1], region, "crown")
+    np.testing.assert_allclose(np.asarray(alone)[0], margins[0], atol=1e-9)
     for i, sequence in enumerate(words):
         outputs = np.asarray(model(_all(sequence, 2)))
         ahead = (outputs[:, y[i], None] - outputs).min(axis=0)

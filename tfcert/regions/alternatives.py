@@ -113,11 +113,12 @@ class Alternatives(region.Region):
             return still
         shape = tuple(coefficients.shape)
         size = math.prod(shape[3:])
-        flat = ops.reshape(coefficients, (-1, *shape[1:3], size))
+        flat = ops.reshape(coefficients, (-1, *shape[1:3], 1, size))
         assert bound.moves is not None
-        moves = ops.reshape(bound.moves[:, 0], (-1, *bound.moves.shape[2:4], size))
-        gains = ops.min(ops.einsum("grpf,gpaf->grpa", flat, moves), axis=-1)
-        gains = ops.minimum(gains, 0.0)
+        moves = ops.reshape(bound.moves, (-1, *bound.moves.shape[1:4], size))
+        # Products of matrices, as one sample may stand beside the rows of many neurons.
+        gains = ops.matmul(flat, ops.swapaxes(moves, -1, -2))
+        gains = ops.minimum(ops.min(gains, axis=(-2, -1)), 0.0)
         if self.max_changes < shape[2]:
             gains = -ops.top_k(-gains, self.max_changes, sorted=False)[0]
         return still + ops.sum(gains, axis=-1)
