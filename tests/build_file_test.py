@@ -30,6 +30,7 @@ _MAY_KNOW = {
     "relaxations": {"types", "backend"},
     "graph": set(),
     "heads": {"graph", "network", "tracing"},
+    "several": {"types", "graph", "network", "regions"},
     "checks": {"types", "backend"},
     "rules": {"types", "backend", "regions", "relaxations", "graph", "layers"},
     "tracing": {"graph", "rules"},
@@ -37,7 +38,7 @@ _MAY_KNOW = {
     "programs": {"types", "backend", "network"},
     "bounds": {
         *("types", "backend", "checks", "regions", "relaxations", "graph", "rules", "network"),
-        *("names", "programs", "properties", "heads"),
+        *("names", "programs", "properties", "heads", "several"),
     },
     "schedules": {"types"},
     "attacks": {
@@ -50,6 +51,7 @@ _MAY_KNOW = {
     "branching": {
         *("types", "backend", "checks", "regions", "relaxations", "rules", "network", "programs"),
         *("bounds", "attacks", "properties", "interchange", "proofs", "heads"),
+        "several",
     },
     "proofs": {"types", "regions", "relaxations", "rules", "network", "bounds", "tfcert_check"},
     "tfcert_check": set(),
@@ -70,7 +72,7 @@ _MAY_KNOW = {
     "certification": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),
         *("bounds", "attacks", "logs", "names", "naming", "provenance", "runs", "properties"),
-        "branching",
+        *("branching", "several"),
     },
     "scaling": {"types", "regions", "logs", "files", "runs", "certification"},
     "assessment": {"regions", "bounds", "attacks"},

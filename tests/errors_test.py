@@ -124,7 +124,7 @@ class ModelsTest(ErrorsTest):
         first, second = keras.Input((4,)), keras.Input((4,))
         model = keras.Model([first, second], first + second)
         self.check(
-            NotImplementedError, "has 2 inputs. Bounds are for models with one", model, zeros_of(4)
+            ValueError, "`x` must be a dictionary with an entry for each input", model, zeros_of(4)
         )
 
     def test_sizes_left_open(self):

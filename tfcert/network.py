@@ -38,8 +38,9 @@ class Network:
     def __init__(self, model: keras.Model):
         if len(getattr(model, "inputs", None) or [None]) != 1:
             raise NotImplementedError(
-                f"Model {model.name!r} has {len(model.inputs)} inputs. Bounds are for models with "
-                "one input; concatenate them to one and split it inside the model."
+                f"Model {model.name!r} has {len(model.inputs)} inputs, and this is for models with "
+                "one. tfcert.bound, bound_margins, certify, verify and find_counterexample take a "
+                "region for each; or concatenate the inputs, and split them inside the model."
             )
         self.name = model.name
         self.dtype = graph.check_dtypes(model)
@@ -282,7 +283,9 @@ def checked_model(model: Any, x: Any = None) -> keras.Model:
         )
     if x is not None and not model.built:
         with backend.eagerly():
-            model(ops.convert_to_tensor(x)[:1], training=False)
+            several = all(hasattr(part, "shape") for part in keras.tree.flatten(x))
+            parts = x if several else ops.convert_to_tensor(x)
+            model(keras.tree.map_structure(lambda part: part[:1], parts), training=False)
     return derived_from(model).once(_readable)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 from keras import ops
@@ -31,6 +32,12 @@ def steepest(
 
     Reference: for p = 1, Tramer and Boneh, 2019, https://arxiv.org/abs/1904.13000, algorithm 1
     """
+    return region.each(functools.partial(_steepest, sparsity=sparsity), gradient, points, x)
+
+
+def _steepest(
+    region: Region, gradient: Tensor, points: Tensor, x: Tensor, sparsity: float
+) -> Tensor:
     radius = region.reach(x)
     if region.norm == math.inf:
         return radius * ops.sign(gradient)

@@ -51,6 +51,11 @@ def check(
         least: How many classes are needed.
         why: What needs them.
     """
+    if len(getattr(model, "inputs", None) or [None]) > 1:
+        raise NotImplementedError(
+            f"Model {model.name!r} has {len(model.inputs)} inputs. {why} is for models with one. "
+            "tfcert.branching.find_counterexample and tfcert.certify take a region for each input."
+        )
     x = ops.convert_to_tensor(x)
     checks.check_not_empty(x)
     if not keras.backend.is_float_dtype(x.dtype):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend, checks, heads, properties
+from tfcert import backend, checks, heads, properties, several
 from tfcert.bounds import calls, methods, propagation
 from tfcert.programs import programs_of
 from tfcert.regions import Region
@@ -20,17 +20,19 @@ __all__ = ["bound", "bound_margins", "least_margins", "trace_count"]
 
 def bound(
     model: keras.Model,
-    x: Tensor,
-    region: Region,
+    x: several.Inputs,
+    region: several.Regions,
     method: MethodName | methods.Method = "crown",
     statistics: Statistics = "moving",
 ) -> Bounds:
     """Bounds on a model's outputs over all inputs of a region.
 
     Args:
-        model: A built Sequential or Functional model.
-        x: Inputs, ``(batch, *input_shape)``.
-        region: ``LpBall`` or ``Box``, in the units of x.
+        model: A built model.
+        x: Inputs, ``(batch, *input_shape)``; of a model with several inputs a dictionary or a list
+            of them.
+        region: ``LpBall`` or ``Box``, in the units of x; for several inputs a dictionary or a list
+            with a region, or "fixed", for each.
         method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "lipschitz", or an object
             of ``tfcert.methods``.
         statistics: What BatchNormalization normalises with: "moving", as at inference, or "batch":
@@ -47,6 +49,7 @@ def bound(
     >>> b.lower.shape
     TensorShape([1, 3])
     """
+    model, x, region, _ = several.as_one(model, x, region)
     call = calls.prepare(model, x, region, method, statistics)
     outputs = keras.tree.flatten(call.network.outputs)
     rows = 2 * max(math.prod(node.shape) for node in outputs)
@@ -61,9 +64,9 @@ def bound(
 
 def bound_margins(
     model: keras.Model,
-    x: Tensor,
+    x: several.Inputs,
     y: Tensor | properties.OutputProperty,
-    region: Region,
+    region: several.Regions,
     method: MethodName | methods.Method = "crown",
     specification: Tensor | None = None,
     statistics: Statistics = "moving",
@@ -79,11 +82,11 @@ def bound_margins(
 
     Args:
         model: A built model with one output of shape ``(batch, classes)``, or ``(batch, 1)``.
-        x: Inputs, ``(batch, *input_shape)``.
+        x: Inputs, as for ``bound``.
         y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones, or an object of
             ``tfcert.properties``, whose margins are bounded instead; labels are the same as
             ``tfcert.properties.ClassStays(labels)``.
-        region: ``LpBall`` or ``Box``.
+        region: As for ``bound``.
         method: As for ``bound``.
         specification: Optional rows of other linear functions of the model's own outputs, ``(rows,
             classes)`` for all samples or ``(batch, rows, classes)``; y is then not used and may be
@@ -100,6 +103,7 @@ def bound_margins(
     >>> margins = tfcert.bound_margins(model, x, y, tfcert.LpBall(0.1), method="crown")
     >>> verified = keras.ops.all(keras.ops.where(one_hot_y, 1.0, margins) > 0, axis=-1)
     """
+    model, x, region, _ = several.as_one(model, x, region)
     ranks = y.ranks if isinstance(y, properties.OutputProperty) else y is not None
     if ranks and specification is None:
         model = _scores(model, method, x)
@@ -145,9 +149,9 @@ def _property_margins(call: calls.Call, asked: properties.OutputProperty, output
 
 def least_margins(
     model: keras.Model,
-    x: Tensor,
+    x: several.Inputs,
     y: Tensor,
-    region: Region,
+    region: several.Regions,
     method: MethodName | methods.Method = "crown",
     *,
     again: bool = False,
@@ -159,9 +163,9 @@ def least_margins(
 
     Args:
         model: As for ``bound_margins``.
-        x: Inputs, ``(batch, *input_shape)``.
+        x: Inputs, as for ``bound``.
         y: Labels, as for ``bound_margins``.
-        region: ``LpBall`` or ``Box``.
+        region: As for ``bound``.
         method: As for ``bound``.
         again: Whether more batches of this shape will follow, so that compiling pays at once.
 
@@ -172,6 +176,7 @@ def least_margins(
 
     >>> verified = tfcert.least_margins(model, x, y, tfcert.LpBall(0.1)) > 0
     """
+    model, x, region, _ = several.as_one(model, x, region)
     call = calls.prepare(_scores(model, method, x), x, region, method, "moving")
     classes = _classes(call)
     labels = checks.as_labels(y, call.batch, classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -36,8 +37,9 @@ class Counterexample:
     """An input that breaks a property.
 
     Attributes:
-        point: The input, in the shape of the model's inputs without a batch axis, float64. It lies
-            in the region; the model is given the nearest numbers of its own type.
+        point: The input, in the shape of the model's inputs without a batch axis, float64; several
+            inputs in their structure. It lies in the region; the model is given the nearest numbers
+            of its own type.
         outputs: What the model returns for it, as executed; for a property of the outputs' order
             the scores before a final softmax, or 0 and z for a single output z.
         exact: What the same network returns in float64; None where there is no float64.
@@ -46,6 +48,10 @@ class Counterexample:
     point: npt.NDArray[np.float64]
     outputs: npt.NDArray[Any]
     exact: npt.NDArray[np.float64] | None
+
+    def with_point(self, change: Callable[[Any], Any]) -> Counterexample:
+        """The same with another form of the point."""
+        return dataclasses.replace(self, point=change(self.point))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +93,12 @@ class Outcome:
     def counterexample(self) -> npt.NDArray[np.float64] | None:
         """The input that breaks the property."""
         return None if self.found is None else self.found.point
+
+    def with_points(self, change: Callable[[Any], Any]) -> Outcome:
+        """The same with another form of the counterexample's point."""
+        if self.found is None:
+            return self
+        return dataclasses.replace(self, found=self.found.with_point(change))
 
     def summary(self) -> str:
         """The outcome as text."""

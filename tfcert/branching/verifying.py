@@ -29,8 +29,9 @@ from tfcert.branching.units import UnitSplitter
 from tfcert.network import network_of
 from tfcert.properties import OutputProperty, Property
 from tfcert.properties.questions import Problem
-from tfcert.regions import Box, Region
-from tfcert.types import ArrayLike, MethodName
+from tfcert.regions import Box
+from tfcert.several import Inputs, Regions, as_one
+from tfcert.types import MethodName
 
 __all__ = ["Settings", "find_counterexample", "verify", "verify_problems"]
 
@@ -70,8 +71,8 @@ class Settings:
 def verify(
     model: keras.Model,
     asked: Property | OutputProperty,
-    x: ArrayLike | None = None,
-    region: Region | None = None,
+    x: Inputs | None = None,
+    region: Regions | None = None,
     time_limit: float | None = None,
     seed: int = 0,
     *,
@@ -95,8 +96,10 @@ def verify(
             single output z, a logit or behind a sigmoid, has the scores 0 and z.
         asked: What has to hold: from ``tfcert.properties.read_vnnlib``, which says for which
             inputs, or another object of ``tfcert.properties``, which holds around x.
-        x: Inputs, ``(batch, *input_shape)``; the property must hold around each of them.
-        region: A ``Box``, or an ``LpBall`` of the norm "inf".
+        x: Inputs, ``(batch, *input_shape)``; the property must hold around each of them. Of a model
+            with several inputs a dictionary or a list of them.
+        region: A ``Box``, or an ``LpBall`` of the norm "inf"; for several inputs a dictionary or a
+            list with a region, or "fixed", for each.
         time_limit: Seconds; None for no limit. Kept to within about a second, once everything is
             compiled: what compiles is not interrupted.
         seed: Decides random points. The verdict does not depend on it where time suffices.
@@ -124,6 +127,7 @@ def verify(
     """
     begin = time.monotonic()
     method = methods.get(method)
+    model, inputs, around, joined = as_one(model, x, region)
     model = subject_of(model, asked, method.float_safe)
     check_output(model)
     if time_limit is not None and not time_limit > 0:
@@ -137,7 +141,7 @@ def verify(
         raise ValueError(
             f"`batch_size` must be an integer >= 2, or None. Received: batch_size={batch_size!r}."
         )
-    problems = problems_of(model, asked, x, region)
+    problems = problems_of(model, asked, inputs, around)
     proof = None if certificate is None else Certificate(certificate, model, asked, method)
     if proof is not None and recorder is not None:
         raise ValueError(
@@ -156,14 +160,16 @@ def verify(
         cases=asked.places_by_box() if isinstance(asked, Property) else None,
     )
     outcome = verify_problems(model, problems, settings)
+    if joined is not None:
+        outcome = outcome.with_points(joined.apart)
     return outcome if proof is None else proof.written(outcome)
 
 
 def find_counterexample(
     model: keras.Model,
     asked: Property | OutputProperty,
-    x: ArrayLike | None = None,
-    region: Region | None = None,
+    x: Inputs | None = None,
+    region: Regions | None = None,
     steps: int = 50,
     starts: int = 64,
     seed: int = 0,
@@ -187,17 +193,19 @@ def find_counterexample(
     >>> asked = tfcert.properties.OutputRange(upper=10.0)
     >>> found = tfcert.branching.find_counterexample(model, asked, x, tfcert.LpBall(0.1))
     """
+    model, inputs, around, joined = as_one(model, x, region)
     model = subject_of(model, asked)
     check_output(model)
     for name, value, least in (("steps", steps, 1), ("starts", starts, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
-    problems = problems_of(model, asked, x, region)
+    problems = problems_of(model, asked, inputs, around)
     if not problems:
         return None
     referee = Referee(model, problems)
     found = referee.judge(*attacking.drawn(problems, starts, seed))
-    return found or referee.judge(*attacking.attack(model, problems, steps, starts, seed))
+    found = found or referee.judge(*attacking.attack(model, problems, steps, starts, seed))
+    return found if found is None or joined is None else found.with_point(joined.apart)
 
 
 def verify_problems(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import warnings
@@ -24,8 +25,8 @@ from tfcert.certification.subject import Subject
 from tfcert.naming import trained_with
 from tfcert.network import checked_model
 from tfcert.properties import OutputProperty
-from tfcert.regions import Region
 from tfcert.runs import progress
+from tfcert.several import Inputs, Regions, as_one
 from tfcert.types import ArrayLike, MethodName, PathLike
 
 __all__ = ["certify"]
@@ -47,9 +48,9 @@ _ATTACK_SIZE, _PREDICT_SIZE, _GPU_FACTOR = 128, 256, 4
 
 def certify(
     model: keras.Model,
-    x: ArrayLike,
+    x: Inputs,
     y: ArrayLike | OutputProperty,
-    region: Region,
+    region: Regions,
     method: MethodLike | Sequence[MethodLike] = "auto",
     log: PathLike | None = None,
     *,
@@ -75,13 +76,15 @@ def certify(
     Args:
         model: A built model with one output of shape ``(batch, classes)``, logits or behind a
             softmax; or ``(batch, 1)`` for two classes.
-        x: Inputs, ``(batch, *input_shape)``; computed with in the model's float type.
+        x: Inputs, ``(batch, *input_shape)``; computed with in the model's float type. Of a model
+            with several inputs a dictionary or a list of them.
         y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones; or another property of
             the outputs, an object of ``tfcert.properties``. "misclassified" then says that the
             input itself breaks it.
         region: ``LpBall`` or ``Box``, the same for all inputs or with sizes or limits per sample;
             ``tfcert.regions.WordSubstitutions`` for models that begin with an ``Embedding``, whose
-            counterexamples are the vectors of words.
+            counterexamples are the vectors of words. Of several inputs a dictionary or a list with
+            a region, or "fixed", for each.
         method: "auto": IBP, CROWN-IBP, CROWN and alpha-CROWN in this order. Or one method or a
             list of them, names or objects of ``tfcert.methods``. "complete", alone or as the last
             of a list: what the methods leave open is split and bounded until it is decided, as by
@@ -127,28 +130,29 @@ def certify(
     """
     model, x, region = entered(model, x, region)
     chain, complete = request.chain(method, float_safe)
-    checked_model(model, x)
+    model, inputs, around, joined = as_one(model, x, region)
+    checked_model(model, inputs)
     ranks = y.ranks if isinstance(y, OutputProperty) else True
     subject = Subject(model, chain[0].float_safe, ranks)
     for one in chain:  # Before a log is made.
         one.check(subject.network)
-    problem = request.problem(subject, x, y, region, index)
+    problem = request.problem(subject, inputs, y, around, index)
     limits = {"time_limit": time_limit, "time_limit_per_input": time_limit_per_input}
     request.check_numbers(limits, self_check, batch_size, seed, verbose)
     request.check_search(problem, max_eps, eps_steps)
     if complete:
-        request.check_complete(region)
+        request.check_complete(around)
     # NumPy's numbers are no JSON, and 3600 is the same limit as 3600.0; infinity is none.
     limits = {name: request.plain_limit(value) for name, value in limits.items()}
     self_check, seed = float(self_check), int(seed)
     batch_size = None if batch_size is None else int(batch_size)
     max_eps = None if max_eps is None else float(max_eps)
-    attack = request.attack_of(attack, region)
+    attack = request.attack_of(attack, around)
     _say_if_looser(model, chain)
     settings = {
-        "region": repr(region),
+        "region": repr(around),
         "method": [*map(repr, chain), *(["complete"] if complete else [])],
-        "attack": repr(attack.with_region(region)) if attack else None,
+        "attack": repr(attack.with_region(around)) if attack else None,
         "max_eps": max_eps,
         "eps_steps": eps_steps if max_eps is not None else None,
         **limits,
@@ -184,7 +188,11 @@ def certify(
         bar.close()
     rounding = recorder.rounding
     checked = sum(map(check.wants, range(len(problem.x)))) + len(rounding)
-    return _result(problem, findings, max_eps is not None, checked, rounding)
+    result = _result(problem, findings, max_eps is not None, checked, rounding)
+    if joined is None:
+        return result
+    apart = {place: joined.apart(point) for place, point in result.counterexamples.items()}
+    return dataclasses.replace(result, counterexamples=apart)
 
 
 class _Plan:

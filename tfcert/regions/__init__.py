@@ -4,6 +4,7 @@ from tfcert.regions.alternatives import Alternatives
 from tfcert.regions.box import Box
 from tfcert.regions.lp_ball import LpBall
 from tfcert.regions.numbers import Numbers
+from tfcert.regions.product import Product
 from tfcert.regions.region import BoundRegion, Region
 from tfcert.regions.words import WordSubstitutions
 
@@ -13,6 +14,7 @@ __all__ = [
     "Box",
     "LpBall",
     "Numbers",
+    "Product",
     "Region",
     "WordSubstitutions",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import keras
@@ -102,6 +102,15 @@ class Region:
     def _limits(self, x: Tensor, outward: bool) -> tuple[Tensor, Tensor]:
         """The ends of the box around x: rounded away from x for bounds, towards it for attacks."""
         raise NotImplementedError
+
+    def each(self, function: Callable[..., Tensor], *values: Tensor) -> Tensor:
+        """``function(region, *values)`` of this region, or of each block of several inputs.
+
+        Args:
+            function: Takes a region and values of its inputs, and gives values of this kind.
+            *values: Tensors whose last axes are those of an input.
+        """
+        return function(self, *values)
 
     # Bounds: outward.
 
