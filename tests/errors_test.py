@@ -140,11 +140,6 @@ class ModelsTest(ErrorsTest):
         with self.assertRaisesRegex(ValueError, "'own.*is not built.*Call the model on data first"):
             tfcert.lipschitz.factor(Own())
 
-    def test_mixed_precision(self):
-        model = model_of(layers.Dense(3, dtype="mixed_bfloat16"))
-        text = "Layer 'dense.*stores float32 and computes in bfloat16.*mixed precision is not"
-        self.check(ValueError, text, model)
-
     def test_types_that_are_no_float32_or_float64(self):
         model = model_of(layers.Dense(3, dtype="float16"), dtype="float16")
         self.check(ValueError, "has the type float16. Supported types: float32, float64", model)

@@ -220,6 +220,12 @@ def _checked_subject(model: Any, method: methods.Method) -> Subject:
         )
     subject = Subject(model, method.float_safe)
     method.check(subject.network)
+    if reduced := subject.network.reduced:
+        raise NotImplementedError(
+            f"Model {model.name!r} computes in {reduced}: what it is served with would round "
+            "otherwise than its certificates. Rebuild the model in float32, copy its weights, and "
+            "export that."
+        )
     return subject
 
 

@@ -18,9 +18,9 @@ __all__ = [
     "AttentionParts",
     "Settings",
     "Origin",
+    "Types",
     "Visit",
     "attention_parts",
-    "check_dtypes",
     "example_inputs",
     "inputs_of",
     "interpret",
@@ -33,6 +33,7 @@ __all__ = [
     "readers",
     "seed_generators",
     "start_at_epoch",
+    "types_of",
     "wants_walk",
     "with_activation",
 ]
@@ -319,22 +320,31 @@ _BEHIND_INTEGERS = (
 )
 
 
-def check_dtypes(model: keras.Model) -> str:
-    """The one float type that a model computes in; mixed precision is refused."""
+class Types(NamedTuple):
+    """The float types of a model.
+
+    Attributes:
+        whole: The type of its input and of all its weights.
+        reduced: The shorter type that some of its layers compute in; "" for none.
+    """
+
+    whole: str
+    reduced: str
+
+
+def types_of(model: keras.Model) -> Types:
+    """The one float type of a model, and the one that a policy such as mixed_float16 computes in."""
     (entry,) = _function_of(model).inputs
     kinds: dict[str, str] = {entry.dtype: f"input {entry.name!r}"}
+    reduced: dict[str, str] = {}
 
     def visit(operation: Any, args: tuple, kwargs: dict, outputs: list) -> list:
         del args, kwargs
         if isinstance(operation, keras.layers.Layer) and operation.compute_dtype is not None:
-            kinds.setdefault(operation.compute_dtype, f"layer {operation.name!r}")
-            if operation.variable_dtype != operation.compute_dtype:
-                raise ValueError(
-                    f"Layer {operation.name!r} stores {operation.variable_dtype} and computes in "
-                    f"{operation.compute_dtype}. Bounds hold for the arithmetic they were computed "
-                    "in, so mixed precision is not supported: rebuild the model with the dtype "
-                    "policy 'float32' or 'float64' and set its weights."
-                )
+            own, used = operation.variable_dtype, operation.compute_dtype
+            kinds.setdefault(own, f"layer {operation.name!r}")
+            if used != own:
+                reduced.setdefault(used, f"layer {operation.name!r}")
         return [None] * len(outputs)
 
     interpret(model, [None], visit)
@@ -351,7 +361,7 @@ def check_dtypes(model: keras.Model) -> str:
             "Rebuild it with one dtype policy, 'float32' or 'float64', and the same dtype for "
             "keras.Input."
         )
-    return entry.dtype
+    return Types(entry.dtype, ", ".join(reduced))
 
 
 _PLAIN = (bool, int, float, str, tuple, type(None))

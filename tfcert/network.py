@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -30,7 +31,9 @@ class Network:
         nodes: All nodes that the outputs depend on, inputs before outputs.
         input: The input node.
         outputs: The output nodes, in the structure of the model's outputs.
-        dtype: The float type that the model computes in.
+        dtype: The float type of the model's weights, in which its bounds are computed.
+        reduced: The shorter type that a policy such as mixed_float16 makes it compute in, whose
+            rounding bounds do not cover; "" for none.
         foreign: Names of layers whose code is not Keras's or whose rule is the user's: what they
             compute is known, but not in which steps.
     """
@@ -43,7 +46,7 @@ class Network:
                 "region for each; or concatenate the inputs, and split them inside the model."
             )
         self.name = model.name
-        self.dtype = graph.check_dtypes(model)
+        self.dtype, self.reduced = graph.types_of(model)
         shape = tuple(model.inputs[0].shape)[1:]
         self.input = Node(Input(), (), shape, name=model.inputs[0].name)
 
@@ -256,7 +259,15 @@ def derived_from(model: keras.Model) -> Derived:
 
 def _network(model: keras.Model) -> Network:
     with backend.eagerly():  # Shapes are found by running layers, which needs numbers.
-        return Network(model)
+        network = Network(model)
+    if network.reduced:
+        warnings.warn(
+            f"Model {model.name!r} computes in {network.reduced}. Its bounds are those of the same "
+            f"weights in {network.dtype}: they do not cover what rounding to {network.reduced} does "
+            "to the outputs.",
+            stacklevel=2,
+        )
+    return network
 
 
 def _readable(model: keras.Model) -> keras.Model:

@@ -374,6 +374,11 @@ def _check_float_safe(network: Network, statistics: str) -> None:
         raise ValueError(
             f"float_safe covers models at inference. Received: statistics={statistics!r}."
         )
+    if network.reduced:
+        raise NotImplementedError(
+            f"Model {network.name!r} computes in {network.reduced}, whose rounding float_safe does "
+            "not cover. Use float_safe=False, or rebuild the model in float32 and copy its weights."
+        )
     if network.foreign:
         raise NotImplementedError(
             f"Layer {network.foreign[0]!r}: float_safe does not know how it rounds, since the "

@@ -24,10 +24,11 @@ def check_model(model: keras.Model, bounded: bool) -> None:
     """
     if bounded:
         _check_calls(model)
-        dtype = network_of(model).dtype
-        if dtype != "float32":
+        network = network_of(model)
+        if network.dtype != "float32" or network.reduced:
             raise ValueError(
-                f"Certified training is in float32. Received: model {model.name!r} of type {dtype}."
+                "Certified training is in float32. Rebuild the model with that dtype policy. "
+                f"Received: model {model.name!r} of type {network.reduced or network.dtype}."
             )
     else:
         _check_graph(model)
