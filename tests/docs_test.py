@@ -1,8 +1,9 @@
 """Runs the code of README.md and of the pages in docs/, and follows their links.
 
 Every block that is marked as python is executed, page by page in one namespace. A block marked as
-text that directly follows is what it has to print; numbers may differ a little. A block that is
-marked as `python tensorflow` is left out on other backends.
+text that directly follows is what it has to print, to the last digit. In a block marked as
+`text varies` numbers depend on the machine, as those of trained networks do, and may differ by a
+tenth. A block that is marked as `python tensorflow` is left out on other backends.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 class Block(NamedTuple):
     language: str
-    backend: str  # the only one that it runs on; "" for any
+    mark: str  # of python the only backend that it runs on, of text "varies"; "" for none
     code: str
     line: int  # of the code's first line, counted from 1
     end: int  # of the closing fence
@@ -68,12 +69,20 @@ def _without_blocks(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def _same(printed: str, wanted: str) -> bool:
-    """Whether two texts have the same words, and numbers that are equal up to rounding."""
+# How far numbers of a block that varies may be off: a tenth, and near 0 a hundredth.
+_RELATIVE, _ABSOLUTE = 0.1, 0.01
+
+
+def _same(printed: str, wanted: str, varies: bool = False) -> bool:
+    """Whether two texts are the same but for spaces, and for numbers where they may vary."""
+    if not varies:
+        return printed.split() == wanted.split()
     if _NUMBER.sub("0", printed).split() != _NUMBER.sub("0", wanted).split():
         return False
     pairs = zip(_NUMBER.findall(printed), _NUMBER.findall(wanted), strict=True)
-    return all(math.isclose(float(a), float(b), rel_tol=0.01, abs_tol=0.0015) for a, b in pairs)
+    return all(
+        math.isclose(float(a), float(b), rel_tol=_RELATIVE, abs_tol=_ABSOLUTE) for a, b in pairs
+    )
 
 
 def _run(page: pathlib.Path) -> str:
@@ -84,7 +93,7 @@ def _run(page: pathlib.Path) -> str:
     for block, follower in zip(blocks, [*blocks[1:], None], strict=True):
         if block.language != "python":
             continue
-        if block.backend not in ("", keras.backend.backend()):
+        if block.mark not in ("", keras.backend.backend()):
             continue
         output = io.StringIO()
         # Empty lines before it, so that an error's traceback shows the page's own line.
@@ -93,7 +102,7 @@ def _run(page: pathlib.Path) -> str:
             exec(code, namespace)
         everything += output.getvalue()
         if follower and follower.language == "text" and follower.line - block.end <= 3:
-            assert _same(output.getvalue(), follower.code), (
+            assert _same(output.getvalue(), follower.code, follower.mark == "varies"), (
                 f"{page.name}, line {follower.line}: the block above prints\n{output.getvalue()}"
             )
     return everything
@@ -121,16 +130,19 @@ _SLOW += ("training", "adding_a_rule")
 def test_code_runs(page):
     output = _run(page)
     if page == _README:
-        right, verified, trained = map(float, re.findall(r"([\d.]+)%", output))
-        assert 90 < right <= 100
+        right, verified, right_trained, trained = map(float, re.findall(r"([\d.]+)%", output))
+        assert min(right, right_trained) > 90
         assert 50 < verified <= right
-        assert verified < trained <= 100
+        assert verified + 5 < trained <= right_trained
 
 
 def test_code_blocks_say_what_they_are():
     for page in _PAGES:
         for block in _blocks(_read(page)):
-            assert block.language in ("python", "text", "sh", "shell"), f"{page}:{block.line - 1}"
+            where = f"{page}:{block.line - 1}"
+            assert block.language in ("python", "text", "sh", "shell"), where
+            marks = {"python": ("", "tensorflow", "jax"), "text": ("", "varies")}
+            assert block.mark in marks.get(block.language, ("",)), where
 
 
 # Links.
@@ -240,10 +252,13 @@ def test_layers_page_refuses_what_has_no_rule():
 
 
 def test_compares_outputs():
-    assert _same("a  1.000\nb -0.0", "a 1.004\nb 0.000")
-    assert not _same("a 1.0", "a 1.1")
-    assert not _same("a 1.0", "b 1.0")
-    assert not _same("a 1.0", "a 1.0 2.0")
+    assert _same("a  1.000\nb", "a 1.000\n\n b")
+    assert not _same("0.1272", "0.1278")
+    assert not _same("a 1.00", "a 1.0")
+    assert _same("a  95.3%\nb -0.0", "a 91.0%\nb 0.005", varies=True)
+    assert not _same("a 1.0", "a 1.2", varies=True)
+    assert not _same("a 1.0", "b 1.0", varies=True)
+    assert not _same("a 1.0", "a 1.0 2.0", varies=True)
 
 
 def test_finds_blocks():
