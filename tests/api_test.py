@@ -146,6 +146,7 @@ _ANYTHING = {
     "tfcert.logs.Writer.note(value)": "whatever JSON can hold",
     "tfcert.methods.get(method)": "a name or an object; others are refused with a message",
     "tfcert.certification.Certificates.plot(axes)": "matplotlib's, which is imported late",
+    "tfcert.reporting.plot_history(axes)": "matplotlib's, which is imported late",
     "tfcert.rules.rearrange(windowed)": "a function or an object of the rules' own",
 }
 

@@ -246,7 +246,7 @@ def test_progress(digits, capsys):
         ({"self_check": 1.5}, r"`self_check` must lie in \[0, 1\]"),
         ({"batch_size": 0}, "`batch_size` must be an integer >= 1"),
         ({"seed": -1}, "`seed` must be an integer >= 0"),
-        ({"verbose": 2}, "`verbose` must be 0 or 1"),
+        ({"verbose": 2}, "`verbose` must be 0, 1 or"),
         ({"index": -1}, "`index` must be the number of the first input"),
         ({"index": np.array([1, 1, 2])}, "`index` must not repeat a number"),
         ({"index": np.array([0.0, 1, 2])}, "`index` must be the number"),

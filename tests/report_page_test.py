@@ -130,12 +130,60 @@ def test_verdicts(tmp_path):
     )
     # Three of each: most robust, least robust, and three pictures of each counterexample.
     assert found.tags.count("img") == 3 + 3 + 3 * 3
-    assert f"{counts['falsified']} inputs have a change within the region" in found.text
-    assert {"verdicts_curves.png", "eps_curves.png"} <= files
+    assert f"{counts['falsified']} inputs have a counterexample" in found.text
+    assert "misread when changed" in found.text
+    assert "Changes of an inputε = 0.1 in the ℓ∞ norm, values from 0 to 1" in found.text
+    assert "eps_curves.png" in files
     left_out = int(np.sum(entries.correct & ~np.isfinite(entries.margin)))
     assert f"Without {left_out} that have no finite bound." in found.text
     for fact in ("c0ffee", entries.sha256, "hashes model"):
         assert fact in found.text
+
+
+def test_the_head_says_what_a_page_is_about(tmp_path):
+    x, y = report_support.images()
+    facts = {"flags": {"dataset": "digits", "split": "test", "model_path": "run/model.keras"}}
+    path = report_support.certify_log(tmp_path / "a.tsv", x, y, facts=facts)
+    found = check(_write(tmp_path, path)[0])
+    for row in ("Data setdigits, test part", "Modelrun/model.keras", "Changes of an inputε = 0.1"):
+        assert row in found.text
+    assert "<h1>Certification report</h1>" in (tmp_path / "out/index.html").read_text()
+    # What a log does not name is taken from the caller.
+    other = report_support.certify_log(tmp_path / "b.tsv", x, y)
+    found = check(_write(tmp_path, other, dataset="mine", overwrite=True)[0])
+    assert "Data setmine" in found.text and "Modelhash m" in found.text
+
+
+def test_two_points_are_no_curve(tmp_path):
+    x, y = report_support.images()
+    one, more = (report_support.certify_log(tmp_path / f"{e}.tsv", x, y, e) for e in (0.1, 0.2))
+    other = report_support.certify_log(tmp_path / "other.tsv", x, y, 0.1, model="another")
+    marks, lines = "Empty marks: attacked", "Lines join what was measured."
+    text, files = _write(tmp_path, one)
+    assert marks not in text and "verdicts_curves.png" not in files
+    text, _ = _write(tmp_path, one, other, overwrite=True)
+    assert marks in text and lines not in text
+    text, _ = _write(tmp_path, one, more, overwrite=True)
+    assert marks in text and lines in text
+
+
+def test_captions_name_the_class_of_a_counterexample(tmp_path):
+    x, y = report_support.images()
+    path = report_support.certify_log(tmp_path / "a.tsv", x, y)
+    asked = []
+
+    def classify(points):
+        asked.append(points)
+        return np.array([7])
+
+    text, _ = _write(tmp_path, path, inputs=examples.Inputs(x, y), gallery=99, classify=classify)
+    entries = reporting.read(path)
+    broken = np.flatnonzero(entries.verdicts("falsified"))
+    for place, points in zip(broken, asked, strict=True):
+        label = int(entries.label[place])
+        assert f"{entries.idx[place]}: class {label} becomes class 7" in text
+        stored = logs.read_counterexample(path, int(entries.idx[place]))
+        np.testing.assert_array_equal(points, stored[None])
 
 
 def test_training_runs(tmp_path):
@@ -146,6 +194,7 @@ def test_training_runs(tmp_path):
     row, _ = _rows(tmp_path / "out/training.csv")
     assert float(row["Clean"]) == 0.98 and float(row["Verified, crown"]) == pytest.approx(0.9125)
     assert float(row["Minutes"]) == 5 and row["Epochs"] == "5"
+    assert "<h1>Training report</h1>" in text
     assert "94.75%" in found.text and "flags objective" in found.text
 
 
@@ -160,6 +209,10 @@ def test_everything_on_one_page(tmp_path):
     for title in [*titles, "How these numbers came about"]:
         assert title in found.text
     assert len(files) == len(set(files)) == len(list((tmp_path / "out").iterdir()))
+    assert "<h1>Training and certification report</h1>" in text
+    assert "ε = 0.1 in the ℓ∞ norm, values from 0 to 1; ε = 0.2 in the" in found.text
+    # Provenance is folded away: a part for each source, and one for the page.
+    assert found.tags.count("details") == len(paths) + 1
     # Different eps are not compared as if they were one.
     assert "verdicts_pairs.csv" not in files and "eps_pairs.csv" in files
 
@@ -169,7 +222,7 @@ def test_a_cut_log_says_so(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     logs.facts_path(path).write_text('{"settings": {"sigma": 0.25, "n": 10000}}')
     text, _ = _write(tmp_path, path)
-    assert "<dt>σ</dt><dd>0.25</dd>" in text and "<dt>Samples</dt><dd>10,000</dd>" in text
+    assert "<dt>Noise</dt><dd>σ = 0.25, samples = 10,000</dd>" in text
     assert "a ends in the middle of a line" in text
     assert "<dd>59</dd>" in text
 

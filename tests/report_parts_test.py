@@ -16,7 +16,7 @@ import pytest
 from tests import report_support
 from tests.report_page_test import Page
 from tfcert import logs, reporting
-from tfcert.reporting import figures, images, page, radii, tables, verdicts
+from tfcert.reporting import about, figures, images, page, radii, tables
 
 # Texts.
 
@@ -106,7 +106,7 @@ def test_sizes_come_from_facts(tmp_path):
         ),
     }
     for eps, path in paths.items():
-        assert verdicts.eps_of(reporting.read(path)) == eps
+        assert about.eps_of(reporting.read(path)) == eps
 
 
 def test_pictures_of_the_data(tmp_path):
@@ -151,6 +151,14 @@ def test_legends_are_inside_of_the_figure(count, name):
         assert len(legend.get_texts()) == count
         assert box.x0 >= 0 and box.x1 <= whole.x1 + 1 and box.y0 >= -1
         assert axes.get_window_extent().height > 0.4 * 3.1 * drawn.dpi
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "mnist_0.1_crown_ibp_regularizer@cnn-2e-3-0: verified", "w" * 120]
+)
+def test_names_in_legends_are_whole(text):
+    lines = figures.label(text).split("\n")
+    assert "".join(lines) == text and max(map(len, lines)) <= 36
 
 
 def test_figures_follow_the_colours_of_the_page():

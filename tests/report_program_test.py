@@ -74,6 +74,7 @@ def _main(*arguments):
         (["a.tsv", "--inputs=uneven.npz"], "x of float32 and shape (30, 6, 5, 1), y of int64"),
         (["a.tsv", "--inputs=cut.npz"], "must be an npz file with arrays x and y"),
         (["nothing.tsv"], "nothing.tsv"),
+        (["a.tsv", "--model_path=no.keras"], "--model_path=no.keras: there is no such file"),
         (["bad.tsv"], "bad.tsv:2: idx must be an integer"),
         ([".."], "no run.json"),
     ],

@@ -133,6 +133,13 @@ def test_progress(smoothed, data, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_results_print_their_summary(smoothed, data):
+    result = certify(smoothed, data)
+    assert str(result) == result.summary() and len(result) == 10
+    share = result.certified_accuracy()
+    assert f"<SmoothedResult of 10 inputs: {share:.1%} certified, average radius" in repr(result)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -142,7 +149,7 @@ def test_progress(smoothed, data, capsys):
         ({"alpha": 2.0}, "`alpha`"),
         ({"seed": -1}, "`seed` must be a non-negative integer"),
         ({"adaptive": 0.1}, "`adaptive` must be True, False"),
-        ({"verbose": 2}, "`verbose` must be 0 or 1"),
+        ({"verbose": 2}, "`verbose` must be 0, 1 or"),
     ],
 )
 def test_arguments(smoothed, data, changed, message, tmp_path):

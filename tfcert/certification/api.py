@@ -65,7 +65,7 @@ def certify(
     index: ArrayLike = 0,
     seed: int = 0,
     facts: Mapping[str, Any] | None = None,
-    verbose: int = 0,
+    verbose: progress.Verbose = "auto",
 ) -> Certificates:
     """The verdict on every input: verified, falsified, misclassified or unknown.
 
@@ -111,7 +111,8 @@ def certify(
         seed: Decides which inputs are checked, and the random starts of attacks.
         facts: More facts of the run for the log's side file, such as the data set's name. They
             do not decide whether a run is the same.
-        verbose: 0: silent; 1: a progress bar with counts and the time left.
+        verbose: 1: a line of progress with counts and the time left; 0: none; "auto": on a terminal
+            and in a notebook.
 
     Returns:
         ``Certificates``: arrays ``verdict``, ``margin``, ``method``, ``seconds``,
@@ -138,7 +139,8 @@ def certify(
         one.check(subject.network)
     problem = request.problem(subject, inputs, y, around, index)
     limits = {"time_limit": time_limit, "time_limit_per_input": time_limit_per_input}
-    request.check_numbers(limits, self_check, batch_size, seed, verbose)
+    request.check_numbers(limits, self_check, batch_size, seed)
+    progress.wanted(verbose)  # Checked before any work is done.
     request.check_search(problem, max_eps, eps_steps)
     if complete:
         request.check_complete(around)

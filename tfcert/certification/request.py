@@ -103,9 +103,7 @@ def _goal(subject: Subject, y: Any, inputs: int) -> Goal:
     return Classes(subject, labels.astype("int64"))
 
 
-def check_numbers(
-    limits: dict[str, Any], self_check: float, batch_size: Any, seed: Any, verbose: Any
-) -> None:
+def check_numbers(limits: dict[str, Any], self_check: float, batch_size: Any, seed: Any) -> None:
     """Raises unless the plain numbers are what they must be."""
     for name, value in limits.items():
         if value is not None and not value > 0:
@@ -117,8 +115,6 @@ def check_numbers(
             continue
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
-    if verbose not in (0, 1):
-        raise ValueError(f"`verbose` must be 0 or 1. Received: verbose={verbose!r}.")
 
 
 def plain_limit(value: Any) -> float | None:

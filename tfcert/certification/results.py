@@ -13,7 +13,7 @@ from tfcert.certification import showing
 __all__ = ["Certificates"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Certificates:
     """The verdict on every input, in the order of the inputs.
 
@@ -132,6 +132,14 @@ class Certificates:
 
     def __str__(self) -> str:
         return self.summary()
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {name}" for name, count in self.counts().items())
+        return f"<{type(self).__name__} of {len(self)} inputs: {counts}>"
+
+    def counts(self) -> dict[str, int]:
+        """How many inputs have each verdict."""
+        return {name: int((self.verdict == name).sum()) for name in logs.VERDICTS}
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

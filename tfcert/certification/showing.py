@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfcert import logs
-
 if TYPE_CHECKING:
     from tfcert.certification.results import Certificates
 
@@ -40,7 +38,7 @@ def as_html(result: Certificates) -> str:
     """The summary, and a bar in which every verdict has its share."""
     size, width = len(result), 480.0
     bar, left = [], 0.0
-    for name, count in _counts(result).items():
+    for name, count in result.counts().items():
         part = width * count / max(size, 1)
         bar.append(
             f'<rect x="{left:.2f}" width="{part:.2f}" height="16" fill="{_COLORS[name]}">'
@@ -49,7 +47,7 @@ def as_html(result: Certificates) -> str:
         left += part
     key = " ".join(
         f'<span style="color:{_COLORS[name]}">&#9632;</span> {name} {count}'
-        for name, count in _counts(result).items()
+        for name, count in result.counts().items()
     )
     return (
         f'<div><svg width="{width:.0f}" height="16" role="img" aria-label="verdicts">'
@@ -72,11 +70,7 @@ def plot(result: Certificates, axes: Any = None) -> Any:
         axes.step(ends, [1.0, *share, 0.0], where="pre", color=_COLORS["verified"])
         axes.set(xlabel="eps", ylabel="share of inputs verified at eps", ylim=(0, 1))
         return axes
-    counts = _counts(result)
+    counts = result.counts()
     axes.bar(list(counts), list(counts.values()), color=[_COLORS[name] for name in counts])
     axes.set(ylabel=f"inputs, of {len(result)}")
     return axes
-
-
-def _counts(result: Certificates) -> dict[str, int]:
-    return {name: int((result.verdict == name).sum()) for name in logs.VERDICTS}

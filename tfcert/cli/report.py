@@ -23,7 +23,7 @@ __all__ = ["main", "run"]
 def _define_flags() -> None:
     flags.DEFINE_string("out", None, "Folder for the page, the figures and the tables.")
     program.section("Page")
-    flags.DEFINE_string("title", "Certification report", "Title of the page.")
+    flags.DEFINE_string("title", None, "Title of the page. Default: one that fits the sources.")
     flags.DEFINE_list(
         "names", None, "Names of the logs and runs, in their order. Default: their file names."
     )
@@ -41,6 +41,12 @@ def _define_flags() -> None:
         None,
         "An npz file to use instead of --dataset, with arrays x and y, or x_test and y_test; "
         "x from 0 to 1, or bytes from 0 to 255.",
+    )
+    flags.DEFINE_string(
+        "model_path",
+        None,
+        "A .keras file of the model that the logs are about, to tell which class each "
+        "counterexample becomes.",
     )
     flags.mark_flag_as_required("out")
 
@@ -67,6 +73,8 @@ def main(argv: Sequence[str]) -> None:
         choices.check_dataset(flag.dataset, flag.data_dir)
         if len(argv) == 1:
             raise ValueError("Name at least one log file or run folder. Received: none.")
+        if flag.model_path and not pathlib.Path(flag.model_path).is_file():
+            raise ValueError(f"--model_path={flag.model_path}: there is no such file.")
         for path in argv[1:]:
             if not pathlib.Path(path).exists():
                 raise ValueError(f"{path}: there is no such log or folder.")
@@ -83,6 +91,7 @@ def main(argv: Sequence[str]) -> None:
             data_dir=flag.data_dir,
             split=flag.split,
             inputs=flag.inputs,
+            model_path=flag.model_path,
             gallery=flag.gallery,
             overwrite=flag.overwrite,
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfcert import datasets, files, provenance
+from tfcert.certification.subject import Subject
 from tfcert.reporting import examples, report
 
 __all__ = ["load_inputs", "write"]
@@ -43,17 +44,23 @@ def load_inputs(path: str) -> examples.Inputs:
     return examples.Inputs(x, y)
 
 
+def _classifier(path: str) -> examples.Classify:
+    """The classes that a saved model gives inputs."""
+    return Subject(files.load_model(path), float_safe=False).classify
+
+
 def write(
     paths: Sequence[str],
     out: str,
     *,
     names: Sequence[str] | None,
-    title: str,
+    title: str | None,
     radii: list[float] | None,
     dataset: str | None,
     data_dir: str | None,
     split: str,
     inputs: str | None,
+    model_path: str | None,
     gallery: int,
     overwrite: bool,
 ) -> list[pathlib.Path]:
@@ -70,6 +77,8 @@ def write(
         radii_shown=radii,
         inputs=shown,
         gallery=gallery,
+        dataset=f"{dataset}, {split} part" if dataset else inputs,
+        classify=_classifier(model_path) if model_path else None,
         own_facts={"versions": provenance.versions(), "commit": provenance.commit()},
         overwrite=overwrite,
     )

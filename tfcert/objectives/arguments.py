@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["as_choice", "as_count", "as_positive", "as_switch", "in_full", "user_stacklevel"]
+from tfcert.schedules import Constant
+
+__all__ = [
+    "as_choice",
+    "as_count",
+    "as_positive",
+    "as_switch",
+    "in_full",
+    "settings_shown",
+    "user_stacklevel",
+]
 
 
 def as_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
@@ -59,6 +69,30 @@ def in_full(kind: type) -> inspect.Signature:
         if name not in own.parameters and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]
     return own.replace(parameters=[*listed, *handed_on])
+
+
+def settings_shown(kind: type, config: dict[str, Any]) -> str:
+    """The arguments of a constructor that differ from their defaults, as code.
+
+    The first argument is shown in any case and without its name.
+    """
+    parts = []
+    for place, (name, parameter) in enumerate(inspect.signature(kind).parameters.items()):
+        if name not in config:
+            continue
+        value = _as_given(config[name])
+        if place == 0:
+            parts.append(repr(value) if name == "region" else f"{name}={value!r}")
+        elif value != _as_given(parameter.default):
+            parts.append(f"{name}={value!r}")
+    return ", ".join(parts)
+
+
+def _as_given(value: Any) -> Any:
+    """A setting as people write it: a tuple for a list, a number for a constant schedule."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_as_given(entry) for entry in value)
+    return value.value if isinstance(value, Constant) else value
 
 
 def user_stacklevel() -> int:

@@ -95,6 +95,3 @@ class NoisyObjective(Objective):
             **noise,
             **self.settings.weights_config(),
         }
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(noise={self.noise!r}, copies={self.copies})"

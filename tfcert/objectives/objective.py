@@ -12,7 +12,7 @@ from keras import ops
 from tfcert.bounds import methods
 from tfcert.bounds.margins import Margins
 from tfcert.network import network_of
-from tfcert.objectives.arguments import in_full
+from tfcert.objectives.arguments import in_full, settings_shown
 from tfcert.objectives.batch import Batch
 from tfcert.objectives.parts import part_of_region
 from tfcert.objectives.settings import Ramped, Settings, Weight
@@ -166,14 +166,10 @@ class Objective:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Objective:
-        plain = {
-            name: keras.saving.deserialize_keras_object(value) if _is_object(value) else value
-            for name, value in config.items()
-        }
-        return cls(**plain)
+        return cls(**_plain(config))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(region={self.region!r})"
+        return f"{type(self).__name__}({settings_shown(type(self), _plain(self.get_config()))})"
 
 
 class RobustObjective(Objective):
@@ -268,6 +264,14 @@ class RobustObjective(Objective):
 
     def get_config(self) -> dict[str, Any]:
         return self.settings.get_config()
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that a configuration holds."""
+    return {
+        name: keras.saving.deserialize_keras_object(value) if _is_object(value) else value
+        for name, value in config.items()
+    }
 
 
 def _is_object(value: Any) -> bool:

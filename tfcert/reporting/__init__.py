@@ -1,6 +1,7 @@
-"""Reports: certified accuracy, certified radii and their errors, as numbers, tables and a page."""
+"""Reports: certified accuracy, certified radii, training runs; numbers, tables, figures, a page."""
 
 from tfcert.reporting.entries import Entries, read
+from tfcert.reporting.history import plot_history
 from tfcert.reporting.statistics import (
     Estimate,
     PairedDifference,
@@ -17,6 +18,7 @@ __all__ = [
     "average_certified_radius",
     "certified_accuracy",
     "paired_difference",
+    "plot_history",
     "read",
     "share",
 ]

@@ -16,7 +16,7 @@ from tfcert import logs
 __all__ = ["Entries", "join", "read"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Entries:
     """The inputs that a log tells of, in its order.
 
@@ -65,6 +65,9 @@ class Entries:
 
     def __len__(self) -> int:
         return len(self.idx)
+
+    def __repr__(self) -> str:
+        return f"<Entries {self.name}: {len(self)} inputs of a {self.kind} log, {self.path}>"
 
     @property
     def hashes(self) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,10 @@ from tfcert import logs
 from tfcert.reporting import images, page, part
 from tfcert.reporting.entries import Entries
 
-__all__ = ["Inputs", "examples_part"]
+__all__ = ["Classify", "Inputs", "examples_part"]
+
+# The classes that a model gives inputs.
+Classify = Callable[[np.ndarray], np.ndarray]
 
 
 class Inputs(NamedTuple):
@@ -21,13 +24,19 @@ class Inputs(NamedTuple):
     y: np.ndarray
 
 
-def examples_part(logs_shown: Sequence[Entries], inputs: Inputs | None, most: int) -> part.Part:
+def examples_part(
+    logs_shown: Sequence[Entries],
+    inputs: Inputs | None,
+    most: int,
+    classify: Classify | None = None,
+) -> part.Part:
     """Pictures of the inputs of logs.
 
     Args:
         logs_shown: Logs about the same data.
         inputs: The data; without it the part says what is missing.
         most: How many pictures of each kind.
+        classify: The model that the logs are about, to tell the class of each counterexample.
     """
     made = part.Part("Inputs")
     if inputs is None:
@@ -41,11 +50,13 @@ def examples_part(logs_shown: Sequence[Entries], inputs: Inputs | None, most: in
     for entries in logs_shown:
         if len(logs_shown) > 1:
             made.pieces.append(f"<h3>{page.escape(entries.name)}</h3>")
-        _add_log(entries, inputs, most, made)
+        _add_log(entries, inputs, most, classify, made)
     return made
 
 
-def _add_log(entries: Entries, inputs: Inputs, most: int, made: part.Part) -> None:
+def _add_log(
+    entries: Entries, inputs: Inputs, most: int, classify: Classify | None, made: part.Part
+) -> None:
     order, measure = _ranked(entries)
     for title, chosen in (("Most robust", order[:most]), ("Least robust", order[::-1][:most])):
         if len(chosen):
@@ -53,7 +64,7 @@ def _add_log(entries: Entries, inputs: Inputs, most: int, made: part.Part) -> No
             made.pieces.append(images.gallery([_plain(entries, inputs, i) for i in chosen]))
     made.text(f"Ordered by {measure}, among the inputs that are classified correctly.")
     if entries.verdict is not None:
-        _add_counterexamples(entries, inputs, most, made)
+        _add_counterexamples(entries, inputs, most, classify, made)
 
 
 def _check(entries: Entries, inputs: Inputs) -> None:
@@ -100,7 +111,9 @@ def _plain(entries: Entries, inputs: Inputs, place: int) -> str:
     return images.card([(picture, "")], f"{idx}: class {label}, {', '.join(values)}")
 
 
-def _add_counterexamples(entries: Entries, inputs: Inputs, most: int, made: part.Part) -> None:
+def _add_counterexamples(
+    entries: Entries, inputs: Inputs, most: int, classify: Classify | None, made: part.Part
+) -> None:
     falsified = np.flatnonzero(entries.verdicts("falsified"))
     cards: list[str] = []
     missing = 0
@@ -125,12 +138,22 @@ def _add_counterexamples(entries: Entries, inputs: Inputs, most: int, made: part
             (images.picture(point, f"counterexample of input {idx}"), "changed"),
             (change, f"change, ±{largest:.2g}"),
         ]
-        cards.append(images.card(pictures, f"{idx}: class {label} until it is changed"))
+        cards.append(images.card(pictures, f"{idx}: {_mistake(label, point, classify)}"))
     if len(falsified):
         made.pieces.append("<h4>Counterexamples</h4>")
-        made.text(f"{len(falsified)} inputs have a change within the region that misleads.")
+        made.text(
+            f"{len(falsified)} inputs have a counterexample: a changed input within ε that the "
+            "model gets wrong."
+        )
     if cards:
         made.pieces.append(images.gallery(cards, wide=True))
         made.text("The change is drawn so that its largest entry, given below it, has full colour.")
     if missing:
         made.text(f"{missing} counterexamples are not stored beside the log.", "note warning")
+
+
+def _mistake(label: int, point: np.ndarray, classify: Classify | None) -> str:
+    """What a counterexample does, in words."""
+    if classify is None:
+        return f"class {label}, misread when changed"
+    return f"class {label} becomes class {int(classify(point[None])[0])}"

@@ -23,6 +23,7 @@ def facts_part(logs: Sequence[Entries], runs: Sequence[Run], own: dict[str, Any]
         own: The facts of the report itself.
     """
     made = part.Part("How these numbers came about")
+    made.text("Flags, versions, commits, seeds and hashes, as the files beside the logs have them.")
     for entries in logs:
         facts = {"log, SHA-256": entries.sha256, **(entries.facts or {})}
         made.pieces.append(_list(entries.name, facts))
@@ -35,14 +36,13 @@ def facts_part(logs: Sequence[Entries], runs: Sequence[Run], own: dict[str, Any]
 
 
 def _list(title: str, facts: dict[str, Any]) -> str:
-    rows = []
-    for count, (name, value) in enumerate(_flat(facts, "", 6)):
-        if count == _ROWS:
-            rows.append(("…", "more is in the file of the facts"))
+    rows: dict[str, str] = {}
+    for name, value in _flat(facts, "", 6):
+        if len(rows) == _ROWS:
+            rows["…"] = "more is in the file of the facts"
             break
-        rows.append((page.escape(name, 100), page.escape(value, 500)))
-    lines = "\n".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
-    return f'<h3>{page.escape(title)}</h3>\n<dl class="facts">\n{lines}\n</dl>'
+        rows[name] = value
+    return page.details(title, page.facts(rows))
 
 
 def _flat(value: Any, name: str, depth: int) -> Iterator[tuple[str, str]]:

@@ -36,6 +36,7 @@ VERDICT_COLORS = {
     "falsified": _SERIES[5],
     "misclassified": _SERIES[7],
 }
+_WIDEST = 34  # letters in a line of a legend
 _LARGEST, _SMALLEST = 1e30, 1e-30
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = "os^DvPX*"
@@ -104,11 +105,18 @@ def look(place: int) -> dict[str, Any]:
     }
 
 
-def label(text: str, most: int = 34) -> str:
-    """A name for a legend: its middle left out where it is long."""
-    text = page.plain(text, None)
-    if len(text) > most:
-        text = text[: most // 2 - 1] + "…" + text[-(most // 2) :]
+def label(text: str) -> str:
+    """A name for a legend, whole: on several lines where it is long."""
+    # Lines end behind what joins the words of a name, where there is such a place.
+    pieces = re.findall(r"[^\s_/@,;:-]*[\s_/@,;:-]*", page.plain(text))
+    lines = [""]
+    for piece in pieces:
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > _WIDEST:
+            lines.append("")
+        lines[-1] += piece
+        while len(lines[-1]) > _WIDEST + 1:
+            lines[-1:] = [lines[-1][:_WIDEST], lines[-1][_WIDEST:]]
+    text = "\n".join(lines)
     # matplotlib leaves out of a legend what begins with an underscore.
     return "\u00a0" + text if text.startswith("_") else text
 
@@ -120,8 +128,8 @@ def legend(drawn: figure.Figure) -> None:
     if lines:
         # Two columns of long names are wider than the figure; many rows must not eat the axes.
         columns = 2 if len(lines) > 2 and max(map(len, names)) <= 22 else 1
-        rows = -(-len(lines) // columns)
-        drawn.set_figheight(drawn.get_figheight() + 0.16 * max(0, rows - 2))
+        rows = sum(1 + name.count("\n") for name in names) / columns
+        drawn.set_figheight(drawn.get_figheight() + 0.17 * max(0.0, rows - 2))
         drawn.legend(lines, names, loc="outside lower left", ncols=columns)
 
 

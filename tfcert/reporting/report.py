@@ -11,8 +11,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfcert.logs.writing import write_whole
+from tfcert.reporting import (
+    about,
+    examples,
+    facts,
+    page,
+    part,
+    radii,
+    runs,
+    statistics,
+    verdicts,
+)
 from tfcert.reporting import entries as entries_module
-from tfcert.reporting import examples, facts, page, part, radii, runs, statistics, values, verdicts
 from tfcert.reporting import training as training_module
 
 __all__ = ["Sources", "load", "write"]
@@ -112,10 +122,12 @@ def _names(places: Sequence[str]) -> list[str]:
 def write(
     sources: Sources,
     out: pathlib.Path,
-    title: str = "Certification report",
+    title: str | None = None,
     radii_shown: Sequence[float] | None = None,
     inputs: examples.Inputs | None = None,
     gallery: int = 8,
+    dataset: str | None = None,
+    classify: examples.Classify | None = None,
     own_facts: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> list[pathlib.Path]:
@@ -124,10 +136,12 @@ def write(
     Args:
         sources: What `load` read.
         out: The folder; it is made.
-        title: Of the page.
+        title: Of the page; None for one that fits the sources.
         radii_shown: Radii of the tables; None chooses.
         inputs: The data that the logs are about, for the pictures.
         gallery: Pictures of each kind; 0 for none.
+        dataset: What the data set is called, for logs that do not name it.
+        classify: The classes that the logs' model gives inputs, to caption counterexamples.
         own_facts: Shown as the facts of the report.
         overwrite: Whether files of the same names may be replaced.
 
@@ -137,14 +151,15 @@ def write(
     Raises:
         ValueError: A file is there already, or the inputs are not those of the logs.
     """
-    parts = _parts(sources, radii_shown, inputs, gallery, own_facts or {})
+    parts = _parts(sources, radii_shown, inputs, gallery, classify, own_facts or {})
     files: dict[str, bytes] = {}
     for table in itertools.chain.from_iterable(made.tables for made in parts):
         files[f"{table.name}.csv"] = table.csv().encode()
         files[f"{table.name}.tex"] = table.latex().encode()
     for made in parts:
         files |= {f"{name}.png": data for name, data in made.pictures.items()}
-    text = page.document(title, _lead(sources), [made.section() for made in parts])
+    title = _title(sources) if title is None else title
+    text = page.document(title, _lead(sources, dataset), [made.section() for made in parts])
     # Last: where there is a page, there is all that belongs to it.
     files["index.html"] = text.encode()
     there = [name for name in reversed(files) if (out / name).exists()]
@@ -164,6 +179,7 @@ def _parts(
     radii_shown: Sequence[float] | None,
     inputs: examples.Inputs | None,
     gallery: int,
+    classify: examples.Classify | None,
     own: dict[str, Any],
 ) -> list[part.Part]:
     found = []
@@ -176,13 +192,20 @@ def _parts(
     if sources.runs:
         found.append(training_module.training_part(sources.runs))
     if gallery and sources.logs:
-        found.append(examples.examples_part(sources.logs, inputs, gallery))
+        found.append(examples.examples_part(sources.logs, inputs, gallery, classify))
     found.append(facts.facts_part(sources.logs, sources.runs, own))
     return found
 
 
-def _lead(sources: Sources) -> str:
-    """The most important numbers where there is one log, and what was wrong with any."""
+def _title(sources: Sources) -> str:
+    """What the sources are, as a title."""
+    if not sources.logs:
+        return "Training report"
+    return "Training and certification report" if sources.runs else "Certification report"
+
+
+def _lead(sources: Sources, dataset: str | None) -> str:
+    """What the page is about, the main numbers of one log, and what was wrong with any."""
     numbers: list[tuple[str, str]] = []
     if len(sources.logs) == 1:
         (entries,) = sources.logs
@@ -193,13 +216,8 @@ def _lead(sources: Sources) -> str:
                 "Attacked accuracy": verdicts.attacked(entries),
                 "Verified accuracy": entries.verdicts("verified"),
             }
-            eps = verdicts.eps_of(entries)
-            numbers += [] if eps is None else [("ε", f"{eps:g}")]
         else:
             shares = {"Correct": entries.correct, "Abstained": entries.abstained}
-            for name, key in (("σ", "sigma"), ("Samples", "n")):
-                if (known := values.number(entries.settings.get(key))) is not None:
-                    numbers.append((name, f"{known:,g}"))
             acr = statistics.average_certified_radius(entries)
             numbers.append(("ACR", f"{acr.value:.3f} ± {acr.error:.3f}"))
         numbers += [(name, f"{chosen.mean():.1%}") for name, chosen in shares.items()]
@@ -207,7 +225,8 @@ def _lead(sources: Sources) -> str:
         f"<div><dt>{page.escape(name)}</dt><dd>{page.escape(value)}</dd></div>"
         for name, value in numbers
     )
-    lines = [f'<dl class="numbers">{boxes}</dl>'] if boxes else []
+    lines = [about.about(sources.logs, sources.runs, dataset)]
+    lines += [f'<dl class="numbers">{boxes}</dl>'] if boxes else []
     lines += [
         f'<p class="note warning">{page.escape(entries.name)} ends in the middle of a line, as a '
         "run does that was stopped; that line is left out.</p>"

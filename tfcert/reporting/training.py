@@ -6,13 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfcert.reporting import figures, page, part, tables
+from tfcert.reporting import figures, history, page, part, tables
 from tfcert.reporting.runs import Run
 
 __all__ = ["training_part"]
-
-# What is no loss term among the quantities of a history.
-_NO_TERMS = ("accuracy", "eps", "seconds", "weight", "rate", "threshold")
 
 
 def training_part(runs: Sequence[Run]) -> part.Part:
@@ -80,7 +77,7 @@ def _accuracies(runs: Sequence[Run]) -> str:
                 values = _drawn(run, key)
                 if values is not None:
                     look = {**figures.look(place), "linestyle": dashes, "marker": ""}
-                    name = f"{figures.label(run.name, 20)}: {kind}"
+                    name = figures.label(f"{run.name}: {kind}")
                     axes.plot(np.arange(1, len(values) + 1), values, label=name, **look)
         figures.legend(drawn)
         picture = figures.svg(drawn, "Accuracy and verified accuracy over the epochs")
@@ -96,11 +93,7 @@ def _losses(runs: Sequence[Run]) -> str:
     """The loss of several runs, or the terms of one."""
     with figures.new("epoch", "loss in training") as (drawn, axes):
         for start, run in enumerate(runs):
-            terms = [
-                key
-                for key in run.history
-                if not key.startswith("val_") and not any(word in key for word in _NO_TERMS)
-            ]
+            terms = history.loss_terms(run.history)
             if len(runs) > 1:
                 terms = [key for key in terms if key == "loss"]
             for place, key in enumerate(terms, start=start):

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from tfcert import logs as log_format
-from tfcert.reporting import figures, page, part, statistics, tables, values
+from tfcert.reporting import about, figures, page, part, statistics, tables
+from tfcert.reporting.about import eps_of
 from tfcert.reporting.entries import Entries
 
-__all__ = ["attacked", "eps_of", "summary_table", "verdicts_part"]
+__all__ = ["attacked", "summary_table", "verdicts_part"]
 
 _BINS = 30
 # From the cheapest to the dearest.
@@ -30,25 +31,6 @@ _CASCADE = (
 def attacked(entries: Entries) -> np.ndarray:
     """Which inputs are correct and without a counterexample."""
     return entries.correct & ~entries.verdicts("falsified")
-
-
-# How the facts of a run name its region.
-_BALL = re.compile(r"LpBall\(eps=([0-9.]+(?:e[-+]?[0-9]+)?)([,)].*)", re.DOTALL)
-
-
-def eps_of(entries: Entries) -> float | None:
-    """The size of the region, as the facts of the run give it; None where they do not."""
-    found = values.number(values.find(entries.facts, "eps"))
-    if found is None and (ball := _BALL.fullmatch(_region(entries))):
-        try:
-            found = float(ball[1])
-        except ValueError:
-            return None
-    return found if found is not None and 0 <= found < np.inf else None
-
-
-def _region(entries: Entries) -> str:
-    return str(entries.settings.get("region"))
 
 
 def summary_table(logs: Sequence[Entries], name: str = "verdicts") -> tables.Table:
@@ -91,7 +73,8 @@ def verdicts_part(logs: Sequence[Entries]) -> part.Part:
     """Accuracies, what decided, margins and classes of logs of ``tfcert.certify``."""
     made = part.Part("Verdicts")
     made.table(summary_table(logs))
-    drawn = [] if len(_points(logs)) == 0 else [_curve(logs, made)]
+    # Of one log at one eps the table says it all.
+    drawn = [_curve(logs, made)] if sum(map(len, _points(logs).values())) > 1 else []
     made.figures([*drawn, *(_margins(entries, made) for entries in logs)])
     if len(logs) > 1:
         _add_pairs(logs, made)
@@ -112,13 +95,12 @@ def _points(logs: Sequence[Entries]) -> dict[str, list[Entries]]:
 def _model_of(entries: Entries) -> str:
     """What is the same in logs that differ in eps alone; a digest of the facts."""
     hashes = entries.hashes if isinstance(entries.hashes, dict) else {}
-    ball = _BALL.fullmatch(_region(entries))
     known = {
         # Without a hash every log is about a model of its own.
         "model": hashes.get("model", str(entries.path)),
         "data": hashes.get("data"),
         "method": entries.settings.get("method"),
-        "region": ball[2] if ball else None,
+        "region": about.ball_without_eps(entries),
     }
     text = json.dumps(known, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
@@ -133,15 +115,19 @@ def _curve(logs: Sequence[Entries], made: part.Part) -> str:
             clean = float(ordered[0].correct.mean())
             verified = [float(entries.verdicts("verified").mean()) for entries in ordered]
             broken = [float(attacked(entries).mean()) for entries in ordered]
-            name = figures.label(_common([entries.name for entries in ordered]), 20)
-            axes.plot(sizes, [clean, *verified], label=f"{name}: verified", **look)
-            look = {**look, "linestyle": ":", "markerfacecolor": "none"}
-            axes.plot(sizes, [clean, *broken], label=f"{name}: attacked", **look)
+            name = _common([entries.name for entries in ordered])
+            several = len(ordered) > 1  # Two points are no curve.
+            look["linestyle"] = look["linestyle"] if several else ""
+            axes.plot(sizes, [clean, *verified], label=figures.label(f"{name}: verified"), **look)
+            look |= {"linestyle": ":" if several else "", "markerfacecolor": "none"}
+            axes.plot(sizes, [clean, *broken], label=figures.label(f"{name}: attacked"), **look)
         axes.set_xlim(left=0)
         figures.legend(drawn)
         made.pictures["verdicts_curves"] = figures.png(drawn)
         picture = figures.svg(drawn, "Verified and attacked accuracy against eps")
-    return page.figure(picture, "At ε = 0: the clean accuracy. Lines join what was measured.")
+    lines = any(len(group) > 1 for group in _points(logs).values())
+    caption = "At ε = 0: the clean accuracy. Full marks: verified. Empty marks: attacked."
+    return page.figure(picture, caption + " Lines join what was measured." * lines)
 
 
 def _common(names: Sequence[str]) -> str:
@@ -155,7 +141,7 @@ def _margins(entries: Entries, made: part.Part) -> str:
     verdict, right = entries.verdict, entries.correct
     finite = np.isfinite(entries.margin) & right
     margin = figures.drawable(entries.margin)
-    title = f"lower bound of the margin, {figures.label(entries.name, 24)}"
+    title = f"lower bound of the margin\n{figures.label(entries.name)}"
     shown = [name for name in log_format.VERDICTS if (finite & (verdict == name)).any()]
     low, most, high = np.quantile(margin[finite], [0, 0.02, 1]) if finite.any() else (0, 0, 1)
     # A handful of very loose bounds must not squeeze all others into one bar.

@@ -5,32 +5,58 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import Literal
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Verbose", "wanted"]
+
+# Whether progress is shown: 0 and 1 for no and yes, "auto" for where somebody watches.
+Verbose = int | Literal["auto"]
 
 # A terminal's line is drawn anew so often, and a file gets a line of its own (seconds).
 _TERMINAL, _FILE = 0.2, 30.0
 
 
+def wanted(verbose: Verbose) -> bool:
+    """Whether progress is to be shown.
+
+    Raises:
+        ValueError: `verbose` is something else than 0, 1 or "auto".
+    """
+    if verbose not in (0, 1, "auto"):
+        raise ValueError(f'`verbose` must be 0, 1 or "auto". Received: verbose={verbose!r}.')
+    return _watched() if verbose == "auto" else bool(verbose)
+
+
+def _watched() -> bool:
+    """Whether standard error is a terminal or the output of a notebook's cell."""
+    return sys.stderr.isatty() or _in_notebook()
+
+
+def _in_notebook() -> bool:
+    # The kernel of a notebook replaces the stream by one of its own.
+    return type(sys.stderr).__module__.startswith("ipykernel")
+
+
 class Progress:
     """Shows ``done/total``, counts, and the time left, on standard error.
 
-    On a terminal one line is drawn again and again; a file gets a line now and then.
+    On a terminal and in a notebook one line is drawn again and again; a file gets a line now and
+    then.
 
     Args:
         total: Inputs of the run.
         done: Those that were done before it was interrupted.
         counts: Gives the numbers to show, by name.
-        verbose: 0 for nothing.
+        verbose: See `wanted`.
     """
 
     def __init__(
-        self, total: int, done: int, counts: Callable[[], Mapping[str, object]], verbose: int
+        self, total: int, done: int, counts: Callable[[], Mapping[str, object]], verbose: Verbose
     ):
         self._total, self._begun, self._done, self._counts = total, done, done, counts
-        self._on = bool(verbose) and done < total
+        self._on = wanted(verbose) and done < total
         self._begin = self._shown = time.monotonic()
-        self._terminal = sys.stderr.isatty()
+        self._terminal = _watched()
         self._width = 0
 
     def add(self, count: int) -> None:

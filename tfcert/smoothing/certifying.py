@@ -21,7 +21,7 @@ __all__ = ["SmoothedResult", "certify_set"]
 _TOGETHER = 10_000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SmoothedResult:
     """What `certify_set` finds, one entry per input, in the order of the inputs.
 
@@ -61,6 +61,18 @@ class SmoothedResult:
         """The share of inputs whose class is right, and certain beyond a radius."""
         return float(np.mean(self.correct & (self.radius > radius)))
 
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} of {len(self)} inputs: {self.certified_accuracy():.1%} "
+            f"certified, average radius {self.mean_radius:.4g}>"
+        )
+
     def summary(self) -> str:
         """The result as text: abstentions, the average radius, and the certified accuracies."""
         kind, width = self.settings["noise"], self.settings["sigma"]
@@ -89,7 +101,7 @@ def certify_set(
     seed: int = 0,
     index: ArrayLike = 0,
     facts: Mapping[str, Any] | None = None,
-    verbose: int = 0,
+    verbose: progress.Verbose = "auto",
 ) -> SmoothedResult:
     """Certifies labelled inputs by smoothing, with a line in a log for each of them.
 
@@ -113,7 +125,8 @@ def certify_set(
             calls idx. The places decide the noise, too.
         facts: More facts of the run for the log's side file, such as the data set's name. They do
             not decide whether a run is the same.
-        verbose: 0: silent; 1: a progress bar with counts and the time left.
+        verbose: 1: a line of progress with counts and the time left; 0: none; "auto": on a terminal
+            and in a notebook.
 
     Returns:
         `SmoothedResult`: arrays ``prediction``, ``radius``, ``label``, ``index``, ``seconds``, and
@@ -131,8 +144,7 @@ def certify_set(
     labels, places = labels.astype("int64"), checked_places(index, len(x)).astype("int64")
     if len(np.unique(places)) < len(places):
         raise ValueError("`index` must not repeat a number.")
-    if verbose not in (0, 1):
-        raise ValueError(f"`verbose` must be 0 or 1. Received: verbose={verbose!r}.")
+    progress.wanted(verbose)  # Checked before any work is done.
     sampling: dict[str, Any] = {"n0": n0, "n": n, "alpha": alpha, "seed": seed}
     sampling["adaptive"] = checked_adaptive(adaptive) or False
     smoothed.check_sampling(**sampling)
@@ -199,7 +211,7 @@ class _Run:
         x: np.ndarray,
         sampling: dict[str, Any],
         write: Callable[[Iterable[dict[str, Any]]], None],
-        verbose: int,
+        verbose: progress.Verbose,
     ) -> None:
         """Certifies what is left, batch by batch, and writes each batch at once."""
         left = [i for i, place in enumerate(self._places.tolist()) if place not in self._entries]

@@ -81,7 +81,12 @@ class SmoothedClassifier:
         self.noise: Noise = resolve(sigma, noise)
         if batch_size is not None:
             _check_count("batch_size", batch_size, BLOCK)
+        self.batch_size = batch_size
         self._counter = VoteCounter(model, self.noise, batch_size)
+
+    def __repr__(self) -> str:
+        size = "" if self.batch_size is None else f", batch_size={self.batch_size}"
+        return f"{type(self).__name__}({self.model!r}, noise={self.noise!r}{size})"
 
     def certify(
         self,
