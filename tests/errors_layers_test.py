@@ -51,7 +51,7 @@ class LayersTest(ErrorsTest):
             self.check(NotImplementedError, rf"Layer '.*' \({name}\) has no bound rule", model)
 
     def test_layers_for_which_there_is_another_way(self):
-        text = r"Layer 'words' \(Embedding\) has no bound rule. A ball .* tfcert.split_embedding\(model\)"
+        text = r"Layer 'words' \(Embedding\) has no bound rule.* tfcert.split_embedding\(model\)"
         self.check(NotImplementedError, text, model_of(layers.Embedding(3, 2, name="words")))
         integers = keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(3, 2)])
         self.check(ValueError, r"type int32.* tfcert.split_embedding\(model\)", integers)

@@ -263,8 +263,8 @@ def _network(model: keras.Model) -> Network:
     if network.reduced:
         warnings.warn(
             f"Model {model.name!r} computes in {network.reduced}. Its bounds are those of the same "
-            f"weights in {network.dtype}: they do not cover what rounding to {network.reduced} does "
-            "to the outputs.",
+            f"weights in {network.dtype}: they do not cover what rounding to {network.reduced} "
+            "does to the outputs.",
             stacklevel=2,
         )
     return network
