@@ -179,10 +179,13 @@ class ModelsTest(ErrorsTest):
 
     def test_values_that_are_too_large(self):
         model = functional(lambda x: ops.exp(1000.0 * x) - ops.exp(900.0 * x))
-        text = (
-            "The bounds of layer 'subtract.*' are not numbers: values became too large for float32"
-        )
-        self.check(ValueError, text, model, region=tfcert.LpBall(1.0))
+        text = "Some bounds are infinite. At layer 'subtract.*' values became too large for float32"
+        with self.assertWarnsRegex(UserWarning, text):
+            lower, upper = tfcert.bound(model, zeros(model), tfcert.LpBall(1.0), "ibp")
+        self.assertTrue(np.isneginf(lower).all() and np.isposinf(upper).all())
+        with self.assertWarnsRegex(UserWarning, text):
+            margins = tfcert.least_margins(model, zeros(model), [0, 0], tfcert.LpBall(1.0), "ibp")
+        self.assertFalse((np.asarray(margins) > 0).any())
 
 
 if __name__ == "__main__":

@@ -333,7 +333,7 @@ class Types(NamedTuple):
 
 
 def types_of(model: keras.Model) -> Types:
-    """The float type of a model, and that in which a policy such as mixed_float16 computes."""
+    """The one float type of a model, and the shorter one that its policy computes in."""
     (entry,) = _function_of(model).inputs
     kinds: dict[str, str] = {entry.dtype: f"input {entry.name!r}"}
     reduced: dict[str, str] = {}

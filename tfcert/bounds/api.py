@@ -54,11 +54,9 @@ def bound(
     outputs = keras.tree.flatten(call.network.outputs)
     rows = 2 * max(math.prod(node.shape) for node in outputs)
     results = call.run("bound", _outputs, rows=min(rows, 512))
-    calls.check_numbers(call, [end for pair in results for end in pair])
-    pack = [
-        keras.tree.pack_sequence_as(call.network.outputs, ends)
-        for ends in zip(*results, strict=True)
-    ]
+    lower, upper = (list(ends) for ends in zip(*results, strict=True))
+    ends = calls.as_numbers(call, lower), calls.as_numbers(call, upper, upper=True)
+    pack = [keras.tree.pack_sequence_as(call.network.outputs, end) for end in ends]
     return Bounds(*pack)
 
 
@@ -126,8 +124,7 @@ def bound_margins(
     else:
         labels = checks.as_labels(y, call.batch, classes)
         lower = call.run("margins", _margins, labels, rows=classes)
-    calls.check_numbers(call, [lower])
-    return lower
+    return calls.as_numbers(call, [lower])[0]
 
 
 def _property_margins(call: calls.Call, asked: properties.OutputProperty, outputs: int) -> Tensor:
@@ -143,7 +140,7 @@ def _property_margins(call: calls.Call, asked: properties.OutputProperty, output
     shift = np.where(shift > offsets, np.nextafter(shift, -np.inf, dtype=dtype), shift)
     tensor = ops.convert_to_tensor(factors)
     lower = call.run("specification", _rows, tensor, rows=int(rows.shape[1]))
-    calls.check_numbers(call, [lower])
+    (lower,) = calls.as_numbers(call, [lower])
     return lower if not shift.any() else lower + ops.convert_to_tensor(shift)
 
 
@@ -181,8 +178,7 @@ def least_margins(
     classes = _classes(call)
     labels = checks.as_labels(y, call.batch, classes)
     least = call.run("least", _least, labels, rows=classes, again=again)
-    calls.check_numbers(call, [least])
-    return least
+    return calls.as_numbers(call, [least])[0]
 
 
 def trace_count(model: keras.Model) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from tfcert.regions import Numbers, Region
 from tfcert.rules.primitives import Node
 from tfcert.types import Tensor
 
-__all__ = ["Call", "Setting", "check_numbers", "prepare"]
+__all__ = ["Call", "Setting", "as_numbers", "prepare"]
 
 
 class Setting(NamedTuple):
@@ -188,12 +189,21 @@ def prepare(model: Any, x: Any, region: Any, method: Any, statistics: str = "mov
     return Call(model, network, derived.once(Programs), x, region, method, statistics)
 
 
-def check_numbers(call: Call, tensors: list[Tensor]) -> None:
-    """Raises where a bound is NaN; says where it comes from."""
+def as_numbers(call: Call, tensors: list[Tensor], upper: bool = False) -> list[Tensor]:
+    """Bounds of a call without NaN: where values overflowed, they are infinite, with a warning.
+
+    Args:
+        call: The call.
+        tensors: Its bounds, all of them lower ones, or all of them upper ones.
+        upper: Which of both.
+
+    Raises:
+        ValueError: A weight is NaN or infinite, or values leave the domain of a function.
+    """
     if any(map(backend.is_symbolic, tensors)):
-        return
+        return tensors
     if not any(np.isnan(ops.convert_to_numpy(t)).any() for t in tensors):
-        return
+        return tensors
     for layer in graph.layers_of(call.model):
         if isinstance(layer, keras.Model):
             continue  # Its layers follow.
@@ -203,11 +213,13 @@ def check_numbers(call: Call, tensors: list[Tensor]) -> None:
                     f"Layer {layer.name!r} has NaN or infinite values in its weight "
                     f"{weight.name!r}, so the model's outputs have no bounds."
                 )
-    raise ValueError(_where_from(call))
+    warnings.warn(f"Some bounds are infinite. {_where_from(call)}", stacklevel=4)
+    worst = np.inf if upper else -np.inf
+    return [ops.where(ops.isnan(t), ops.full_like(t, worst), t) for t in tensors]
 
 
 def _where_from(call: Call) -> str:
-    """Names the first layer whose interval is NaN or leaves the domain."""
+    """Names the first layer whose interval overflows; raises where one leaves a domain."""
     evaluation = propagation.evaluate(
         call.network, call.region, call.region.bind(call.x), methods.IBP()
     )
@@ -220,13 +232,17 @@ def _where_from(call: Call) -> str:
         if getattr(curve, "domain_text", ""):
             source = evaluation.intervals[node.inputs[0]].bounds
             low, high = (ops.convert_to_numpy(t) for t in source)
-            return (
-                f"Layer {node.name!r}: {curve.domain_text}, but its inputs may lie in "
-                f"[{low.min():g}, {high.max():g}] over this region. Use a smaller region, a "
-                "tighter method, or clip the inputs inside the model."
-            )
+            if not np.isnan([low, high]).any():
+                raise ValueError(
+                    f"Layer {node.name!r}: {curve.domain_text}, but its inputs may lie in "
+                    f"[{low.min():g}, {high.max():g}] over this region. Use a smaller region, a "
+                    "tighter method, or clip the inputs inside the model."
+                )
         return (
-            f"The bounds of layer {node.name!r} are not numbers: values became too large for "
-            f"{evaluation.dtype}. Use a smaller region, or a model of dtype float64."
+            f"At layer {node.name!r} values became too large for {evaluation.dtype}. Use a smaller "
+            "region, a tighter method, or a model of dtype float64."
         )
-    return "The bounds are NaN although all intervals are numbers: values are too large."
+    return (
+        f"Values became too large for {evaluation.dtype} in the method, though not in intervals. "
+        "Use a smaller region, or a model of dtype float64."
+    )
