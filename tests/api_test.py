@@ -122,6 +122,31 @@ def test_documented():
     assert undocumented == []
 
 
+# Objectives, methods, schedules, attacks and the functions of tfcert have several arguments each.
+_EXPLAINED = ("tfcert", "attacks", "methods", "objectives", "schedules", "smoothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "member"),
+    [pair for pair in _members() if callable(pair[1]) and pair[0].split(".")[-2] in _EXPLAINED],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_arguments_are_explained_where_they_are(name, member):
+    """An editor shows one docstring at a time, so it names every argument and sends nowhere."""
+    text = inspect.getdoc(member) or ""
+    # The options that all methods share are explained where a method has others, too.
+    shared = {"float_safe", "max_memory", "jit_compile"}
+    parameters = [
+        parameter.name
+        for parameter in inspect.signature(member).parameters.values()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    if len(parameters) > 1 and not set(parameters) <= shared:
+        explained = re.findall(r"^ {4}\*?(\w+): ", text, re.M)
+        assert [key for key in parameters if key not in explained] == []
+    assert not re.search(r"^ {4}\*{0,2}\w+: (As (for|in)|See|Likewise)\b", text, re.M)
+
+
 def test_annotated():
     empty = inspect.Parameter.empty
     missing = []

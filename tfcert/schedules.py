@@ -38,7 +38,7 @@ class Clock:
 
     Args:
         step: Steps taken so far: a number or a scalar tensor.
-        steps_per_epoch: Likewise.
+        steps_per_epoch: Steps of one epoch: a number or a scalar tensor.
         final: Whether schedules give their last value whatever the step is, as in validation.
     """
 
@@ -105,7 +105,11 @@ class Schedule:
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Constant(Schedule):
-    """The same value all the time."""
+    """The same value all the time.
+
+    Args:
+        value: The value.
+    """
 
     def __init__(self, value: float):
         self.value = _number("value", value)
@@ -175,6 +179,13 @@ class _Ramp(Schedule):
 class Linear(_Ramp):
     """A straight line from ``first`` at ``begin`` to ``last`` at ``end``.
 
+    Args:
+        first: Value up to ``begin``.
+        last: Value from ``end`` on.
+        begin: When the change starts.
+        end: When it is complete.
+        unit: "epochs" or "steps".
+
     Example:
 
     >>> from tfcert import schedules
@@ -194,6 +205,14 @@ class Smoothed(_Ramp):
     With ``tm = begin + middle (end - begin)`` the value is ``first + a (t - begin)^4`` up to tm and
     a straight line from there, with ``a`` such that value and slope are continuous:
     ``a = (last - first) / (4 (end - tm) (tm - begin)^3 + (tm - begin)^4)``.
+
+    Args:
+        first: Value up to ``begin``.
+        last: Value from ``end`` on.
+        begin: When the change starts.
+        end: When it is complete.
+        unit: "epochs" or "steps".
+        middle: The share of the time from ``begin`` to ``end`` after which the line is straight.
 
     Reference: the ramp of the CROWN-IBP and AdvIBP releases, https://arxiv.org/abs/1906.06316
     """
@@ -225,7 +244,15 @@ class Smoothed(_Ramp):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Exponential(_Ramp):
-    """``first * (last / first) ^ progress``: equal factors in equal times; both ends > 0."""
+    """``first * (last / first) ^ progress``: equal factors in equal times; both ends > 0.
+
+    Args:
+        first: Value up to ``begin``.
+        last: Value from ``end`` on.
+        begin: When the change starts.
+        end: When it is complete.
+        unit: "epochs" or "steps".
+    """
 
     def __init__(self, first: float, last: float, begin: float, end: float, unit: str = "epochs"):
         super().__init__(first, last, begin, end, unit)
@@ -240,7 +267,15 @@ class Exponential(_Ramp):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Cosine(_Ramp):
-    """Half a cosine from ``first`` to ``last``: flat at both ends."""
+    """Half a cosine from ``first`` to ``last``: flat at both ends.
+
+    Args:
+        first: Value up to ``begin``.
+        last: Value from ``end`` on.
+        begin: When the change starts.
+        end: When it is complete.
+        unit: "epochs" or "steps".
+    """
 
     def between(self, progress: Tensor) -> Tensor:
         return self._last + 0.5 * (self.first - self._last) * (1.0 + ops.cos(math.pi * progress))

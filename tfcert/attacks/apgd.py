@@ -31,12 +31,14 @@ class APGD(PGD):
     Args:
         region: Where to search.
         steps: Gradient steps of each restart.
-        restarts: As in ``PGD``; a single start is random.
+        restarts: Number of starts. Of several, the last is at x; a single start is random.
         loss: "cross_entropy", "margin" or "logits_ratio".
         momentum: Share of a new step in the next move; the rest continues the last move.
-        early_stop: As in ``PGD``.
-        sparsity: As in ``PGD``.
-        targets: As in ``PGD``: 9 with "logits_ratio" is the targeted attack of the paper.
+        early_stop: Whether to end once all inputs that are attacked together are misclassified.
+        sparsity: For norm 1, the share of coordinates that a step moves.
+        targets: None: the loss makes the right class lose, to whichever. A number: it makes one
+            wrong class win, each of the so many with the largest scores at x in turn, with all the
+            restarts for each. 9 with "logits_ratio" is the targeted attack of the paper.
 
     Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, algorithm 1.
     """

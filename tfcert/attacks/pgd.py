@@ -215,7 +215,7 @@ class FGSM(PGD):
 
     Args:
         region: Where to step.
-        loss: As in ``PGD``.
+        loss: "cross_entropy", "margin" or "logits_ratio".
 
     Reference: Goodfellow et al., 2015, https://arxiv.org/abs/1412.6572, section 4
     """

@@ -40,7 +40,7 @@ class Square(Search):
         share: Which share of the coordinates the first squares hold. It is halved after 10, 50,
             200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000 steps, and of fewer steps after as
             large a part of them.
-        early_stop: As in ``PGD``.
+        early_stop: Whether to end once all inputs that are attacked together are misclassified.
 
     Example:
 

@@ -80,16 +80,20 @@ def bound_margins(
 
     Args:
         model: A built model with one output of shape ``(batch, classes)``, or ``(batch, 1)``.
-        x: Inputs, as for ``bound``.
+        x: Inputs, ``(batch, *input_shape)``; a dictionary or a list of them where the model has
+            several inputs.
         y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones, or an object of
             ``tfcert.properties``, whose margins are bounded instead; labels are the same as
             ``tfcert.properties.ClassStays(labels)``.
-        region: As for ``bound``.
-        method: As for ``bound``.
+        region: ``LpBall`` or ``Box``; of several inputs a dictionary or a list with a region, or
+            "fixed", for each.
+        method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown" or "lipschitz", or an object
+            of ``tfcert.methods`` with options.
         specification: Optional rows of other linear functions of the model's own outputs, ``(rows,
             classes)`` for all samples or ``(batch, rows, classes)``; y is then not used and may be
             None.
-        statistics: As for ``bound``.
+        statistics: What BatchNormalization normalises with: "moving", as at inference, or "batch":
+            mean and variance of the clean batch x, as in a training step.
 
     Returns:
         ``(batch, classes)``, 0 in column y; with a specification, and for other properties,
@@ -159,11 +163,14 @@ def least_margins(
     for less work: rows that cannot decide the minimum are not swept.
 
     Args:
-        model: As for ``bound_margins``.
-        x: Inputs, as for ``bound``.
-        y: Labels, as for ``bound_margins``.
-        region: As for ``bound``.
-        method: As for ``bound``.
+        model: A built model with one output of shape ``(batch, classes)``, or ``(batch, 1)``.
+        x: Inputs, ``(batch, *input_shape)``; a dictionary or a list of them where the model has
+            several inputs.
+        y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones.
+        region: ``LpBall`` or ``Box``; of several inputs a dictionary or a list with a region, or
+            "fixed", for each.
+        method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown" or "lipschitz", or an object
+            of ``tfcert.methods`` with options.
         again: Whether more batches of this shape will follow, so that compiling pays at once.
 
     Returns:

@@ -61,6 +61,9 @@ class Backward(Method):
         intersect: Whether the result is intersected with the interval bounds of the output. Both
             are sound, so this only tightens; training objectives that are defined by the backward
             bound alone turn it off.
+        float_safe: Whether the bounds hold for the network as executed in float32, too.
+        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
     """
 
     slope: str = "adaptive"
@@ -95,6 +98,15 @@ class Backward(Method):
 class CrownIBP(Backward):
     """Interval bounds for the hidden layers, one backward sweep for the outputs.
 
+    Args:
+        slope: The lower line of an unstable ReLU: "adaptive" (1 where u > -l, else 0), "zero",
+            "one", or "same" (parallel to the upper one).
+        float_safe: Whether the bounds hold for the network as executed in float32, too.
+        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
+        intersect: Whether the result is intersected with the interval bounds of the output, which
+            only tightens.
+
     Reference: Zhang et al., 2019, https://arxiv.org/abs/1906.06316
     """
 
@@ -105,10 +117,17 @@ class CrownIBP(Backward):
 class Crown(Backward):
     """Backward sweeps for the outputs and for every neuron whose relaxation profits.
 
-    Reference: Zhang et al., 2018, https://arxiv.org/abs/1811.00866
-
     Args:
+        slope: The lower line of an unstable ReLU: "adaptive" (1 where u > -l, else 0), "zero",
+            "one", or "same" (parallel to the upper one).
+        float_safe: Whether the bounds hold for the network as executed in float32, too.
+        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
+        intersect: Whether the result is intersected with the interval bounds of the output, which
+            only tightens.
         chunk: Neurons swept in one turn; None: chosen from the network and ``max_memory``.
+
+    Reference: Zhang et al., 2018, https://arxiv.org/abs/1811.00866
     """
 
     chunk: int | None = dataclasses.field(default=None, kw_only=True)
@@ -184,6 +203,16 @@ def _settled_by_its_input(evaluation: Evaluation, node: Node) -> Tensor | None:
 class FastLin(Crown):
     """CROWN with both lines of a ReLU parallel, in hidden layers too.
 
+    Args:
+        slope: The lower line of an unstable ReLU. "same", parallel to the upper one, is what makes
+            this method.
+        float_safe: Whether the bounds hold for the network as executed in float32, too.
+        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
+        intersect: Whether the result is intersected with the interval bounds of the output, which
+            only tightens.
+        chunk: Neurons swept in one turn; None: chosen from the network and ``max_memory``.
+
     Reference: Weng et al., 2018, https://arxiv.org/abs/1804.09699
     """
 
@@ -199,14 +228,22 @@ class AlphaCrown(Crown):
     Never looser than CROWN: the best bound of each entry is kept. Where signs of split units are
     known (``Known.signs``), their multipliers are optimised with the slopes: that is beta-CROWN.
 
-    Reference: Xu et al., 2021, https://arxiv.org/abs/2011.13824
-
     Args:
+        slope: The lower lines that the ascent starts from, and those of hidden neurons: "adaptive"
+            (1 where u > -l, else 0), "zero", "one", or "same" (parallel to the upper one).
         iterations: Number of gradient steps.
-        learning_rate: Of Adam, at the first step.
+        learning_rate: The learning rate of Adam at the first step.
         decay: Factor on the learning rate after each step.
         optimize_intermediate: Whether the bounds of hidden neurons are optimised too, each neuron
             for itself. Much slower, and much tighter on deep networks.
+        float_safe: Whether the bounds hold for the network as executed in float32, too.
+        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
+        intersect: Whether the result is intersected with the interval bounds of the output, which
+            only tightens.
+        chunk: Neurons swept in one turn; None: chosen from the network and ``max_memory``.
+
+    Reference: Xu et al., 2021, https://arxiv.org/abs/2011.13824
     """
 
     iterations: int = 20
@@ -310,8 +347,11 @@ class Intersection(Method):
     finds alone, where other intervals lead to other lines around a ReLU.
 
     Args:
-        first: A method.
-        second: A method.
+        first: The method whose intervals are tightened by those of the second one.
+        second: The method that runs alone.
+        float_safe: Whether the bounds hold for the network as executed in float32, too.
+        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
     """
 
     first: Method

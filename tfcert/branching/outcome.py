@@ -69,7 +69,8 @@ class Outcome:
         seconds: Time that it took.
         method: What decided: "attack", the name of a method, or of a way of splitting.
         reason: Why the verdict is unknown, and what to try; empty otherwise.
-        limit: The same in one word: "time", "memory", "rounding" or "splitting"; else empty.
+        limit: Why the verdict is unknown, in one word: "time", "memory", "rounding" or
+            "splitting"; empty otherwise.
         first_bound: Seconds until the first bound was known; None where an attack came first.
         found: The counterexample with the outputs there.
         notes: Points that break the property in one arithmetic only, and why a certificate that was

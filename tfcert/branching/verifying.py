@@ -177,13 +177,14 @@ def find_counterexample(
     """Searches for an input that breaks a property, by random points and gradient steps.
 
     Args:
-        model: As for ``verify``.
-        asked: As for ``verify``.
-        x: As for ``verify``.
-        region: As for ``verify``.
+        model: A built model with one output, ``(batch, outputs)``.
+        asked: What has to hold: from ``tfcert.properties.read_vnnlib``, which says for which
+            inputs, or another object of ``tfcert.properties``, which holds around x.
+        x: Inputs, ``(batch, *input_shape)``; the search goes around each of them.
+        region: A ``Box``, or an ``LpBall`` of the norm "inf".
         steps: Gradient steps of ``tfcert.attacks.APGD``.
         starts: Random starting points for each box.
-        seed: Decides them.
+        seed: Decides the starting points.
 
     Returns:
         The counterexample, with the outputs there; None where none was found.

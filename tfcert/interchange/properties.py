@@ -34,7 +34,8 @@ def prove(
     Args:
         model: One output ``(batch, outputs)``; inputs of any shape, in the property's order.
         asked: From ``read_vnnlib``.
-        method: As for ``tfcert.bound_margins``.
+        method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown" or "lipschitz", or an object
+            of ``tfcert.methods`` with options.
 
     Example:
 
@@ -89,11 +90,11 @@ def find_counterexample(
     """Searches for an input that breaks a property, by ``tfcert.attacks``.
 
     Args:
-        model: As for ``prove``.
+        model: One output ``(batch, outputs)``; inputs of any shape, in the property's order.
         asked: From ``read_vnnlib``.
         steps: Gradient steps of the first attack, which is APGD on the margin.
         starts: Random starting points of every box.
-        seed: Decides them.
+        seed: Decides the starting points.
         attack: "apgd": that one alone. "ensemble": where it finds nothing, the attacks of
             ``tfcert.attacks.Ensemble``, which try each class, or each case of the property, in
             turn, and squares where gradients lead nowhere.

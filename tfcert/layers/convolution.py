@@ -30,12 +30,13 @@ class LInfDistanceConv2D(Distance):
         padding: "valid", or "same" as ``keras.layers.Conv2D`` pads.
         groups: Number of groups of channels; ``filters`` are split likewise, and each sees one.
         dilation_rate: Steps within a patch, a number or a pair.
-        p: The first value of ``layer.p``, see ``LInfDistance``.
+        p: The first value of the exponent, from 1 to 1000, or inf. It is kept in the variable
+            ``layer.p``, which may be assigned at any time without compiling anew.
         use_bias: Whether to add a bias.
         kernel_initializer: Of ``layer.kernel``, shape (kernel height, kernel width, channels /
             groups, filters). Default: ``IdentityNormal()``.
         bias_initializer: Of ``layer.bias``, shape (filters,).
-        **kwargs: Of ``keras.layers.Layer``.
+        **kwargs: What ``keras.layers.Layer`` takes, such as ``name``.
 
     Example:
 

@@ -32,8 +32,8 @@ class IdentityNormal(keras.initializers.RandomNormal):
 
     Args:
         value: The far weight.
-        stddev: Of the normal weights.
-        seed: Decides them; default: drawn anew.
+        stddev: The standard deviation of the normal weights.
+        seed: Decides the weights; default: drawn anew.
 
     Reference: Zhang et al., 2022, https://arxiv.org/abs/2110.06850, appendix
     """

@@ -35,7 +35,8 @@ class Objective:
         region: The target region, at which ``verified_accuracy`` is measured in validation; None
             without one.
         train_eps: The radius to train at, where it differs from that of the region.
-        ramp: The fraction of the training radius over time, see ``RobustObjective``.
+        ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
+            ``(begin, end)`` of epochs for a straight line.
         validation_method: How ``verified_accuracy`` is bounded; default: as the objective trains.
 
     Attributes:

@@ -22,7 +22,8 @@ class Closing(NamedTuple):
         slopes: Which entry of ``Tree.slopes``; -1: slopes by rule.
         multipliers: One for each split of a unit on the way from the root, in this order; or none
             at all.
-        sweep: See ``Tree.close``.
+        sweep: Whether the checker bounds hidden values anew on this part, or takes those on the
+            whole box of the case; None: where inputs were split.
     """
 
     row: int

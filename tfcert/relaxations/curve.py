@@ -25,6 +25,12 @@ class Lines(NamedTuple):
     """Lines that enclose a function f on an interval.
 
     ``lower_slope * x + lower_intercept <= f(x) <= upper_slope * x + upper_intercept``.
+
+    Args:
+        lower_slope: The slope of the line below f.
+        lower_intercept: The value of that line at 0.
+        upper_slope: The slope of the line above f.
+        upper_intercept: The value of that line at 0.
     """
 
     lower_slope: types.Tensor
@@ -286,6 +292,14 @@ def monotone_only(
     """A function of which only monotonicity is known: its lines are constants.
 
     Its range comes from the end points.
+
+    Args:
+        name: Used in messages.
+        function: The function, of a tensor.
+        decreasing: Whether the function falls instead of rising.
+        **facts: More facts of a ``Curve``, such as its ``domain``.
+
+    Example:
 
     >>> staircase = monotone_only("staircase", ops.floor)
     """

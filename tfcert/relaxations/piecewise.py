@@ -204,8 +204,10 @@ class PiecewiseLinear(curve_lib.Curve):
         name: Used in messages.
         function: f; it decides which piece holds at a break.
         breaks: Increasing points between the pieces.
-        slopes, intercepts: One entry for each piece: one more than `breaks`.
-        turning: Points where f turns between increasing and decreasing.
+        slopes: The slope of each piece: one entry more than ``breaks``.
+        intercepts: The intercept of each piece: one entry more than ``breaks``.
+        **facts: More facts of a ``Curve``, such as ``turning``, the points where f turns between
+            increasing and decreasing.
     """
 
     slopes: tuple[float, ...]

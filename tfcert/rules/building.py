@@ -101,7 +101,16 @@ def rearrange(
     windowed: Any = None,
     transposed: Callable[[Tensor, tuple[int, ...]], Tensor] | None = None,
 ) -> Node:
-    """A linear map with weights >= 0 (see ``Rearrange``)."""
+    """A linear map with weights >= 0: reshaping, picking, padding with zeros, adding, averaging.
+
+    Args:
+        function: The map, on tensors with a batch axis.
+        *inputs: What the map takes.
+        terms: Number of terms that one output sums (1: values are only moved, which is exact).
+        windowed: The same map on windows, where it has that form.
+        transposed: ``transposed(coefficients, shape)``, the transpose of a map of one input of that
+            shape, where it can be written out; else it is the vector-Jacobian product.
+    """
     primitive = Rearrange(function, terms=terms, windowed=windowed, transposed=transposed)
     return registry.apply(primitive, *inputs)
 

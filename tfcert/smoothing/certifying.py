@@ -113,14 +113,14 @@ def certify_set(
         y: Integer labels, ``(inputs,)``.
         log: A file that gets one line per input as soon as the input is certified. A run that was
             stopped, even killed, goes on where it stopped when it is called with the same
-            arguments; other arguments, another model or other data are refused. See
-            ``tfcert.logs``.
-        n0: As for ``SmoothedClassifier.certify``, and so are ``n``, ``alpha``, ``adaptive`` and
-            ``seed``.
+            arguments; other arguments, another model or other data are refused. ``tfcert.logs``
+            reads it.
+        n0: Samples for the choice of each input's class.
         n: Samples for the bound of each input.
         alpha: The probability, for each input, with which its certificate may be wrong.
         adaptive: Whether an input may draw fewer samples where more would change little.
-        seed: Decides the noise.
+        seed: A non-negative integer, which decides the noise. Take one that an attacker cannot
+            know where that matters.
         index: The place of the first input in its data set, or one place per input: what the log
             calls idx. The places decide the noise, too.
         facts: More facts of the run for the log's side file, such as the data set's name. They do

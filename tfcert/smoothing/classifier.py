@@ -112,9 +112,9 @@ class SmoothedClassifier:
             seed: A non-negative integer. The same seed gives the same noise: take one that an
                 attacker cannot know where that matters.
             index: The place of the first input in its data set, or one place per input. The noise
-                of an input depends on its place, not on the batch that it comes in. Who certifies
-                one input at a time has to pass its place, or all get the same noise: each
-                certificate is valid by itself then, but they err together.
+                of an input depends on its place, not on the batch that it comes in. If you certify
+                inputs one at a time, pass each input's place; otherwise all of them get the same
+                noise: each certificate is valid by itself then, but they err together.
             adaptive: Whether an input may draw fewer samples where more would change little; an
                 `Adaptive` to set how little.
 
@@ -151,10 +151,12 @@ class SmoothedClassifier:
 
         Args:
             x: Inputs, ``(batch, *input_shape)``.
-            n: Samples.
+            n: Samples of each input.
             alpha: The probability, for each input, of another class than the smoothed one.
-            seed: As for `certify`; the noise is another one.
-            index: As for `certify`.
+            seed: A non-negative integer, which decides the noise. The noise differs from that of
+                `certify` with the same seed.
+            index: The place of the first input in its data set, or one place per input: it decides
+                the input's noise. If you classify inputs one at a time, pass each input's place.
 
         Returns:
             int64, ``(batch,)``: classes, -1 where the classifier abstains.
@@ -201,12 +203,14 @@ class SmoothedClassifier:
 
         Args:
             path: A folder that is not there yet; TensorFlow Serving wants ``<name>/<number>``.
-            n0: As for `certify`, and so are ``n``, ``alpha`` and ``adaptive``.
-            n: At most ten million: the file holds tables over all numbers of votes, about 20 bytes
-                for each sample, and 80 with ``adaptive``.
-            alpha: Of the certificates, and of the predictions.
-            adaptive: Stops early what more samples would change little.
-            n_predict: Samples of ``predict``.
+            n0: Samples for the choice of the class.
+            n: Samples for the bound of each input. At most ten million: the file holds tables over
+                all numbers of votes, about 20 bytes for each sample, and 80 with ``adaptive``.
+            alpha: The probability, for each input, with which its certificate may be wrong, and
+                with which ``predict`` may return another class than the smoothed one.
+            adaptive: Whether an input may draw fewer samples where more would change little; an
+                `Adaptive` to set how little.
+            n_predict: Samples of each input in the signature ``predict``.
             overwrite: Whether a SavedModel that is at ``path`` is replaced.
 
         Returns:
