@@ -29,6 +29,12 @@ NAVIGATION: Mapping[str, Mapping[str, str]] = {
     "Start": {
         "Overview": "../README",
         "Quickstart": "quickstart",
+        "Which bound, which training": "choosing",
+        "Notebooks": "notebooks/README",
+        "Certify your model": "notebooks/certify_your_model",
+        "Train a classifier": "notebooks/train_certified",
+        "Smoothing by example": "notebooks/smoothing",
+        "Prove a controller": "notebooks/verify_a_controller",
     },
     "Bounds": {
         "What the bounds mean": "bounds",

@@ -44,6 +44,7 @@ DATA = {
     "tests/docs_test": ["//:docs", "//tfcert/datasets:data"],
     "tests/export_program_test": ["//trainers:export"],
     "tests/fixed_weights": ["data/weights_after_25_steps.npz"],
+    "tests/notebooks_test": ["//:docs", "//tfcert/datasets:data"],
     "tests/onnx_test": ["//:docs"],
     "tests/program_flags_test": ["//tfcert_programs"],
     "tests/packaging_test": ["//tfcert/datasets:data"],
