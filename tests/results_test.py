@@ -45,6 +45,39 @@ def test_results_of_papers(page):
     assert program.paper_table(page).strip() in text and page in program._PAPERS
 
 
+def test_claims():
+    text = (support.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    program = load("claims")
+    assert program.table().strip() in text
+    for claim in program.CLAIMS:
+        for row in claim.rows:  # Each compares something.
+            found = program.digits(row)
+            assert (found and len(found.points) == 8) or program.mnist(row)
+            # The differences are those that the benchmark itself has kept.
+            if found:
+                kept = json.loads(
+                    (support.ROOT / "benchmarks/results/paired_seeds.json").read_text()
+                )["rows"]
+                (less,) = (each["less"] for each in kept if each["method"] == row.digits[0])
+                known = less[row.digits[1]]
+                assert (found.mean, found.error) == pytest.approx(
+                    (100 * known["mean"], 100 * known["error"])
+                )
+
+
+@pytest.mark.parametrize(
+    ("points", "verdict"),
+    [
+        ([-1.0, -1.2, -0.8], "better"),
+        ([1.0, 1.2, 0.8], "worse"),
+        ([-1.0, 1.0, 0.1], "level"),
+        ([-1.0], "level"),
+    ],
+)
+def test_a_claim_holds_beyond_two_standard_errors(points, verdict):
+    assert load("claims").Pairs("a", points).verdict == verdict
+
+
 def test_results_of_smoothing():
     text = (support.ROOT / "docs" / "paper_consistency.md").read_text(encoding="utf-8")
     assert load("smoothing_table").tables().strip() in text

@@ -1,4 +1,4 @@
-"""Draws consistency_curves.png from the logs of n = 100,000 in docs/results.
+"""Draws consistency_curves.png and consistency_gains.png from the logs in docs/results.
 
 python docs/figures/make_consistency_figure.py
 """
@@ -14,8 +14,56 @@ FOLDER = pathlib.Path(__file__).parent
 LINES = {"gaussian": "--", "consistency": "-"}
 
 
+METHODS = {
+    "consistency": "Gaussian + consistency",
+    "smoothadv": "SmoothAdv",
+    "macer": "MACER",
+    "stability": "Stability",
+}
+SAMPLES = {"n10000": "n = 10,000, 20 epochs", "n100000": "n = 100,000, 15 or 90 epochs"}
+
+
+def _radius_gains() -> figure.Figure:
+    """The paired difference of the ACR from Gaussian noise alone, by sigma."""
+    fig = figure.Figure(figsize=(8.6, 3.2), layout="constrained")
+    panels = fig.subplots(1, 2, sharey=True)
+    for axes, (name, title) in zip(panels, SAMPLES.items(), strict=True):
+        logs = {}
+        for path in FOLDER.parent.glob(f"results/mnist_sigma*/{name}.tsv"):
+            sigma, method = path.parent.name.removeprefix("mnist_sigma").split("@")[0].split("_", 1)
+            logs[float(sigma), method] = reporting.read(path)
+        sigmas = sorted({sigma for sigma, _ in logs})
+        for place, (method, words) in enumerate(METHODS.items()):
+            known = [sigma for sigma in sigmas if (sigma, method) in logs]
+            gains = [
+                reporting.paired_difference(logs[sigma, method], logs[sigma, "gaussian"])
+                for sigma in known
+            ]
+            if known:
+                shift = 0.1 * (place - 1.5)
+                axes.errorbar(
+                    [sigmas.index(sigma) + shift for sigma in known],
+                    [gain.value for gain in gains],
+                    yerr=[gain.error for gain in gains],
+                    fmt="os^D"[place],
+                    color=f"C{place}",
+                    capsize=3,
+                    markersize=5,
+                    label=words,
+                )
+        axes.axhline(0.0, color="0.4", linewidth=1)
+        axes.set_xticks(range(len(sigmas)), [f"σ = {sigma:g}" for sigma in sigmas])
+        axes.set_title(title, fontsize=10)
+        axes.grid(axis="y", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("ACR minus that of Gaussian")
+    panels[0].legend(frameon=False, fontsize=8.5, loc="upper left")
+    return fig
+
+
 def main() -> None:
-    """Writes the figure: a colour for each sigma, a line style for each method."""
+    """Writes both figures; curves have a colour for each sigma, a line style for each method."""
+    _radius_gains().savefig(FOLDER / "consistency_gains.png", dpi=110, facecolor="white")
     paths = sorted(FOLDER.parent.glob("results/mnist_sigma*/n100000.tsv"))
     named = [path.parent.name.removeprefix("mnist_sigma").split("@")[0] for path in paths]
     sigmas = sorted({name.split("_", 1)[0] for name in named}, key=float)
