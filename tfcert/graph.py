@@ -24,6 +24,7 @@ __all__ = [
     "example_inputs",
     "inputs_of",
     "interpret",
+    "is_of_applications",
     "is_operation_of_keras",
     "is_variable",
     "is_written_by_keras",
@@ -259,6 +260,11 @@ def attention_parts(layer: keras.layers.Layer) -> AttentionParts:
 def is_written_by_keras(part: Any) -> bool:
     """Whether a class or a function is Keras's own."""
     return (getattr(part, "__module__", None) or "").startswith("keras.")
+
+
+def is_of_applications(kind: type) -> bool:
+    """Whether a class is one of the layers that a file of ``keras.applications`` has of its own."""
+    return kind.__module__.startswith("keras.src.applications.")
 
 
 def is_operation_of_keras(kind: type) -> bool:

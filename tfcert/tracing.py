@@ -38,7 +38,9 @@ def is_hidden(operation: Any) -> bool:
         and not graph.wants_walk(operation)
         and not registry.has_rule(operation)
         and (
-            type(operation) is keras.layers.Lambda or not graph.is_written_by_keras(type(operation))
+            type(operation) is keras.layers.Lambda
+            or not graph.is_written_by_keras(type(operation))
+            or graph.is_of_applications(type(operation))
         )
     )
 
