@@ -2,8 +2,8 @@
 
     python benchmarks/applications.py --out=benchmarks/results/applications
 
-Weights are random (weights=None) and the batch is 1. Every row is a fresh process, so that memory is
-that of one call. The table of docs/layers.md is made of the result.
+Weights are random (weights=None) and the batch is 1. Every row is a fresh process, so that memory
+is that of one call. The table of docs/layers.md is made of the result.
 """
 
 from __future__ import annotations
