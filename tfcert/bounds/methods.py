@@ -19,6 +19,7 @@ from tfcert.bounds import answers
 from tfcert.bounds.alpha import Optimised, optimised
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.forward_methods import IBP, Lipschitz
+from tfcert.bounds.intersection import Intersection
 from tfcert.bounds.method import Method, known_names, named, register
 from tfcert.bounds.refine import Lower
 from tfcert.network import Network
@@ -335,73 +336,6 @@ class _DeepAlphaCrown(AlphaCrown):
         sweeper = self.sweeper(evaluation, node)
         assert sweeper is not None
         return sweeper
-
-
-@keras.saving.register_keras_serializable(package="tfcert.methods")
-@dataclasses.dataclass(frozen=True)
-class Intersection(Method):
-    """Two methods at once: the tighter bound of each value.
-
-    The second method runs alone, so that the result is never looser than its bounds. The first one
-    works with the tighter interval of each hidden value. Its bounds may differ from those that it
-    finds alone, where other intervals lead to other lines around a ReLU.
-
-    Args:
-        first: The method whose intervals are tightened by those of the second one.
-        second: The method that runs alone.
-        float_safe: Whether the bounds hold for the network as executed in float32, too.
-        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
-        jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
-    """
-
-    first: Method
-    second: Method
-
-    @property
-    def intersect(self) -> bool:  # type: ignore[override]
-        return self.first.intersect or self.second.intersect
-
-    @property
-    def backward(self) -> bool:  # type: ignore[override]
-        return self.first.backward or self.second.backward
-
-    def tighter(self) -> Method | None:
-        return self.first.tighter() or self.second.tighter()
-
-    def check(self, network: Network, statistics: str = "moving") -> None:
-        super().check(network, statistics)
-        self.first.check(network, statistics)
-        self.second.check(network, statistics)
-
-    def entries(self, network: Network, rows: int) -> int:
-        return self.first.entries(network, rows) + self.second.entries(network, rows)
-
-    def first_call_at_once(self, network: Network, batch: int) -> bool:
-        both = (self.first, self.second)
-        return all(method.first_call_at_once(network, batch) for method in both)
-
-    def begin(
-        self, network: Network, region: Region, bound: BoundRegion, **settings: Any
-    ) -> Evaluation:
-        other = self.second.plan().evaluate(network, region, bound, **settings)
-        return self.first.plan().begin(network, region, bound, companion=other, **settings)
-
-    def tighten(self, evaluation: Evaluation, node: Node, interval: Interval) -> Interval:
-        interval = self.first.plan().tighten(evaluation, node, interval)
-        return interval.intersect(*evaluation.other.intervals[node].bounds)
-
-    def outputs(self, evaluation: Evaluation, node: Node) -> Interval:
-        interval = self.first.plan().outputs(evaluation, node)
-        other = self.second.plan().outputs(evaluation.other, node)
-        return interval.intersect(*other.bounds)
-
-    def rows(self, evaluation: Evaluation, node: Node, rows: Tensor, intersect: bool) -> Tensor:
-        first = self.first.plan().rows(evaluation, node, rows, intersect)
-        second = self.second.plan().rows(evaluation.other, node, rows, intersect=False)
-        return ops.maximum(first, second)
-
-    def deciding_rows(self, evaluation: Evaluation, node: Node, rows: Tensor) -> Tensor:
-        return self.rows(evaluation, node, rows, intersect=True)
 
 
 def get(method: Any) -> Method:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,30 +13,12 @@ from keras import ops
 
 from tfcert import backend, types
 from tfcert.regions import arguments, rounding, seeds
+from tfcert.regions.bound_region import BoundRegion, sum_inputs
 from tfcert.regions.contents import contents
 from tfcert.regions.numbers import Number, Numbers, take
 from tfcert.types import ArrayLike, Seed, Tensor
 
-__all__ = ["BoundRegion", "Region"]
-
-
-class BoundRegion(NamedTuple):
-    """A region around given inputs, as tensors of the shape of the inputs.
-
-    ``lower`` and ``upper`` enclose the region. ``center`` and ``radius`` describe the ball
-    ``||(x' - center) / radius||_p <= 1`` where p is finite; a box needs neither and has None.
-    ``middle`` and ``half`` are the box once more, for linear functions (``Region.split``).
-    ``moves`` are the ways from x, the center, to the alternatives of each position of a finite
-    region. Entries that are cut out of the tensors alike, or padded with zeros, keep their meaning.
-    """
-
-    lower: Tensor
-    upper: Tensor
-    center: Tensor | None = None
-    radius: Tensor | None = None
-    middle: Tensor | None = None
-    half: Tensor | None = None
-    moves: Tensor | None = None
+__all__ = ["BoundRegion", "Region", "sum_inputs"]
 
 
 class Region:
@@ -412,8 +394,3 @@ class Region:
     def __repr__(self) -> str:
         fields = (f"{name}={arguments.show(value)}" for name, value in self._fields().items())
         return f"{type(self).__name__}({', '.join(fields)})"
-
-
-def sum_inputs(values: Tensor) -> Tensor:
-    """Sums ``(batch, rows, *input_shape)`` to ``(batch, rows)``."""
-    return ops.sum(values, axis=tuple(range(2, len(values.shape))))
