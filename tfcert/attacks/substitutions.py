@@ -27,7 +27,7 @@ class Substitutions(Search):
         region: A finite region: ``tfcert.regions.Alternatives``.
         steps: How many replacements, or changes of them, an attempt makes.
         restarts: How many attempts.
-        early_stop: As in ``PGD``.
+        early_stop: Whether an attempt ends when all inputs are misclassified.
 
     Example:
 
