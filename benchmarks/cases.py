@@ -179,13 +179,29 @@ def build_keras(network: Network) -> Any:
             layer, value = layers.Add(name=name), inputs
         elif op == "concat":
             layer, value = layers.Concatenate(name=name), inputs
+        elif op == "tokens":
+            layer = layers.Reshape((-1, shapes[name][-1]), name=name)
+        elif op == "layernorm":
+            layer = layers.LayerNormalization(epsilon=node["epsilon"], name=name)
+        elif op == "attention":
+            size = shapes[name][-1] // node["heads"]
+            layer = layers.MultiHeadAttention(node["heads"], size, name=name)
+        elif op == "first":
+            layer = layers.Flatten(name=name)
+            value = value[:, 0]
         elif op == "relu":
             layer = layers.ReLU(name=name)
+        elif op == "gelu":
+            layer = layers.Activation("gelu", name=name)
         elif op in ("tanh", "sigmoid"):
             layer = layers.Activation(op, name=name)
         else:
             raise ValueError(f"Unknown op {op!r} in node {name!r}.")
-        values[name] = layer(value)
+        values[name] = layer(inputs[0], inputs[0]) if op == "attention" else layer(value)
+        if op == "tokens":
+            # Zeros in the place of the class token, which is in the first line of the table.
+            behind = keras.ops.pad(values[name], ((0, 0), (1, 0), (0, 0)))
+            values[name] = behind + network.weights[f"{name}/table"][None]
         if op in graphs.WEIGHTS:
             layer.set_weights([network.weights[f"{name}/{field}"] for field in graphs.WEIGHTS[op]])
     return keras.Model(values["input"], values[network.graph["output"]], name=network.name)

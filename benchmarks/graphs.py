@@ -19,6 +19,12 @@ WEIGHTS = {
     "conv2d": ("kernel", "bias"),
     "dense": ("kernel", "bias"),
     "batchnorm": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "layernorm": ("gamma", "beta"),
+    "attention": tuple(
+        f"{part}_{field}"
+        for part in ("query", "key", "value", "output")
+        for field in ("kernel", "bias")
+    ),
 }
 
 
@@ -174,6 +180,32 @@ def _dense(inputs: int, units: Sequence[int]) -> dict[str, Any]:
     return {"input_shape": [1, 1, inputs], "nodes": nodes, "output": f"dense{len(units)}"}
 
 
+def _vit(depth: int, width: int, heads: int, patch: int) -> dict[str, Any]:
+    """A vision transformer: patches, a class token and positions, blocks that normalise before."""
+    nodes = [
+        _conv("patches", "input", width, patch, patch, 0),
+        _node("block0", "tokens", "patches"),
+    ]
+    for index in range(1, depth + 1):
+        name, source = f"block{index}", f"block{index - 1}"
+        nodes += [
+            _node(f"{name}_norm1", "layernorm", source, epsilon=1e-5),
+            _node(f"{name}_attention", "attention", f"{name}_norm1", heads=heads),
+            _node(f"{name}_add", "add", f"{name}_attention", source),
+            _node(f"{name}_norm2", "layernorm", f"{name}_add", epsilon=1e-5),
+            _node(f"{name}_dense1", "dense", f"{name}_norm2", units=2 * width),
+            _node(f"{name}_gelu", "gelu", f"{name}_dense1"),
+            _node(f"{name}_dense2", "dense", f"{name}_gelu", units=width),
+            _node(name, "add", f"{name}_dense2", f"{name}_add"),
+        ]
+    nodes += [
+        _node("norm", "layernorm", f"block{depth}", epsilon=1e-5),
+        _node("class", "first", "norm"),
+        _node("scores", "dense", "class", units=10),
+    ]
+    return {"input_shape": [32, 32, 3], "nodes": nodes, "output": "scores"}
+
+
 # Built-in shapes, for random weights: (graph, radius).
 GRAPHS: dict[str, tuple[dict[str, Any], float]] = {
     "kw_mnist": (_two_convs((28, 28, 1), (16, 4, 2, 1), (32, 4, 2, 1), 100), 0.02),
@@ -184,6 +216,8 @@ GRAPHS: dict[str, tuple[dict[str, Any], float]] = {
     "resnet4b": (_RESNET4B, 1 / 255),
     "cnn7_w16": (_cnn7(16), 1 / 255),
     "acas": (_dense(5, [50] * 6 + [5]), 0.02),
+    "vit_2_3_16": (_vit(2, 48, 3, 16), 1 / 2550),
+    "vit_3_3_16": (_vit(3, 48, 3, 16), 1 / 25500),
 }
 
 
@@ -208,7 +242,11 @@ def node_shapes(graph: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             ]
             shape = (*sizes, shape[2])
         elif op == "dense":
-            shape = (node["units"],)
+            shape = (*shape[:-1], node["units"])
+        elif op == "tokens":
+            shape = (math.prod(shape[:-1]) + 1, shape[-1])
+        elif op == "first":
+            shape = shape[1:]
         elif op == "flatten":
             shape = (math.prod(shape),)
         elif op == "concat":
@@ -232,6 +270,19 @@ def random_weights(graph: Mapping[str, Any], random: np.random.Generator) -> dic
             add(node, "beta", random.normal(0.0, 0.1, size=channels))
             add(node, "moving_mean", random.normal(0.0, 0.1, size=channels))
             add(node, "moving_variance", random.uniform(0.5, 1.5, size=channels))
+        elif node["op"] == "layernorm":
+            add(node, "gamma", random.normal(1.0, 0.1, size=channels))
+            add(node, "beta", random.normal(0.0, 0.1, size=channels))
+        elif node["op"] == "tokens":
+            add(node, "table", random.normal(0.0, 0.5, size=shapes[node["name"]]))
+        elif node["op"] == "attention":
+            heads, size = node["heads"], channels // node["heads"]
+            for field in WEIGHTS["attention"]:
+                part, kind = field.split("_")
+                sides = (heads, size, channels) if part == "output" else (channels, heads, size)
+                shape = sides if kind == "kernel" else sides[2:] if part == "output" else sides[1:]
+                deviation = 1 / math.sqrt(channels) if kind == "kernel" else 0.05
+                add(node, field, random.normal(0.0, deviation, size=shape))
         elif node["op"] in WEIGHTS:
             size = node.get("kernel_size", [])
             shape = (*size, channels, node["filters"] if size else node["units"])

@@ -20,6 +20,7 @@ from typing import Any
 import cases
 import graphs
 import numpy as np
+import peer_transformer
 
 __all__ = ["facts", "prepare"]
 
@@ -86,6 +87,12 @@ def _module(network: cases.Network) -> Any:
             return nn.MaxPool2d(node["pool_size"], node["strides"])
         if op == "avgpool2d":
             return nn.AvgPool2d(node["pool_size"], node["strides"])
+        if op in ("tokens", "layernorm", "attention", "first", "gelu"):
+            fields = {
+                field: torch.tensor(np.asarray(network.weights[f"{node['name']}/{field}"]))
+                for field in ("table",) * (op == "tokens") + graphs.WEIGHTS.get(op, ())
+            }
+            return peer_transformer.layer(node, fields)
         simple = {"flatten": nn.Flatten, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
         return simple[op]()
 
