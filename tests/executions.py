@@ -155,6 +155,8 @@ class Execution:
         x, kind = values[0], type(layer).__name__
         if isinstance(layer, linf.LInfDistance | linf.LInfDistanceConv2D):
             return self._distances(layer, x)
+        if isinstance(layer, layers.SimpleRNN | layers.LSTM):
+            return self._recurrent(layer, x)
         if hasattr(layer, "kernel") and not isinstance(layer, layers.SeparableConv2D):
             result, parts = self._kernel(layer, x)
             if self.folded and layer.activation is keras.activations.linear:
@@ -222,6 +224,31 @@ class Execution:
         result = self.dot(inputs, weights, used)
         result = result.reshape(len(result), *places)
         return result if bias is None else self.add(result, bias)
+
+    def _recurrent(self, layer: Any, x: np.ndarray) -> np.ndarray:
+        """A SimpleRNN or an LSTM, step by step."""
+        cell, units, outputs = layer.cell, layer.units, []
+        kernel, recurrent, bias = (self.constant(w) for w in cell.get_weights())
+        hidden = carry = np.zeros((len(x), units))
+        simple = isinstance(layer, layers.SimpleRNN)
+        for step in range(x.shape[1]):
+            now = self.dot(x[:, step, None], kernel.T)
+            before = self.dot(hidden[:, None], recurrent.T)
+            if simple:
+                total = self.add(self.add(now, bias), before)
+                hidden = self._activation(cell.activation, total)
+            else:
+                total = self.add(self.add(now, before), bias)
+                enter, forget, new, leave = np.split(total, 4, axis=-1)
+                enter, forget, leave = (
+                    self._activation(cell.recurrent_activation, gate)
+                    for gate in (enter, forget, leave)
+                )
+                new = self._activation(cell.activation, new)
+                carry = self.add(self.multiply(forget, carry), self.multiply(enter, new))
+                hidden = self.multiply(leave, self._activation(cell.activation, carry))
+            outputs.append(hidden)
+        return np.stack(outputs, axis=1) if layer.return_sequences else hidden
 
     def _distances(self, layer: Any, x: np.ndarray) -> np.ndarray:
         """Distances at p = inf: each difference is rounded, and the largest is taken."""

@@ -130,3 +130,15 @@ def test_lora_is_refused_by_name():
     layer.enable_lora(2)
     with pytest.raises(NotImplementedError, match="'adapted'.*LoRA"):
         tfcert.bound(model, np.ones((1, 4)), tfcert.LpBall(0.1), IBP)
+
+
+def test_recurrent_layers_that_are_refused():
+    hard = {"activation": "hard_tanh", "recurrent_activation": "hard_sigmoid"}
+    for layer, text in (
+        (layers.GRU(2, **hard), r"Layer 'steps'.* mixes two states by a gate"),
+        (layers.LSTM(2), r"Layer 'steps'.* has no rounding analysis"),
+    ):
+        layer.name = "steps"
+        model = keras.Sequential([keras.Input((2, 3)), layer])
+        with soundness.eagerly(), pytest.raises(NotImplementedError, match=text):
+            tfcert.bound(model, np.zeros((1, 2, 3)), tfcert.LpBall(0.1), IBP)

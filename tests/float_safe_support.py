@@ -142,7 +142,13 @@ def small_networks():
         x = layers.Minimum()([abs(x), y])
         return _finish(i, layers.Dense(3)(x))
 
-    return [mlp, normalised, convolutional, residual, operators]
+    def recurrent():
+        i = keras.Input((2, 3))
+        x = layers.SimpleRNN(3, activation="relu", return_sequences=True)(i)
+        x = layers.LSTM(2, "hard_tanh", recurrent_activation="hard_sigmoid")(x)
+        return _finish(i, layers.Dense(3)(x))
+
+    return [mlp, normalised, convolutional, residual, operators, recurrent]
 
 
 def draw_weights(model, rng, scale=1.0):
