@@ -53,6 +53,7 @@ def _radius_gains() -> figure.Figure:
                 )
         axes.axhline(0.0, color="0.4", linewidth=1)
         axes.set_xticks(range(len(sigmas)), [f"σ = {sigma:g}" for sigma in sigmas])
+        axes.set_xlim(-0.5, len(sigmas) - 0.5)
         axes.set_title(title, fontsize=10)
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
