@@ -25,6 +25,7 @@ __all__ = [
     "for_one_form",
     "fused",
     "fused_with_gradient",
+    "gather",
     "is_symbolic",
     "kernel_constant",
     "loop",
@@ -197,6 +198,11 @@ def eagerly() -> Any:
 def reshape(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The values in another shape of numbers, one of which may be -1."""
     return ops.reshape(values, shape)
+
+
+def gather(values: Tensor, places: Tensor) -> Tensor:
+    """Entries of the first axis at places that are all there."""
+    return ops.take(values, places, axis=0)
 
 
 def runs_at_once() -> bool:

@@ -86,7 +86,7 @@ def refine_rows(
     flat = ops.reshape(rows, (-1, 1, *node.shape))
 
     def sweep_some(picked: Tensor) -> Tensor:
-        part = Rows(ops.take(flat, picked, axis=0))
+        part = Rows(backend.gather(flat, picked))
         return lower(node, part, Frame(picked // several), 0.0)
 
     swept = _swept(sweep_some, wanted, chunk, columns=1, dtype=evaluation.dtype)

@@ -242,8 +242,8 @@ def neuron_rows(
     rank = evaluation.network.spatial[node]
     primitive, p = node.primitive, evaluation.parameters[node]
     if isinstance(primitive, Matrix) and len(node.shape) == 1 and node not in evaluation.errors:
-        rows = Rows(_both_signs(ops.take(p["transposed"], neuron, axis=0)))
-        bias = 0.0 if p["bias"] is None else _both_signs(ops.take(p["bias"], neuron))
+        rows = Rows(_both_signs(backend.gather(p["transposed"], neuron)))
+        bias = 0.0 if p["bias"] is None else _both_signs(backend.gather(p["bias"], neuron))
         return node.inputs[0], rows, Frame(sample), bias
     if rank == 0:
         hot = ops.one_hot(neuron, math.prod(node.shape), dtype=evaluation.dtype)
@@ -262,7 +262,7 @@ def neuron_rows(
         picked = windowed.pick(p["kernel"], channel, node.inputs[0].shape)
         if picked is not None:
             rows = Rows(_both_signs(picked), windowed.moved(window, extent)[0])
-            bias = 0.0 if p["bias"] is None else _both_signs(ops.take(p["bias"], channel))
+            bias = 0.0 if p["bias"] is None else _both_signs(backend.gather(p["bias"], channel))
             return node.inputs[0], rows, frame, bias
     hot = ops.one_hot(channel, math.prod(rest), dtype=evaluation.dtype)
     coefficients = backend.reshape(_both_signs(hot), (-1, 2, *extent, *rest))

@@ -137,7 +137,7 @@ class Frame:
         if rows.window is not None:
             return self._take_window(values, rows)
         if self.sample is not None and values.tensor.shape[0] != 1:
-            return ops.take(values.beside, self.sample, axis=0)
+            return backend.gather(values.beside, self.sample)
         return values.beside
 
     def take_shared(self, tensor: Tensor, rows: Rows) -> Tensor:
@@ -181,7 +181,7 @@ class Frame:
                 flat = flat + backend.reshape(first, (-1,) + (1,) * rank)
             outside = ops.cast(ops.shape(table)[0] - 1, "int32")
             self._entries[key] = ops.where(inside, flat, outside)
-        picked = ops.take(table, self._entries[key], axis=0)
+        picked = backend.gather(table, self._entries[key])
         return backend.reshape(picked, (-1, 1, *rows.extent, *rest))
 
     def mask(self, rows: Rows, shape: tuple[int, ...]) -> Rows:
@@ -222,7 +222,7 @@ class Frame:
         start = ops.arange((ops.shape(table)[0] - 1) // math.prod(extent), dtype="int32")
         start = ops.reshape(start * math.prod(extent), [-1, count] + [1] * rank)
         index = ops.where(inside[:, None], index[:, None] + start, outside)
-        full = ops.take(table, index, axis=0)
+        full = backend.gather(table, index)
         return Rows(ops.reshape(full, (-1, count, *shape)))
 
     def add(self, first: Rows, second: Rows, shape: tuple[int, ...]) -> Rows:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from keras import ops
 
+from tfcert import backend
 from tfcert.rules.linear_maps import Linear
 from tfcert.rules.rows import Rows, Window
 from tfcert.types import Tensor
@@ -154,4 +155,4 @@ class Sliding:
             return None
         columns = ops.transpose(ops.reshape(kernel, (-1, kernel.shape[-1])))
         rank = len(self.kernel)
-        return ops.reshape(ops.take(columns, channel, axis=0), (-1, *self.kernel, *shape[rank:]))
+        return ops.reshape(backend.gather(columns, channel), (-1, *self.kernel, *shape[rank:]))
