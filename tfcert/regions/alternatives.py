@@ -113,6 +113,7 @@ class Alternatives(region.Region):
             return still
         shape = tuple(coefficients.shape)
         size = math.prod(shape[3:])
+        assert bound.moves is not None
         flat = ops.reshape(coefficients, (-1, *shape[1:3], 1, size))
         assert bound.moves is not None
         moves = ops.reshape(bound.moves, (-1, *bound.moves.shape[1:4], size))
