@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
-from tests.rule_cases_support import ALONE, CHAIN, Cases
+from tests.rule_cases_support import ALONE, CHAIN, MAP, Cases
 
 CASES = Cases()
 _add = CASES.add
@@ -104,7 +104,7 @@ _sequence(
         use_causal_mask=True,
     ),
 )
-_sequence("attention", lambda x: layers.Attention()([x, _other(x)]))
+_sequence("attention", lambda x: layers.Attention()([x, _other(x)]), places=(ALONE, CHAIN, MAP))
 _sequence(
     "attention_scaled",
     lambda x: layers.Attention(use_scale=True, dropout=0.2)([x, _other(x), ops.relu(x)]),

@@ -184,6 +184,7 @@ class Contraction(Nonlinear):
         frame: Frame,
         shapes: Sequence[tuple[int, ...]],
     ) -> tuple[Sequence[Rows], Tensor]:
+        rows = frame.dense(rows, shapes[-1])
         s, t, center, radius, middle, error = relaxation
         own, other = self.equation[self.anchor], self.equation[1 - self.anchor]
         a, size = rows.coefficients, ops.abs(rows.coefficients)
