@@ -14,6 +14,7 @@ import zlib
 import pytest
 
 from tests import browser, support
+from tfcert import objectives
 
 _DOCS = support.ROOT / "docs"
 _PHONE, _DESKTOP = 390, 1280  # Widths.
@@ -38,6 +39,23 @@ def test_navigation_has_every_page_once():
         *outside
     }
     assert all((_DOCS / f"{page}.md").exists() for page in outside)
+
+
+def test_the_picture_of_choices_has_the_names_of_its_page():
+    source = (_DOCS / "figures/make_choosing_figure.py").read_text(encoding="utf-8")
+    (lists,) = (
+        ast.literal_eval(statement.value)
+        for statement in ast.parse(source).body
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "_LISTS"
+    )
+    page = (_DOCS / "choosing.md").read_text(encoding="utf-8")
+    for title, questions, otherwise in lists:
+        assert f"\n## {title.removesuffix('?')}\n" in page
+        for answer in [otherwise, *(answer for _, answer in questions)]:
+            for name in re.split(r",\s", answer):
+                assert name in page, f"docs/choosing.md does not mention {name}"
+                if re.fullmatch("[A-Z]+[A-Za-z]+", name):
+                    assert hasattr(objectives, name)
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ _LISTS = [
 ]
 _COLORS = ("#dbe6f3", "#fbe7c6", "#dcead7")
 _LINE = {"arrowstyle": "->", "color": "#555555", "linewidth": 1.2}
-_WIDTH, _STEP = 10.0, 1.15  # of the picture, and from one question to the next
+_WIDTH, _STEP = 10.0, 1.25  # of the picture, and from one question to the next
 
 
 def _box(
@@ -73,12 +73,12 @@ def _draw(axes: mpl_axes.Axes, top: float, index: int) -> float:
     for question, answer in questions:
         _box(axes, 0.2, top, 4.7, question, "white", bold=False)
         axes.annotate("", xy=(6.05, top - 0.4), xytext=(4.95, top - 0.4), arrowprops=_LINE)
-        axes.text(5.5, top - 0.34, "yes", ha="center", va="bottom", color="#555555")
+        axes.text(5.5, top - 0.34, "yes", ha="center", va="bottom", fontsize=9, color="#555555")
         _box(axes, 6.1, top, 3.7, answer, _COLORS[index], bold=True)
         axes.annotate(
             "", xy=(2.55, top - _STEP + 0.05), xytext=(2.55, top - 0.85), arrowprops=_LINE
         )
-        axes.text(2.7, top - 1.02, "no", va="center", color="#555555")
+        axes.text(2.7, top - 1.03, "no", va="center", fontsize=9, color="#555555")
         top -= _STEP
     _box(axes, 0.2, top, 4.7, otherwise, _COLORS[index], bold=True)
     return top - _STEP
@@ -87,7 +87,7 @@ def _draw(axes: mpl_axes.Axes, top: float, index: int) -> float:
 def main() -> None:
     """Writes the picture beside this file."""
     height = sum(0.75 + _STEP * (len(questions) + 1) for _, questions, _ in _LISTS) - 0.3
-    drawing = figure.Figure(figsize=(7.2, 0.64 * height), dpi=110)
+    drawing = figure.Figure(figsize=(7.2, 0.62 * height), dpi=110)
     axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_xlim(0, _WIDTH)
     axes.set_ylim(-height, 0.1)
