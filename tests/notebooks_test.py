@@ -102,7 +102,7 @@ def test_scripts_run(name, monkeypatch, tmp_path):
 
 
 def _beginnings(printed: str) -> list[str]:
-    """Lines up to the first number, which varies with the machine, as do lines that are indented."""
+    """Lines up to the first number; numbers and indented lines vary with the machine."""
     return [re.split(r"[-\d]", line)[0] for line in printed.splitlines() if line[:1] != " "]
 
 
