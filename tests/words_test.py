@@ -70,7 +70,7 @@ def test_intervals_of_the_embedding_are_exact():
         np.testing.assert_array_equal(np.asarray(bounds.upper)[i], points.max(axis=0))
 
 
-@pytest.mark.parametrize("kind", ["conv", "gru"])
+@pytest.mark.parametrize("kind", ["conv", pytest.param("gru", marks=pytest.mark.slow)])
 def test_outputs_of_all_replacements_lie_within_bounds(kind):
     model, words = _model(kind), _inputs()
     region, y = WordSubstitutions(_TABLE, 2), np.array([0, 1, 2])
@@ -142,6 +142,7 @@ def test_the_attack_finds_what_enumeration_finds():
             assert abs((others - outputs[:, y[i]]).max() - float(margins[i])) < 1e-9
 
 
+@pytest.mark.slow
 def test_certify():
     model, words = _model("gru"), _inputs()
     y = np.asarray(model(words)).argmax(axis=1)
