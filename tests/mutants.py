@@ -1,18 +1,39 @@
 """Errors to plant in the rules and methods, each with a check that has to find it."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 import tfcert
-from tests import rule_cases, rule_checks, soundness
+from tests.mutants_support import (
+    L2,
+    Mutant,
+    all_channels,
+    bounds,
+    first_alone,
+    first_two_corners,
+    first_two_corners_alone,
+    floor_from_the_wrong_ends,
+    in_windows,
+    intervals,
+    lines,
+    margins,
+    no_absolute_value,
+    no_flow_into_the_second,
+    other_neurons,
+    result,
+    signed,
+    slopes_beyond_their_range,
+    swapped,
+    transposes,
+    wrong_offset,
+)
+from tests.rule_cases import ALONE, CHAIN, MAP
 from tfcert.bounds import alpha, answers, evaluation, refine, sweep
 from tfcert.layers import interval_kernels
 from tfcert.layers import point_kernels as kernels_of_points
-from tfcert.regions import LpBall, geometry
+from tfcert.regions import geometry
 from tfcert.relaxations import curve, piecewise
 from tfcert.rules import (
     attention,
@@ -34,146 +55,13 @@ from tfcert.rules import (
 from tfcert.rules.interval import Interval
 from tfcert.types import Bounds
 
-__all__ = ["MUTANTS", "Mutant"]
-
-
-class Mutant(NamedTuple):
-    """An attribute, what it is replaced by, and the check that must notice."""
-
-    owner: Any
-    name: str
-    replace: Callable[[Callable], Callable]
-    check: Callable[[], None]
-
-
-def bounds(name, place=rule_cases.CHAIN, *methods, region=None):
-    return lambda: rule_checks.check_bounds(name, place, methods, region)
-
-
-def transposes(name):
-    return lambda: rule_checks.check_transposes(name)
-
-
-def in_windows(name):
-    return lambda: rule_checks.check_windows(name)
-
-
-def margins(name, place, method):
-    def check():
-        model, x = rule_checks.model_and_inputs(name, place)
-        classes, y = model.output_shape[-1], np.array([0, 2])
-        lower = tfcert.bound_margins(model, x, y, LpBall(0.3), method)
-        differences = np.eye(classes)[y][:, None] - np.eye(classes)[None]
-        soundness.Reached(model, x, LpBall(0.3)).check_margins(lower, differences)
-
-    return check
-
-
-def intervals(change):
-    """Replaces ``interval(self, p, *intervals)`` by a change of its result."""
-    return lambda original: lambda self, p, *x: change(original(self, p, *x), p, *x)
-
-
-def result(change):
-    """Replaces a function by a change of its result."""
-    return lambda original: lambda *args, **kwargs: change(original(*args, **kwargs))
-
-
-def lines(**changes):
-    return result(lambda found: found._replace(**{k: f(found) for k, f in changes.items()}))
-
-
-def _swapped(found, p, *x):
-    return Interval.from_ends(found.upper, found.lower)
-
-
-def _signed(found, p, x):
-    return Interval.from_center(found.center, x.radius * p[0])
-
-
-def _no_absolute_value(original):
-    def interval(self, p, *x):
-        return Interval.from_center(
-            self.apply(p, x[0].center), self.linear(x[0].radius, p["kernel"])
-        )
-
-    return interval
-
-
-def _all_channels(original):
-    def ungrouped(kernel, channels):
-        return ops.concatenate([kernel] * (channels // kernel.shape[-2]), axis=-2)
-
-    return ungrouped
-
-
-def _first_two_corners(original):
-    def interval(self, p, x, y):
-        low, high = x.lower * y.lower, x.upper * y.upper
-        return Interval.from_ends(ops.minimum(low, high), ops.maximum(low, high))
-
-    return interval
-
-
-def _first_two_corners_alone(original):
-    def ends(x, y):
-        low, high = x.lower * y.lower, x.upper * y.upper
-        return ops.minimum(low, high), ops.maximum(low, high)
-
-    return ends
-
-
-def _wrong_offset(original):
-    def moved(self, window, extent):
-        found, grown = original(self, window, extent)
-        return rows.Window(found.stride, tuple(o + 1 for o in found.offset)), grown
-
-    return moved
-
-
-def _floor_from_the_wrong_ends(original):
-    def relax(self, p, slope, x):
-        # Largest lower end -> smallest.
-        return original(self, p, slope, Interval.from_ends(x.lower, x.lower + 0.1 * x.radius))
-
-    return relax
-
-
-def _slopes_beyond_their_range(original):
-    def free_slopes(record):
-        found = original(record)
-        return [(place, side, low, 2.0 * width + 0.5) for place, side, low, width in found]
-
-    return free_slopes
-
-
-def _other_neurons(original):
-    def scattered(order, values, total):
-        return ops.roll(original(order, values, total), 1, axis=0)
-
-    return scattered
-
-
-def _first_alone(original):
-    return lambda self, first, second, shape: self.dense(first, shape)
-
-
-def _no_flow_into_the_second(original):
-    def transpose(self, p, coefficients, shapes):
-        first, *others = original(self, p, coefficients, shapes)
-        return [first, *[ops.zeros_like(other) for other in others]]
-
-    return transpose
-
-
-L2 = LpBall(0.5, norm=2)
-ALONE, CHAIN, MAP = rule_cases.ALONE, rule_cases.CHAIN, rule_cases.MAP
+__all__ = ["MUTANTS"]
 
 
 MUTANTS = {
     # Kernels.
     "radius without absolute value": Mutant(
-        linear.Kernel, "interval", _no_absolute_value, bounds("dense", ALONE, "ibp")
+        linear.Kernel, "interval", no_absolute_value, bounds("dense", ALONE, "ibp")
     ),
     "kernel backward with the wrong sign": Mutant(
         linear.Kernel, "transpose", result(lambda a: [-a[0]]), transposes("conv2d_same")
@@ -185,20 +73,20 @@ MUTANTS = {
         linear.Kernel, "bias", result(lambda b: None), bounds("dense", ALONE, "crown")
     ),
     "groups read one another": Mutant(
-        linear_maps, "_ungrouped", _all_channels, bounds("conv1d_groups", ALONE, "ibp")
+        linear_maps, "_ungrouped", all_channels, bounds("conv1d_groups", ALONE, "ibp")
     ),
     # Other affine steps.
     "negative factors keep the order of ends": Mutant(
         linear.Scale,
         "interval",
-        intervals(lambda found, p, x: found if p[0] is None else _signed(found, p, x)),
+        intervals(lambda found, p, x: found if p[0] is None else signed(found, p, x)),
         bounds("ops_subtract_from_number", ALONE, "ibp"),
     ),
     "ends swapped by moving values": Mutant(
-        linear.Rearrange, "interval", intervals(_swapped), bounds("flatten", ALONE, "ibp")
+        linear.Rearrange, "interval", intervals(swapped), bounds("flatten", ALONE, "ibp")
     ),
     "one branch of a sum": Mutant(
-        linear.Sum, "transpose", _no_flow_into_the_second, bounds("add", ALONE, "crown")
+        linear.Sum, "transpose", no_flow_into_the_second, bounds("add", ALONE, "crown")
     ),
     "statistics without epsilon": Mutant(
         ops,
@@ -226,7 +114,7 @@ MUTANTS = {
     ),
     # Windows.
     "window one entry off": Mutant(
-        windows.Sliding, "moved", _wrong_offset, in_windows("conv2d_valid")
+        windows.Sliding, "moved", wrong_offset, in_windows("conv2d_valid")
     ),
     "padding moves windows the wrong way": Mutant(
         windows.Shift,
@@ -248,7 +136,7 @@ MUTANTS = {
         rows.Frame, "mask", lambda original: lambda self, r, shape: r, in_windows("conv2d_same")
     ),
     "rows of one branch are lost": Mutant(
-        rows.Frame, "add", _first_alone, bounds("residual", ALONE, "crown")
+        rows.Frame, "add", first_alone, bounds("residual", ALONE, "crown")
     ),
     # Activations.
     "upper line of ReLU through 0": Mutant(
@@ -300,12 +188,12 @@ MUTANTS = {
     "optimised slopes leave their range": Mutant(
         alpha,
         "_free_slopes",
-        _slopes_beyond_their_range,
+        slopes_beyond_their_range,
         bounds("activation_relu", CHAIN, tfcert.methods.AlphaCrown(iterations=3)),
     ),
     # Products, maxima, softmax.
     "two of four corners of a product": Mutant(
-        nonlinear.Product, "interval", _first_two_corners, bounds("multiply", ALONE, "ibp")
+        nonlinear.Product, "interval", first_two_corners, bounds("multiply", ALONE, "ibp")
     ),
     "no remainder of a product": Mutant(
         nonlinear,
@@ -322,7 +210,7 @@ MUTANTS = {
     "floor of a maximum": Mutant(
         nonlinear.MaxReduce,
         "relax",
-        _floor_from_the_wrong_ends,
+        floor_from_the_wrong_ends,
         bounds("max_pooling2d_overlapping", MAP, "crown"),
     ),
     "padding takes part in a maximum": Mutant(
@@ -351,7 +239,7 @@ MUTANTS = {
     ),
     # Attention.
     "two of four corners of a matrix product": Mutant(
-        contraction, "product_ends", _first_two_corners_alone, bounds("ops_matmul_of_two", ALONE)
+        contraction, "product_ends", first_two_corners_alone, bounds("ops_matmul_of_two", ALONE)
     ),
     "any factors taken for weights": Mutant(
         building,
@@ -468,7 +356,7 @@ MUTANTS = {
         margins("activation_tanh", ALONE, "ibp"),
     ),
     "bounds of other neurons": Mutant(
-        refine, "_scattered", _other_neurons, bounds("activation_relu", CHAIN, "crown")
+        refine, "_scattered", other_neurons, bounds("activation_relu", CHAIN, "crown")
     ),
     "centre without radius at the input": Mutant(
         sweep,
