@@ -30,6 +30,7 @@ __all__ = [
     "is_written_by_keras",
     "layers_of",
     "loss_tracker",
+    "note_shapes",
     "origin",
     "readers",
     "seed_generators",
@@ -69,12 +70,26 @@ def example_inputs(model: keras.Model) -> Any:
         ValueError: The model was not built yet.
     """
     shapes = list((model.get_build_config() or {}).values())
+    shapes = shapes or [vars(model).get("_tfcert_shapes")]  # Keras does not always note them.
     if not model.built or len(shapes) != 1 or shapes[0] is None:
         raise ValueError(
             f"Model {model.name!r} is not built, so its shapes are unknown. Call the model on data "
             "first: model(x)."
         )
     return _shaped(shapes[0], model.compute_dtype)
+
+
+def note_shapes(model: keras.Model, x: Any) -> None:
+    """Notes the shapes of a model's inputs, for ``example_inputs``."""
+
+    def shape_of(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: shape_of(value) for key, value in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [shape_of(value) for value in part]
+        return tuple(part.shape)
+
+    object.__setattr__(model, "_tfcert_shapes", shape_of(x))  # Past Keras's tracking.
 
 
 def _shaped(shape: Any, dtype: str) -> Any:

@@ -292,11 +292,13 @@ def checked_model(model: Any, x: Any = None) -> keras.Model:
             f"Model {model.name!r} is not built, so its shapes are unknown. Start it with "
             "keras.Input(shape), or call model.build((None, ...)) or the model on data first."
         )
-    if x is not None and not model.built:
-        with backend.eagerly():
-            several = all(hasattr(part, "shape") for part in keras.tree.flatten(x))
-            parts = x if several else ops.convert_to_tensor(x)
-            model(keras.tree.map_structure(lambda part: part[:1], parts), training=False)
+    if x is not None and not graph.wants_walk(model):
+        several = all(hasattr(part, "shape") for part in keras.tree.flatten(x))
+        parts = x if several else ops.convert_to_tensor(x)
+        graph.note_shapes(model, parts)
+        if not model.built:
+            with backend.eagerly():
+                model(keras.tree.map_structure(lambda part: part[:1], parts), training=False)
     return derived_from(model).once(_readable)
 
 
