@@ -309,6 +309,21 @@ def tightness_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+def applications_table() -> str:
+    """Seconds and memory of one call for a model of keras.applications."""
+    report = json.loads((_RESULTS / "applications.json").read_text())
+    lines = ["| model | method | seconds | GB | widest bound |", "| --- " * 5 + "|"]
+    for row in report["rows"]:
+        cells = [f"`{row['model']}`", row["method"]]
+        if row["failure"]:
+            cells += [row["failure"], "", ""]
+        else:
+            width = "infinite" if row["width"] is None else f"{row['width']:.3g}"
+            cells += [f"{row['seconds']:.0f}", f"{row['memory'] / 2**30:.2f}", width]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([_facts(report), "", *lines])
+
+
 def _percent(found: Mapping[str, float], sign: str = "") -> str:
     return f"{100 * found['mean']:{sign}.2f} ± {100 * found['error']:.2f}"
 
@@ -361,6 +376,7 @@ def attacks_table() -> str:
 TABLES = {
     "first_calls": first_calls_table,
     "xla": xla_table,
+    "applications": applications_table,
     "attacks": attacks_table,
     "bounds": bounds_table,
     "training": training_table,
@@ -378,7 +394,7 @@ TABLES = {
 }
 PAGES = tuple(
     _DOCS / f"{name}.md"
-    for name in ("attacks", "benchmarks", "scale", "paper_tightness", "results")
+    for name in ("attacks", "benchmarks", "layers", "scale", "paper_tightness", "results")
 )
 
 
