@@ -202,7 +202,7 @@ def as_numbers(call: Call, tensors: list[Tensor], upper: bool = False) -> list[T
     """
     if any(map(backend.is_symbolic, tensors)):
         return tensors
-    if not any(np.isnan(ops.convert_to_numpy(t)).any() for t in tensors):
+    if all(np.isfinite(ops.convert_to_numpy(t)).all() for t in tensors):
         return tensors
     for layer in graph.layers_of(call.model):
         if isinstance(layer, keras.Model):
@@ -226,10 +226,10 @@ def _where_from(call: Call) -> str:
     for node in call.network.nodes:
         interval = evaluation.intervals[node]
         ends = [ops.convert_to_numpy(t) for t in interval.bounds]
-        if not np.isnan(ends).any():
+        if np.isfinite(ends).all():
             continue
         curve = evaluation.parameters[node]
-        if getattr(curve, "domain_text", ""):
+        if getattr(curve, "domain_text", "") and np.isnan(ends).any():
             source = evaluation.intervals[node.inputs[0]].bounds
             low, high = (ops.convert_to_numpy(t) for t in source)
             if not np.isnan([low, high]).any():
