@@ -72,7 +72,7 @@ def run(trained_with: str, seed: int) -> dict[str, Any]:
         "accuracy": accuracy,
         "certified_digits": len(result.verdict),
         "verdicts": {
-            name: int((result.verdict == name).sum()) for name in np.unique(result.verdict)
+            str(name): int((result.verdict == name).sum()) for name in np.unique(result.verdict)
         },
         "verified_by": verified,
         "training_seconds": round(seconds, 1),
