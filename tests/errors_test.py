@@ -187,6 +187,16 @@ class ModelsTest(ErrorsTest):
             margins = tfcert.least_margins(model, zeros(model), [0, 0], tfcert.LpBall(1.0), "ibp")
         self.assertFalse((np.asarray(margins) > 0).any())
 
+    def test_executions_that_may_overflow(self):
+        model = model_of(layers.Dense(2), layers.Dense(2))
+        for layer in model.layers:
+            layer.kernel.assign(np.full(layer.kernel.shape, 1e30))
+        text = "Some bounds are infinite. An execution of model .* in float32 may overflow"
+        with self.assertWarnsRegex(UserWarning, text):
+            method = tfcert.methods.Crown(float_safe=True)
+            lower, upper = tfcert.bound(model, zeros(model), tfcert.LpBall(1.0), method)
+        self.assertTrue(np.isneginf(lower).all() and np.isposinf(upper).all())
+
 
 if __name__ == "__main__":
     absltest.main()

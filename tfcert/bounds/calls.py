@@ -220,9 +220,15 @@ def as_numbers(call: Call, tensors: list[Tensor], upper: bool = False) -> list[T
 
 def _where_from(call: Call) -> str:
     """Names the first layer whose interval overflows; raises where one leaves a domain."""
+    intervals = methods.IBP(float_safe=call.method.float_safe)
     evaluation = propagation.evaluate(
-        call.network, call.region, call.region.bind(call.x), methods.IBP()
+        call.network, call.region, call.region.bind(call.x), intervals
     )
+    if evaluation.overflow is not None and ops.convert_to_numpy(evaluation.overflow).any():
+        return (
+            f"An execution of model {call.model.name!r} in {call.network.dtype} may overflow. "
+            "Use a smaller region."
+        )
     for node in call.network.nodes:
         interval = evaluation.intervals[node]
         ends = [ops.convert_to_numpy(t) for t in interval.bounds]
