@@ -93,6 +93,8 @@ _ALIASES = {
     "PathLike": "a text or a ``pathlib.Path``",
     "DataSet": "a ``tf.data.Dataset`` or another source of batches that Keras takes",
     "Callbacks": "one of Keras's callbacks, or several",
+    "Inputs": "an ``ArrayLike``; a dictionary or a list of them for a model with several inputs",
+    "Regions": "a region; a dictionary or a list of regions and ``fixed`` for several inputs",
 }
 
 project = "tfcert"
@@ -123,7 +125,11 @@ nb_execution_mode = "off"
 autodoc_default_options = {"member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {name: name for name in _ALIASES} | {"npt.ArrayLike": "ArrayLike"}
+autodoc_type_aliases = {name: name for name in _ALIASES} | {
+    "npt.ArrayLike": "ArrayLike",
+    "several.Inputs": "Inputs",
+    "several.Regions": "Regions",
+}
 autodoc_inherit_docstrings = False  # Those that Keras wrote are in Keras's documentation.
 autosummary_generate = False
 default_role = "py:obj"  # What docstrings have in single backticks.
