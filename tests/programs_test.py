@@ -120,6 +120,17 @@ def test_pieces_that_fit_into_memory_use_what_is_compiled(monkeypatch):
     assert program.calls == 6 and len(programs_of(model)) == 1
 
 
+def test_a_first_call_that_would_compile_uses_what_is_compiled(monkeypatch):
+    model, program = compiled_for(1, tfcert.LpBall(0.1))
+    monkeypatch.setattr(tfcert.methods.Crown, "first_call_at_once", lambda *_: False)
+    x = data(model, 4)[0]
+    tfcert.bound(model, x, tfcert.LpBall(0.1), "crown")
+    assert program.calls == 6 and sorted(p.traces for p in programs_of(model)) == [0, 1]
+    # The second such call has a program of its own.
+    tfcert.bound(model, x, tfcert.LpBall(0.1), "crown")
+    assert program.calls == 6 and sorted(p.traces for p in programs_of(model)) == [1, 1]
+
+
 @pytest.mark.parametrize("compiled, count", [(1, 9), (5, 1)])
 def test_a_compiled_program_is_not_used_at_any_price(compiled, count):
     model, program = compiled_for(compiled, tfcert.LpBall(0.1))

@@ -103,7 +103,8 @@ class Call(NamedTuple):
             piece = self._compiled_piece(kind, arguments) or piece
             return self._in_pieces(kind, compute, arguments, piece)
         program = self._program(kind, compute, arguments, len(self.x), again)
-        lent = self._compiled_piece(kind, arguments) if program.would_run_slowly else None
+        slow = program.would_run_slowly or (program.calls == 0 and not again)
+        lent = self._compiled_piece(kind, arguments) if slow else None
         if lent is None:
             return program(*arguments)
         program.leave_to_another()
