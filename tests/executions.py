@@ -153,6 +153,8 @@ class Execution:
 
     def _apply(self, layer: Any, values: list, pending: dict, specs: list) -> np.ndarray:
         x, kind = values[0], type(layer).__name__
+        if isinstance(layer, linf.SortedDistance):
+            return self._sorted_distances(layer, x)
         if isinstance(layer, linf.LInfDistance | linf.LInfDistanceConv2D):
             return self._distances(layer, x)
         if isinstance(layer, layers.SimpleRNN | layers.LSTM):
@@ -264,6 +266,17 @@ class Execution:
         found = np.abs(self.rounded(terms)).max(axis=-2)
         found = found.reshape(*found.shape[:-2], units)
         return found if layer.bias is None else self.add(found, self.constant(layer.bias))
+
+    def _sorted_distances(self, layer: Any, x: np.ndarray) -> np.ndarray:
+        """The largest differences times their weights, added from the largest on."""
+        kernel = self.constant(layer.kernel)
+        terms = np.abs(self.rounded(self._flushed(x)[..., None] - kernel))
+        terms = -np.sort(-terms, axis=-2)
+        total = self.multiply(terms[..., 0, :], self.constant(np.float32(layer.shares[0])))
+        for place, share in enumerate(layer.shares[1:], 1):
+            part = self.multiply(terms[..., place, :], self.constant(np.float32(share)))
+            total = self.add(total, part)
+        return total if layer.bias is None else self.add(total, self.constant(layer.bias))
 
     def _batch_normalization(self, layer: Any, x: np.ndarray, before: Any) -> np.ndarray:
         axis = layer.axis % x.ndim

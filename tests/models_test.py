@@ -32,7 +32,10 @@ def test_parameters(name):
 # Those of SIZES are too large for this test; their parts are those of the others.
 @pytest.mark.parametrize(
     "name",
-    [*sorted(set(models.NAMES) - set(SIZES)), "mlp_3x20", "linf_mlp_3x20", "linf_hybrid_3x20"],
+    [
+        *sorted(set(models.NAMES) - set(SIZES)),
+        *("mlp_3x20", "linf_mlp_3x20", "linf_hybrid_3x20", "sort_mlp_3x20", "sort_hybrid_3x20"),
+    ],
 )
 def test_every_model_ends_in_logits_and_has_bounds(name):
     model = models.get(name, (8, 8, 2), 4)
@@ -129,6 +132,27 @@ def test_networks_of_distances():
     assert (np.diag(kernel) == -10.0).all() and np.abs(kernel - np.diag(np.diag(kernel))).max() < 6
     with pytest.raises(ValueError, match="at least 2 layers"):
         models.get("linf_mlp_1x8", (4, 4, 1), 10)
+
+
+def test_networks_of_sorted_distances():
+    model = models.get("sort_mlp_3x6_keep85", (4, 4, 1), 10)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    shifted = ["LInfDistance", "MeanShift", "SortedDistance", "MeanShift"]
+    assert kinds == ["Flatten", *shifted, "SortedDistance", "Rescaling"]
+    sorting = layers.distance_layers(model)[1:]
+    assert [layer.keep for layer in sorting] == [0.85, 0.85]
+    assert models.get("sort_mlp_2x6", (4, 4, 1), 10).layers[-2].keep == 0.75
+    hybrid = models.get("sort_hybrid_4x6", (4, 4, 1), 10)
+    assert [type(layer).__name__ for layer in hybrid.layers] == [
+        "Flatten",
+        *shifted,
+        "Dense",
+        "Dense",
+    ]
+    assert hybrid.layers[-2].activation is keras.activations.tanh
+    for name in ("sort_mlp_1x8", "sort_hybrid_2x8", "sort_mlp_3x8_keep00", "linf_mlp_3x8_keep50"):
+        with pytest.raises(ValueError, match="has at least"):
+            models.get(name, (4, 4, 1), 10)
 
 
 @pytest.mark.parametrize(

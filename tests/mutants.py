@@ -31,7 +31,7 @@ from tests.mutants_support import (
 )
 from tests.rule_cases import ALONE, CHAIN, MAP
 from tfcert.bounds import alpha, answers, evaluation, refine, sweep
-from tfcert.layers import interval_kernels
+from tfcert.layers import interval_kernels, sorted_kernels
 from tfcert.layers import point_kernels as kernels_of_points
 from tfcert.regions import geometry
 from tfcert.relaxations import curve, piecewise
@@ -341,6 +341,12 @@ MUTANTS = {
             )
         ),
         bounds("linf_distance_p_inf", ALONE, "ibp"),
+    ),
+    "the largest difference in place of the sum": Mutant(
+        sorted_kernels,
+        "sorted_interval",
+        lambda original: lambda lower, upper, w, _: original(lower, upper, w, [1.0]),
+        bounds("sorted_distance", ALONE, "ibp"),
     ),
     "running means forgotten": Mutant(
         distance.MeanShift,

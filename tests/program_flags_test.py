@@ -151,7 +151,8 @@ def test_lists_of_names_are_those_of_the_library():
     assert set(choices.ATTACK_LOSSES) == set(losses.LOSSES)
     for name in choices.METHODS:
         assert methods.get(name)
-    for name in ("mlp_2x16", "linf_mlp_2x16", "linf_hybrid_3x16"):
+    distances = ("linf_mlp_2x16", "linf_hybrid_3x16", "sort_mlp_2x16_keep85", "sort_hybrid_3x16")
+    for name in ("mlp_2x16", *distances):
         choices.check_model(name)
 
 

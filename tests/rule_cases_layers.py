@@ -69,6 +69,9 @@ _layer("rms_normalization_axes", lambda: layers.RMSNormalization(axis=(1, 2)), (
 for _p in (math.inf, 1.0, 2.5, 8.0, 1000.0):
     _layer(f"linf_distance_p_{_p:g}", lambda p=_p: linf.LInfDistance(3, p=p), (5,))
 _layer("linf_distance_bias", lambda: linf.LInfDistance(3, use_bias=True), (5,))
+_layer("sorted_distance", lambda: linf.SortedDistance(3, keep=0.6, terms=3), (5,))
+_layer("sorted_distance_of_few", lambda: linf.SortedDistance(3, use_bias=True), (2,))
+_add("sorted_distance_deep", lambda x: linf.SortedDistance(3)(linf.LInfDistance(4)(x)), (5,))
 _layer("linf_distance_of_blocks", lambda: linf.LInfDistance(2), (17,))
 _add("linf_distance_deep", lambda x: linf.LInfDistance(3)(linf.LInfDistance(4)(x)), (5,))
 for _name, _options in {

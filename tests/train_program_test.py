@@ -383,7 +383,7 @@ def test_recipes_build(path, monkeypatch):
     assert max(ends, default=0) <= config.epochs
     assert config.sigma is not None or config.train_eps >= config.eps
     mean, std = train_run.numbers("mean", config.mean), train_run.numbers("std", config.std)
-    families = ("mlp_", "linf_mlp_")
+    families = ("mlp_", "linf_mlp_", "sort_mlp_")
     assert config.model.startswith(families) or config.model in train_run.models.NAMES
     if not re.search("large|medium|110|5120|cnn7$", config.model):  # Those take long.
         train_run.models.get(config.model, shape, 10, mean, std)

@@ -33,8 +33,13 @@ MODELS = (
     "lenet",
     *("resnet20", "resnet110", "densenet40", "linf_conv"),
 )
-_FAMILIES = ("mlp_<layers>x<units>", "linf_mlp_<layers>x<units>", "linf_hybrid_<layers>x<units>")
-_FAMILY = re.compile(r"(?:linf_)?mlp_\d+x\d+|linf_hybrid_\d+x\d+")
+_FAMILIES = tuple(
+    f"{family}_<layers>x<units>"
+    for family in ("mlp", "linf_mlp", "linf_hybrid", "sort_mlp", "sort_hybrid")
+)
+_FAMILY = re.compile(
+    r"mlp_\d+x\d+|linf_(?:mlp|hybrid)_\d+x\d+|sort_(?:mlp|hybrid)_\d+x\d+(?:_keep\d\d)?"
+)
 
 _REGION = ("ramp", "train_eps", "validation_method")
 _BOUNDED = (*_REGION, "natural_weight", "regularizer", "tolerance")

@@ -44,7 +44,7 @@ def _define_flags() -> None:
         "model",
         "dm_small",
         f"Architecture: {', '.join(choices.MODELS)}, or mlp_<layers>x<units>, "
-        "linf_mlp_<layers>x<units> or linf_hybrid_<layers>x<units>.",
+        "linf_mlp_<layers>x<units>, linf_hybrid_..., sort_mlp_... or sort_hybrid_....",
     )
     flags.DEFINE_list(
         "mean", None, "Number that the model subtracts from pixels, or one number per channel."

@@ -116,11 +116,14 @@ def get(
 
     ``linf_mlp_5x5120`` is a network of l-inf distances with 5 layers, 4 of them of 5120 units;
     ``linf_hybrid_5x5120`` has the 4, and two dense layers behind them; ``linf_conv`` has two
-    convolutions of distances. See ``tfcert.models.distance_networks``.
+    convolutions of distances. ``sort_mlp_5x5120`` and ``sort_hybrid_7x5120`` sort their distances
+    behind the first layer, and keep 75 % of them in training; ``sort_mlp_6x5120_keep85`` keeps
+    85 %. See ``tfcert.models.distance_networks``.
 
     Args:
-        name: One of ``NAMES``, ``mlp_<layers>x<units>``, ``linf_mlp_<layers>x<units>`` or
-            ``linf_hybrid_<layers>x<units>``.
+        name: One of ``NAMES``, ``mlp_<layers>x<units>``, or a network of distances:
+            ``linf_mlp_<layers>x<units>``, ``linf_hybrid_...``, ``sort_mlp_...``,
+            ``sort_hybrid_...``.
         input_shape: Shape of one input.
         classes: Number of logits.
         mean: Subtracted from the inputs first, one number or one per channel; default 0.
@@ -148,8 +151,8 @@ def get(
     mlp, linf = _MLP.fullmatch(name), distance_networks.layers_of(name, classes)
     if not mlp and not linf and name not in NAMES:
         raise ValueError(
-            f"`name` must be one of {', '.join(NAMES)}, or mlp_<layers>x<units>, "
-            "linf_mlp_<layers>x<units> or linf_hybrid_<layers>x<units>. "
+            f"`name` must be one of {', '.join(NAMES)}, or mlp_<layers>x<units>, with linf_mlp, "
+            "linf_hybrid, sort_mlp or sort_hybrid in place of mlp for networks of distances. "
             f"Received: name={name!r}."
         )
     if not mlp and not name.startswith(distance_networks.DENSE) and len(input_shape) != 3:
@@ -175,7 +178,7 @@ def _built(name: str, input_shape: tuple, first: list, classes: int) -> keras.Mo
     if name in _GRAPHS:
         x = first[0](inputs) if first else inputs
         return keras.Model(inputs, _GRAPHS[name](x, classes), name=name)
-    if name.startswith("linf_"):
+    if name.startswith(("linf_", "sort_")):
         return keras.Sequential([inputs, *first], name=name)
     stack = _convolutions([], [int(mlp[2])] * int(mlp[1])) if mlp else _ARCHITECTURES[name]()
     return keras.Sequential([inputs, *first, *stack, keras.layers.Dense(classes)], name=name)

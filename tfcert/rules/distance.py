@@ -9,7 +9,7 @@ from typing import Any
 from keras import ops
 
 from tfcert import backend, layers
-from tfcert.layers import interval_kernels, point_kernels
+from tfcert.layers import interval_kernels, point_kernels, sorted_kernels
 from tfcert.rules import building
 from tfcert.rules.interval import Interval
 from tfcert.rules.linear import read
@@ -79,6 +79,37 @@ class Distances(Opaque):
         )
 
 
+class SortedDistances(Opaque):
+    """The layer's sorted sum, in intervals that are exact for each unit.
+
+    Linear bounds start anew behind it, as behind ``Distances``.
+
+    Args:
+        layer: The layer.
+    """
+
+    def __init__(self, layer: layers.SortedDistance):
+        self.layer = layer
+
+    def parameters(self, dtype: str) -> Tensor:
+        return read(self.layer.kernel, dtype)
+
+    def apply(self, w: Any, *values: Tensor) -> Tensor:
+        return sorted_kernels.sorted_sum(values[0], w, self.layer.shares)
+
+    def interval(self, w: Any, *intervals: Interval) -> Interval:
+        x = intervals[0]
+        return Interval.from_ends(*sorted_kernels.sorted_interval(*x.bounds, w, self.layer.shares))
+
+    def lipschitz(self, w: Any, shapes: Sequence[tuple[int, ...]], *radii: Tensor) -> Tensor:
+        return radii[0]
+
+    def rounding(self, w: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        # A difference, its weight, the product, and the sum round once for each term.
+        sizes = sorted_kernels.sorted_sum(magnitudes[0], -ops.abs(w), self.layer.shares)
+        return rounding_error(sizes, len(self.layer.shares) + 4, unit)
+
+
 def _on_last(function: Any, w: Tensor, x: Tensor) -> Tensor:
     """A function of rows ``(n, inputs)`` on the last axis of a value."""
     found = function(ops.reshape(x, (-1, w.shape[0])))
@@ -87,6 +118,10 @@ def _on_last(function: Any, w: Tensor, x: Tensor) -> Tensor:
 
 def _with_bias(layer: Any, node: Node) -> Node:
     return node if layer.bias is None else building.scale(node, shift=layer.bias)
+
+
+def _sorted_distance(layer: Any, x: Node) -> Node:
+    return _with_bias(layer, apply(SortedDistances(layer), x))
 
 
 def _linf_distance(layer: Any, x: Node) -> Node:
@@ -135,4 +170,5 @@ def _mean_shift(layer: Any, x: Node) -> Node:
 
 register_rule(layers.LInfDistance, _linf_distance)
 register_rule(layers.LInfDistanceConv2D, _linf_distance_conv)
+register_rule(layers.SortedDistance, _sorted_distance)
 register_rule(layers.MeanShift, _mean_shift)
