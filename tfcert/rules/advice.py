@@ -1,7 +1,7 @@
-"""What to do where a layer of Keras has no rule: the advice of docs/layers.md, as data.
+"""Advice for Keras layers without a rule, the same as in the table of docs/layers.md.
 
-``tests/advice_test.py`` holds the table of that page against this one, and this one against the
-rules that there are.
+``tests/advice_test.py`` compares this table with the table of that page and with the registered
+rules.
 """
 
 from __future__ import annotations
@@ -10,40 +10,43 @@ import keras
 
 __all__ = ["ADVICE", "ANYWAY", "advice_on"]
 
-_IMAGES = "Apply it to the data before the model, so that the region is one of the images it gives."
+_IMAGES = (
+    "Apply this layer to the data before the model. The region then describes changes of the "
+    "layer's output."
+)
 _RANDOM = (
-    "It changes images at random. Augment in the data pipeline, dataset.map(lambda x, y: "
-    "(augment(x), y)), and leave it out of the model."
+    "This layer changes images at random. Move it from the model to the data pipeline: "
+    "dataset.map(lambda x, y: (augment(x), y))."
 )
 
 # Names of layers in keras.layers, and what to do in place of each.
 ADVICE: dict[tuple[str, ...], str] = {
     ("Lambda",): (
-        "Its function could not be read. Write the function with keras.ops alone, or write a layer "
-        "and give it a rule."
+        "The function of this layer cannot be read. Write the function with keras.ops alone, or "
+        "write a layer and give it a rule."
     ),
     ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"): (
-        "Use TimeDistributed convolutions before an LSTM, or an RNN around a cell of "
-        "your own, as docs/adding_a_rule.md shows."
+        "Use TimeDistributed convolutions before an LSTM, or write an RNN cell and give it a rule, "
+        "as docs/adding_a_rule.md shows."
     ),
     ("SpectralNormalization",): (
         "After training, copy the normalised kernel into a plain layer of the wrapped kind."
     ),
     ("Embedding", "ReversibleEmbedding"): (
-        "A ball around integers means nothing. Give words that may be replaced, "
-        "tfcert.regions.WordSubstitutions, or bound the part behind the embedding: "
-        "tfcert.split_embedding(model).rest."
+        "The input holds integers, and a ball around an integer has no meaning. Use "
+        "tfcert.regions.WordSubstitutions, which names the words that may be replaced, or bound "
+        "the part after the embedding: tfcert.split_embedding(model).rest."
     ),
     (
         *("StringLookup", "IntegerLookup", "TextVectorization", "Hashing", "HashedCrossing"),
         *("Discretization", "CategoryEncoding"),
     ): (
-        "Its inputs are categories, and a ball around one means nothing. Bound the model from the "
-        "embedded or encoded values on: keras.Model(layer.output, model.output)."
+        "The input holds categories, and a ball around a category has no meaning. Bound the part "
+        "of the model after this layer: keras.Model(layer.output, model.output)."
     ),
     ("Masking",): (
-        "Which entries count would depend on the input. Remove the masking, and pad with values "
-        "that the model was trained on."
+        "The input would decide which entries count. Remove the masking, and pad with values that "
+        "the model was trained on."
     ),
     ("Resizing", "CenterCrop", "STFTSpectrogram", "MelSpectrogram", "MaxNumBoundingBoxes"): _IMAGES,
     (
@@ -59,13 +62,14 @@ ADVICE: dict[tuple[str, ...], str] = {
         *("AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D"),
     ): "Use a pooling layer with a fixed pool_size and strides, or a global one.",
     ("JaxLayer", "FlaxLayer", "TFSMLayer", "TorchModuleWrapper"): (
-        "What it computes is not recorded as Keras layers. Rebuild that part with Keras layers and "
-        "copy its weights, or load it as ONNX: tfcert.interchange.load_onnx."
+        "Keras does not record what this layer computes. Rebuild the layer's network with Keras "
+        "layers and copy the weights, or load it from an ONNX file: "
+        "tfcert.interchange.load_onnx."
     ),
-    ("Pipeline",): "Call its layers one after another in the model.",
+    ("Pipeline",): "Call the pipeline's layers one after another in the model.",
 }
 
-# What works without a rule.
+# Advice that ends every refusal: these methods work without a rule.
 ANYWAY = (
     "Attacks (tfcert.attacks) and smoothing (tfcert.smoothing) need no rule: they work for any "
     "model."
@@ -73,12 +77,12 @@ ANYWAY = (
 
 
 def advice_on(operation: keras.Operation, otherwise: str = "") -> str:
-    """What to do in place of a layer or operation without a rule.
+    """Returns advice for a layer or operation without a rule.
 
     Args:
         operation: The layer or operation.
-        otherwise: What is said where there is no advice on this very layer; "" for what holds of
-            all layers, or of all operations.
+        otherwise: The advice if the table has none for this layer. "" stands for the general
+            advice on layers, or on operations.
     """
     kind = type(operation)
     for names, text in ADVICE.items():
@@ -88,7 +92,10 @@ def advice_on(operation: keras.Operation, otherwise: str = "") -> str:
         return otherwise
     if isinstance(operation, keras.layers.Layer):
         return (
-            "Keras does not record what its call computes. Write it as keras.ops calls on Keras "
-            "tensors in a functional model, which need no rule where each call has one."
+            "Keras does not record what its call computes. Replace the layer by keras.ops calls on "
+            "Keras tensors in a functional model; docs/layers.md lists the functions with a rule."
         )
-    return "docs/layers.md lists the functions of keras.ops that have a rule: write it with those."
+    return (
+        "docs/layers.md lists the functions of keras.ops that have a rule. Write this operation "
+        "with those functions."
+    )
