@@ -128,7 +128,7 @@ def test_inputs_outside_of_the_region_are_never_verified():
 
 
 def test_arguments_that_are_refused():
-    with pytest.raises(ValueError, match="`objective` must be one of"):
+    with pytest.raises(ValueError, match="`objective` must be an object of"):
         CertifiedTrainer(ts.mlp(), "ibp")
     with pytest.raises(ValueError, match="`verified_share` must lie in"):
         CertifiedTrainer(ts.mlp(), ibp(), verified_share=2.0)

@@ -36,9 +36,17 @@ def check_inputs(x: Any, expected: tuple[int | None, ...], model: str) -> None:
     if not fits:
         raise ValueError(
             f"`x` must have the shape (batch, {', '.join(map(str, expected))}) that model "
-            f"{model!r} takes. Received: x of shape {shape}."
+            f"{model!r} takes. Received: x of shape {shape}.{_batch_hint(shape, expected)}"
         )
     check_not_empty(x)
+
+
+def _batch_hint(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> str:
+    """What to do about one input without a batch axis."""
+    alone = len(shape) == len(expected) and all(
+        wanted in (None, size) for wanted, size in zip(expected, shape, strict=True)
+    )
+    return " This is one input: pass x[None]." if alone else ""
 
 
 def check_not_empty(x: Any) -> None:
@@ -73,6 +81,10 @@ def check_labels(y: Any, inputs: int | None, classes: int) -> None:
     """
     shape, kind = tuple(y.shape), str(getattr(y.dtype, "name", y.dtype))
     alone = len(shape) == 1 and (inputs is None or shape[0] in (None, inputs))
+    if kind == "object" and shape == ():
+        raise ValueError(
+            f"`y` must be one-hot, or hold one integer label per input. Received: y={y.item()!r}."
+        )
     if not alone or not kind.startswith(("int", "uint")):
         hint = " Labels 0.0, 1.0, ...: pass y.astype('int32')." if alone else ""
         raise ValueError(

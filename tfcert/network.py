@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 import weakref
 from collections.abc import Callable
@@ -275,6 +276,10 @@ def _readable(model: keras.Model) -> keras.Model:
         return tracing.readable(model)
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
 def checked_model(model: Any, x: Any = None) -> keras.Model:
     """A built model whose layers tell what it computes; raises where there is none.
 
@@ -284,8 +289,10 @@ def checked_model(model: Any, x: Any = None) -> keras.Model:
         x: Inputs, to build a model with that is written as a class and was not called yet.
     """
     if not isinstance(model, keras.Model):
+        file = f" Load it first: keras.models.load_model({model!r})." if _is_path(model) else ""
         raise ValueError(
             f"`model` must be a keras.Model. Received: {model!r} (of type {type(model).__name__})."
+            f"{file}"
         )
     if isinstance(model, keras.Sequential) and not (model.built and model.layers):
         raise ValueError(

@@ -74,7 +74,8 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         super().__init__(**kwargs)
         if not isinstance(objective, Objective):
             raise ValueError(
-                f"`objective` must be one of tfcert.objectives. Received: objective={objective!r}."
+                "`objective` must be an object of tfcert.objectives, such as "
+                f"tfcert.objectives.IBP(region). Received: objective={objective!r}."
             )
         if not 0 <= verified_share <= 1:
             raise ValueError(

@@ -37,7 +37,10 @@ def problems_of(
             )
         return asked.problems(shape, network.dtype)
     if not isinstance(asked, OutputProperty):
-        raise ValueError(f"`asked` must be one of tfcert.properties. Received: asked={asked!r}.")
+        raise ValueError(
+            "`asked` must be one of tfcert.properties, such as "
+            f"tfcert.properties.ClassStays(labels). Received: asked={asked!r}."
+        )
     if x is None or region is None:
         raise ValueError(
             "`x` and `region` must be given: the property holds around inputs. "

@@ -32,7 +32,7 @@ def within_rounding(count: int) -> Reason:
     return Reason("rounding", f"{text} Try the network as float64.")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Counterexample:
     """An input that breaks a property.
 
@@ -49,12 +49,16 @@ class Counterexample:
     outputs: npt.NDArray[Any]
     exact: npt.NDArray[np.float64] | None
 
+    def __repr__(self) -> str:
+        outputs = np.array2string(np.asarray(self.outputs), precision=4, threshold=10)
+        return f"<Counterexample with outputs {outputs}>"
+
     def with_point(self, change: Callable[[Any], Any]) -> Counterexample:
         """The same with another form of the point."""
         return dataclasses.replace(self, point=change(self.point))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Outcome:
     """What is known of a property in the end.
 
@@ -90,6 +94,13 @@ class Outcome:
     notes: tuple[str, ...] = ()
     certificate: pathlib.Path | None = None
 
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        by = f" by {self.method}" if self.method else ""
+        return f"<Outcome {self.verdict}{by}: bound {self.bound:.6g}, {self.seconds:.2f} s>"
+
     @property
     def counterexample(self) -> npt.NDArray[np.float64] | None:
         """The input that breaks the property."""
@@ -109,4 +120,6 @@ class Outcome:
         ]
         if self.first_bound is not None:
             lines.append(f"  first bound after {self.first_bound:.2f} s")
+        if self.found is not None:
+            lines.append(f"  {self.found!r}")
         return "\n".join([*lines, *([f"  {self.reason}"] if self.reason else []), *self.notes])

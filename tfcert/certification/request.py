@@ -127,7 +127,7 @@ def check_search(problem: Problem, max_eps: float | None, eps_steps: int) -> Non
     if max_eps is None:
         return
     region = problem.region
-    if not isinstance(region, LpBall) or np.ndim(region.with_eps(1.0).eps):
+    if not isinstance(region, LpBall) or np.ndim(region.with_eps(0.0).eps):
         raise ValueError(
             f"`max_eps` needs an LpBall with one number as its size. Received: region={region!r}."
         )

@@ -161,9 +161,12 @@ def check_inside(what: str, x: np.ndarray, lower: np.ndarray, upper: np.ndarray)
     below, above = _outside(x, lower), _outside(-x, -upper)
     outside = int(((below > 0) | (above > 0)).sum())
     if outside:
+        bytes_of_pixels = upper.max() == 1.0 and lower.min() == 0.0 and 1.0 < x.max() <= 255.0
+        hint = " Pixels from 0 to 255: divide x by 255." if bytes_of_pixels and x.min() >= 0 else ""
         raise ValueError(
             f"x must lie inside {what}. Received: values in [{x.min():.6g}, {x.max():.6g}]; "
-            f"{outside} of {x.size} lie outside, by at most {max(below.max(), above.max()):.3g}."
+            f"{outside} of {x.size} lie outside, by at most "
+            f"{max(below.max(), above.max()):.3g}.{hint}"
         )
 
 
