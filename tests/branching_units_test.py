@@ -1,5 +1,6 @@
 """Branch and bound on the signs of units, against exact optima of small networks."""
 
+import dataclasses
 import functools
 
 import keras
@@ -141,11 +142,11 @@ def test_the_same_of_more_networks(kind, seed):
 
 
 def _wrong_sign(monkeypatch):
-    def constrain(self, place, rows, sign):
+    def constrain(self, place, rows, sign, point):
         if self.recording:
-            return original(self, place, rows, sign)
+            return original(self, place, rows, sign, point)
         coefficients = rows.coefficients + self.multipliers[place] * sign
-        return Rows(coefficients, rows.window, rows.clean)
+        return Rows(coefficients, rows.window, rows.clean), 0.0
 
     original = Slopes.constrain
     monkeypatch.setattr(Slopes, "constrain", constrain)
@@ -155,7 +156,7 @@ def _wrong_side(monkeypatch):
     def settle(self, node, interval):
         kept = self.known
         swapped = {place: -sign for place, sign in kept.signs.items()}
-        self.known = type(kept)(kept.intervals, swapped, kept.starts, kept.settled)
+        self.known = dataclasses.replace(kept, signs=swapped)
         original(self, node, interval)
         self.known = kept
 
@@ -315,7 +316,7 @@ def test_half_spaces_are_pushed_outward_by_more_than_the_solver_allows():
 
 def test_layers_that_never_become_affine_leave_the_question_open():
     given = keras.Input((2,))
-    value = keras.layers.Dense(4, activation="tanh")(given)
+    value = keras.layers.Dense(4)(given) * keras.layers.Dense(4)(given)
     value = keras.layers.Dense(3, activation="relu")(value)
     model = keras.Model(given, keras.layers.Dense(1)(value))
     keras.utils.set_random_seed(0)

@@ -139,10 +139,10 @@ class Evaluation:
         sign = self.known.signs.get(self.place(node))
         if sign is not None:
             infinite = ops.full_like(interval.lower, math.inf)
-            zero = ops.zeros_like(infinite)
-            sign = ops.reshape(sign, (-1, *node.shape))
+            point = self.known.points.get(self.place(node), ops.zeros_like(infinite))
+            sign, point = (ops.reshape(t, (-1, *node.shape)) for t in (sign, point))
             interval = interval.intersect(
-                ops.where(sign > 0, zero, -infinite), ops.where(sign < 0, zero, infinite)
+                ops.where(sign > 0, point, -infinite), ops.where(sign < 0, point, infinite)
             )
         if self.empty is not None and interval.may_cross:
             self.empty = ops.logical_or(self.empty, _misses(interval))
@@ -302,6 +302,14 @@ class Evaluation:
             sign = ops.cast(ops.reshape(sign, (-1, *node.shape)), self.dtype)
             self._tables["sign", node] = SampleTable(sign)
         return self._tables.get(("sign", node))
+
+    def point_table(self, node: Node) -> SampleTable | None:
+        """What the signs of a node's values compare them with, as a sample table; None: 0."""
+        point = self.known.points.get(self.place(node))
+        if point is not None and ("point", node) not in self._tables:
+            point = ops.cast(ops.reshape(point, (-1, *node.shape)), self.dtype)
+            self._tables["point", node] = SampleTable(point)
+        return self._tables.get(("point", node))
 
     def error_table(self, node: Node) -> SampleTable:
         """The rounding error of a node, as a sample table."""

@@ -20,9 +20,10 @@ class Known:
     Attributes:
         intervals: Bounds that hold already, as those of the whole region hold for a part of it:
             each of the shape of the node with a batch axis.
-        signs: Of the values that two-piece functions read: 1 where only values >= 0 are asked
+        signs: Of the values that elementwise functions read: 1 where only values >= 0 are asked
             about, -1 where only values <= 0, 0 where both. The region then stands for its part
             with these signs, which may be empty (``Evaluation.empty``). As long as the batch.
+        points: What the signs compare values with in place of 0, in the shape of the signs.
         starts: Nodes at which the network is taken to start: of their values nothing but the known
             interval is used, and sweeps end there. Every path from the input to an output has to
             pass one of them, or the input.
@@ -31,10 +32,16 @@ class Known:
 
     intervals: Mapping[int, Bounds] = dataclasses.field(default_factory=dict)
     signs: Mapping[int, Tensor] = dataclasses.field(default_factory=dict)
+    points: Mapping[int, Tensor] = dataclasses.field(default_factory=dict)
     starts: frozenset[int] = frozenset()
     settled: bool = False
 
     def __post_init__(self) -> None:
+        if set(self.points) - set(self.signs):
+            raise ValueError(
+                "`points` must be of nodes with signs. "
+                f"Received: points of {sorted(self.points)}, signs of {sorted(self.signs)}."
+            )
         unknown = self.starts - set(self.intervals)
         if unknown:
             raise ValueError(

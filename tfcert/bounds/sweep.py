@@ -45,18 +45,30 @@ class Slopes:
         self.ranges: dict[int, Any] = {}
         self.multipliers: dict[int, Tensor] = multipliers or {}
 
-    def constrain(self, place: int, rows: Rows, sign: Tensor) -> Rows:
-        """Rows of a node, of whose values z only those with ``sign * z >= 0`` are asked about.
+    def constrain(
+        self, place: int, rows: Rows, sign: Tensor, point: Tensor | None
+    ) -> tuple[Rows, Tensor | float]:
+        """Rows of a node, of whose values z only those with ``sign * (z - point) >= 0`` count.
 
-        There, ``a . z >= a . z - beta . (sign * z)`` for every beta >= 0.
+        There, ``a . z >= a . z - beta . (sign * (z - point))`` for every beta >= 0.
+
+        Args:
+            place: Of the node.
+            rows: Those that arrive at the node.
+            sign: Beside the rows.
+            point: Beside the rows; None for 0.
+
+        Returns:
+            The rows ``a - beta * sign``, and the constant that goes with them.
 
         Reference: Wang et al., 2021, https://arxiv.org/abs/2103.06624, equation 5.
         """
         if self.recording:
             self.multipliers[place] = ops.zeros_like(rows.coefficients)
-            return rows
-        coefficients = rows.coefficients - self.multipliers[place] * sign
-        return Rows(coefficients, rows.window, rows.clean)
+            return rows, 0.0
+        taken = self.multipliers[place] * sign
+        change = 0.0 if point is None else dot(taken, point)
+        return Rows(rows.coefficients - taken, rows.window, rows.clean), change
 
 
 def sweep(
@@ -104,7 +116,11 @@ def sweep(
         end = ends(current)
         sign = evaluation.sign_table(current)
         if slopes is not None and sign is not None and not end:
-            here = slopes.constrain(evaluation.place(current), here, frame.take(sign, here))
+            point = evaluation.point_table(current)
+            point = None if point is None else frame.take(point, here)
+            place, sign = evaluation.place(current), frame.take(sign, here)
+            here, change = slopes.constrain(place, here, sign, point)
+            total = total + change
         if current in evaluation.errors and not end:
             total = total - _rounding(evaluation, current, here, frame)
         if isinstance(primitive, Input):

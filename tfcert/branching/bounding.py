@@ -53,6 +53,7 @@ class Inputs(NamedTuple):
         offsets: ``(n, rows)``.
         ends: ``{place: (lower, upper)}``: intervals of the nodes that relaxations depend on.
         signs: ``(n, units)``, int8: of the units that were split.
+        points: ``(n, units)``: what the signs compare units with; None where that is 0 for all.
         slopes: ``(n, rows, slopes)``: where to start.
         multipliers: ``(n, rows, units)``: where to start.
     """
@@ -63,6 +64,7 @@ class Inputs(NamedTuple):
     offsets: Array
     ends: dict[int, tuple[Array, Array]]
     signs: Array
+    points: Array | None
     slopes: Array
     multipliers: Array
 
@@ -76,6 +78,7 @@ class Found(NamedTuple):
         multipliers: ``(n, rows, units)``.
         decided: ``(n, units)``, int8: which piece each unit is on, 0 where both are possible.
         candidates: ``(n, candidates)``: flat units that look best to split; -1: none.
+        cuts: ``(n, candidates)``: where to split these.
         points: ``(n, *input_shape)``: where the relaxed problem has its minimum.
     """
 
@@ -84,6 +87,7 @@ class Found(NamedTuple):
     multipliers: Array
     decided: Array
     candidates: Array
+    cuts: Array
     points: Array
 
 
@@ -128,6 +132,7 @@ class Bounder:
             flat_units(layout, found["multipliers"]),
             found["decided"],
             found["candidates"],
+            found["cuts"],
             found["points"],
         )
 
@@ -141,6 +146,7 @@ class Bounder:
         known = Known(
             intervals={place: Bounds(*pair) for place, pair in args["ends"].items()},
             signs={place: ops.cast(s, self.network.dtype) for place, s in args["signs"].items()},
+            points=args["points"],
             settled=True,
         )
         region = Box(np.zeros(1), np.zeros(1))  # Its form; the limits are those that are bound.
@@ -187,6 +193,7 @@ class Bounder:
         chosen = ops.one_hot(ops.argmax(lower, axis=-1), lower.shape[1], dtype=network.dtype)
         points = _minimiser(record[network.input], chosen, args)
         scores = choosing.estimates(evaluation, layout, record, found.slopes, chosen)
+        candidates = choosing.best_units(scores, self.candidates)
         return {
             "lower": lower,
             "slopes": {
@@ -195,7 +202,8 @@ class Bounder:
             },
             "multipliers": found.multipliers,
             "decided": choosing.decided(evaluation, layout),
-            "candidates": choosing.best_units(scores, self.candidates),
+            "candidates": candidates,
+            "cuts": choosing.cuts(evaluation, layout, candidates),
             "points": points,
         }
 
@@ -226,6 +234,9 @@ class Bounder:
             "offsets": inputs.offsets[chosen].astype(dtype),
             "ends": {place: tuple(e[chosen] for e in pair) for place, pair in inputs.ends.items()},
             "signs": layout.by_place(inputs.signs[chosen]),
+            "points": {}
+            if inputs.points is None
+            else layout.by_place(inputs.points[chosen].astype(dtype)),
             "slopes": {place: [*own, None][:2] for place, own in slopes.items()},
             "multipliers": layout.by_place(inputs.multipliers[chosen].astype(dtype)),
         }
@@ -244,7 +255,8 @@ class Bounder:
             lambda: compute,
             args,
             jit_compile=self.method.jit_compile or None,
-            at_once=size <= _AT_ONCE,
+            # The lines around smooth functions are found by bisection: hundreds of operations.
+            at_once=size <= _AT_ONCE and not any(layout.smooth),
         )
         return program(args)
 

@@ -40,22 +40,28 @@ class Spot(NamedTuple):
 class Layout:
     """The units and slopes of a network, one after another.
 
-    A *unit* is an entry of a value that a two-piece function reads (ReLU, LeakyReLU, PReLU, the
-    absolute value). The sign of a unit decides which piece of the function holds, so units are what
-    can be split. Slopes are those of the lines around all elementwise functions that can turn.
+    A *unit* is an entry of a value that an elementwise function reads; units are what can be split.
+    Where a two-piece function reads it (ReLU, LeakyReLU, PReLU, the absolute value), the sign of
+    the unit decides which piece of the function holds. Others, such as tanh or a clip, are split at
+    a point of the unit's interval, as often as it takes: their lines fit the halves better. Slopes
+    are those of the lines around all elementwise functions that can turn.
 
     Args:
         network: The network.
+        points: Whether units of other functions than two-piece ones are split at points; they are
+            no units otherwise.
 
     Attributes:
         units: Where the units of each node stand.
         slopes: Where the slopes of each node stand.
         relaxed: The names of nonlinear layers that have no units.
-        readers: For each spot of ``units``, the places of the two-piece functions that read it.
+        readers: For each spot of ``units``, the places of the functions that read it.
+        smooth: For each spot of ``units``, whether they are split at points of their intervals.
     """
 
-    def __init__(self, network: Network):
-        kinks: dict[int, list[int]] = {}
+    def __init__(self, network: Network, points: bool = True):
+        reads: dict[int, list[int]] = {}
+        smooth: set[int] = set()
         sides: list[tuple[int, int]] = []
         self.relaxed: list[str] = []
         for place, node in enumerate(network.nodes):
@@ -66,13 +72,17 @@ class Layout:
             curve = node.primitive.parameters(network.dtype)
             # A line through 0 may turn; where the other one is the chord, no other one is better.
             sides += [(place, side) for side in ((0,) if passes_zero(curve) else (0, 1))]
-            if isinstance(curve, TwoPiece):
-                kinks.setdefault(network.index[node.inputs[0]], []).append(place)
+            source = network.index[node.inputs[0]]
+            if isinstance(curve, TwoPiece) or points:
+                reads.setdefault(source, []).append(place)
             else:
                 self.relaxed.append(node.name)
-        self.units = _spots(network, [(place, 0) for place in sorted(kinks)])
+            if points and not isinstance(curve, TwoPiece):
+                smooth.add(source)
+        self.units = _spots(network, [(place, 0) for place in sorted(reads)])
         self.slopes = _spots(network, sides)
-        self.readers = [kinks[spot.place] for spot in self.units]
+        self.readers = [reads[spot.place] for spot in self.units]
+        self.smooth = [spot.place in smooth for spot in self.units]
 
     @property
     def unit_count(self) -> int:
@@ -83,6 +93,12 @@ class Layout:
     def slope_count(self) -> int:
         """How many slopes there are."""
         return self.slopes[-1].stop if self.slopes else 0
+
+    @property
+    def smooth_units(self) -> Array:
+        """Which units are split at points of their intervals, ``(units,)``."""
+        counts = [spot.stop - spot.start for spot in self.units]
+        return np.repeat(np.array(self.smooth, bool), counts)
 
     def by_place(self, units: Array) -> dict[int, Array]:
         """Flat entries of units, ``(..., units)``, by the places of their nodes."""

@@ -75,6 +75,8 @@ class AffinePiece:
         """By two-piece function, its slope on the piece of each unit."""
         factors = {}
         for spot, readers in zip(self.layout.units, self.layout.readers, strict=True):
+            if self.layout.smooth[self.layout.units.index(spot)]:
+                continue  # Refused below.
             own = piece[spot.start : spot.stop].reshape(spot.shape)
             for place in readers:
                 node = self.network.nodes[place]

@@ -40,7 +40,7 @@ class Roots:
         rows: ``(problems, rows, outputs)``, as many for all as the largest question has.
         offsets: ``(problems, rows)``, less a margin for rounding; rows that only fill up have -1.
         ends: ``{place: (lower, upper)}`` of the nodes that relaxations depend on.
-        units: Flat places of the units that are on both pieces in some box: only their signs and
+        units: Flat places of the units that can be split in some box: only their signs and
             multipliers are kept for each domain.
         slopes: Flat places of the slopes that can move in some box.
         known: Where each flat unit stands among ``units``; -1: nowhere.
@@ -68,7 +68,8 @@ class Roots:
             else np.zeros((len(problems), 0))
             for i in (0, 1)
         )
-        self.decided = np.where(low >= 0, 1, np.where(high <= 0, -1, 0)).astype(np.int8)
+        pieces = np.where(low >= 0, 1, np.where(high <= 0, -1, 0))
+        self.decided = np.where(layout.smooth_units, 0, pieces).astype(np.int8)
         self.units = np.flatnonzero((self.decided == 0).any(axis=0))
         self.known = np.full(layout.unit_count, -1, np.int64)
         self.known[self.units] = np.arange(len(self.units))

@@ -1,12 +1,14 @@
 """Branch and bound on the signs of units: beta-CROWN with trials of the best splits.
 
 A domain is the part of a problem's box on which some units have given signs. Splitting a unit makes
-two domains: its value >= 0, and <= 0. On each the unit's two-piece function is linear, so the
-relaxation is tighter. Units are what ReLU, LeakyReLU, PReLU and absolute values read. Other
-nonlinear layers (maxima, clips, smooth functions) may be in the network and are relaxed as ever;
-with them a search may end without a verdict, because the domains never become exact.
+two domains: its value >= 0, and <= 0. On each the two-piece function that reads the unit (ReLU,
+LeakyReLU, PReLU, the absolute value) is linear, so the relaxation is tighter. A unit that another
+elementwise function reads, such as tanh or a clip, is split at the middle of its interval, again
+and again: lines fit the function better on both halves. Other nonlinear layers (maxima, products)
+may be in the network and are relaxed as ever.
 
-Reference: Wang et al., 2021, https://arxiv.org/abs/2103.06624
+References: Wang et al., 2021, https://arxiv.org/abs/2103.06624; for points other than 0 Shi et al.,
+2024, https://arxiv.org/abs/2405.21063
 """
 
 from __future__ import annotations
@@ -82,7 +84,9 @@ class UnitSplitter:
     ):
         self.model, self.network = model, network_of(model)
         self.problems, self.batch, self.recorder = list(problems), batch, recorder
-        self.layout = Layout(self.network)
+        # Proofs know signs alone.
+        self.layout = Layout(self.network, points=recorder is None)
+        self._cut = any(self.layout.smooth)
         method = method or methods.AlphaCrown(iterations=10, learning_rate=0.1, decay=0.9)
         root = root or methods.Crown()
         self.tasks, self._groups = _tasks(self.problems)
@@ -112,6 +116,10 @@ class UnitSplitter:
             "candidates": np.full((count, self._candidates), -1, np.int32),
             "node": nodes,
         }
+        if self._cut:
+            state["low"] = np.full((count, units), -np.inf, np.float32)
+            state["high"] = np.full((count, units), np.inf, np.float32)
+            state["cuts"] = np.zeros((count, self._candidates), np.float32)
         return Domains(self.owner, np.full(count, -np.inf), np.zeros(count, np.int32), state)
 
     def can_split(self, domains: Domains) -> npt.NDArray[np.bool_]:
@@ -119,37 +127,50 @@ class UnitSplitter:
         return (domains.state["candidates"] >= 0).any(axis=1)
 
     def split(self, domains: Domains) -> Domains:
-        """Children on which a unit is >= 0, then those on which it is <= 0, side by side."""
-        units = self._choose(domains)
+        """Children on which a unit is above its cut, then those below, side by side."""
+        best = self._choose(domains)
+        units = self.roots.known[domains.state["candidates"][np.arange(len(domains)), best]]
         children = domains.take(np.repeat(np.arange(len(domains)), 2))
-        state = dict(children.state)
-        state["signs"] = state["signs"].copy()
-        both = np.tile(np.array([1, -1], np.int8), len(domains))
-        state["signs"][np.arange(len(children)), np.repeat(units, 2)] = both
+        state = self._parted(children.state, np.repeat(units, 2), np.repeat(best, 2))
         if self.recorder is not None:
             place, unit = self.layout.locate(self.roots.units[units])
             state["node"] = self.recorder.split_unit(domains.state["node"], place, unit).ravel()
         return Domains(children.owner, children.bound, children.depth + 1, state)
 
+    def _parted(self, state: dict[str, Array], units: Array, candidates: Array) -> dict[str, Array]:
+        """States of pairs of domains, each split at a unit: above its cut, then below.
+
+        Args:
+            state: Two equal states for each pair.
+            units: By their places among the units of the roots, ``(n,)``; -1: nothing is split.
+            candidates: Which candidates of the domains they are, ``(n,)``.
+        """
+        there = np.flatnonzero(units >= 0)
+        units, above = units[there], there % 2 == 0
+        signs = state["signs"].copy()
+        signs[there, units] = np.where(above, 1, -1)
+        state = {**state, "signs": signs}
+        if self._cut:
+            cut = state["cuts"][there, candidates[there]]
+            low, high = state["low"].copy(), state["high"].copy()
+            low[there[above], units[above]] = cut[above]
+            high[there[~above], units[~above]] = cut[~above]
+            state |= {"low": low, "high": high}
+        return state
+
     def _choose(self, domains: Domains) -> Array:
-        """The unit to split of each domain, by its place among the units of the roots."""
+        """The candidate at which each domain is split, ``(n,)``."""
         candidates = self.roots.known[domains.state["candidates"]]
         candidates = np.where(domains.state["candidates"] >= 0, candidates, -1)
         count, several = candidates.shape
         if several == 1:
-            return candidates[:, 0]
+            return np.zeros(count, np.int64)
         tried = domains.take(np.repeat(np.arange(count), 2 * several))
-        signs = tried.state["signs"].copy()
-        units = np.repeat(candidates.ravel(), 2)
-        both = np.tile(np.array([1, -1], np.int8), count * several)
-        # Where there is no candidate, nothing is split.
-        there = np.flatnonzero(units >= 0)
-        signs[there, units[there]] = both[there]
-        tried.state = {**tried.state, "signs": signs}
+        which = np.tile(np.repeat(np.arange(several), 2), count)
+        tried.state = self._parted(tried.state, np.repeat(candidates.ravel(), 2), which)
         lower = np.maximum(self.bounder.try_out(self._inputs(tried)), tried.state["lower"])
         value = self._values(tried.state["task"], lower).reshape(count, several, 2)
-        best = choosing.preferred(value, candidates)
-        return candidates[np.arange(count), best]
+        return choosing.preferred(value, candidates)
 
     def bound(self, domains: Domains) -> Bounded:
         """Bounds domains by beta-CROWN, from where their parents ended."""
@@ -165,6 +186,8 @@ class UnitSplitter:
             "multipliers": np.minimum(found.multipliers[..., roots.units], _LARGEST).astype(_KEPT),
             "candidates": found.candidates,
         }
+        if self._cut:
+            state["cuts"] = found.cuts.astype(np.float32)
         if self.recorder is not None:
             self._record(domains, found)
         domains = Domains(domains.owner, domains.bound, domains.depth, state)
@@ -198,8 +221,8 @@ class UnitSplitter:
             return within_rounding(count)
         text = (
             f"{count} parts have no unit left to split, and are open: layer {relaxed[0]!r} is "
-            "relaxed, and only ReLU, LeakyReLU, PReLU and absolute values are split. Try a smaller "
-            "region, or tfcert.methods.AlphaCrown(optimize_intermediate=True)."
+            "relaxed, and only elementwise functions are split. Try a smaller region, or "
+            "tfcert.methods.AlphaCrown(optimize_intermediate=True)."
         )
         return Reason("splitting", text)
 
@@ -278,16 +301,40 @@ class UnitSplitter:
         slopes[..., roots.slopes] = state["slopes"]
         multipliers = np.zeros((count, rows, self.layout.unit_count), np.float32)
         multipliers[..., roots.units] = state["multipliers"]
+        ends = {place: (low[owner], high[owner]) for place, (low, high) in roots.ends.items()}
+        points = None
+        if self._cut:
+            ends, points = self._within_cuts(ends, state)
         return Inputs(
             roots.lower[owner],
             roots.upper[owner],
             roots.rows[owner],
             roots.offsets[owner],
-            {place: (low[owner], high[owner]) for place, (low, high) in roots.ends.items()},
+            ends,
             signs,
+            points,
             slopes,
             multipliers,
         )
+
+    def _within_cuts(self, ends: dict[int, Any], state: dict[str, Array]) -> tuple[Any, Array]:
+        """Intervals of units inside all cuts of each domain, and the points of the last cuts."""
+        count, units = len(state["signs"]), self.roots.units
+        limits = {}
+        for name, open_end in (("low", -np.inf), ("high", np.inf)):
+            flat = np.full((count, self.layout.unit_count), open_end, np.float32)
+            flat[:, units] = state[name]
+            limits[name] = self.layout.by_place(flat)
+        ends = dict(ends)
+        for place, low in limits["low"].items():
+            lower, upper = ends[place]
+            # Rounding may have moved the interval off the cut: it then is a point.
+            lower = np.maximum(lower, low)
+            ends[place] = lower, np.maximum(np.minimum(upper, limits["high"][place]), lower)
+        points = np.zeros((count, self.layout.unit_count), np.float32)
+        last = np.where(state["signs"] > 0, state["low"], state["high"])
+        points[:, units] = np.where(state["signs"] != 0, last, 0.0)
+        return ends, points
 
 
 def _tasks(problems: Sequence[Problem]) -> tuple[list[Problem], list[tuple[int, Array]]]:

@@ -323,7 +323,7 @@ class _Verification:
         settings = self.settings
         if not few:
             # The multipliers of units have no analysis of rounding.
-            if settings.method.float_safe or not Layout(network_of(self.model)).unit_count:
+            if settings.method.float_safe or not self._layout.unit_count:
                 return None
             return UnitSplitter(
                 self.model, self.problems, recorder=settings.recorder, cases=settings.cases
@@ -332,6 +332,10 @@ class _Verification:
         if settings.recorder is not None:
             record = BoxRecord(settings.recorder, self.problems, settings.cases)
         return BoxSplitter(self.model, self.problems, settings.method, settings.batch_size, record)
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(network_of(self.model), points=self.settings.recorder is None)
 
     def _attack_around(self, points: Any, owner: Any) -> Any:
         return attacking.around(self.model, self.problems, points, owner, _STEPS)
