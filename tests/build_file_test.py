@@ -30,7 +30,7 @@ _MAY_KNOW = {
     "relaxations": {"types", "backend"},
     "graph": set(),
     "heads": {"graph", "network", "tracing"},
-    "several": {"types", "graph", "network", "regions"},
+    "entering": {"types", "graph", "network", "regions"},
     "checks": {"types", "backend"},
     "rules": {"types", "backend", "regions", "relaxations", "graph", "layers"},
     "tracing": {"graph", "rules"},
@@ -38,12 +38,12 @@ _MAY_KNOW = {
     "programs": {"types", "backend", "network"},
     "bounds": {
         *("types", "backend", "checks", "regions", "relaxations", "graph", "rules", "network"),
-        *("names", "programs", "properties", "heads", "several"),
+        *("names", "programs", "properties", "heads", "entering"),
     },
     "schedules": {"types"},
     "attacks": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),
-        "schedules",
+        *("schedules", "entering"),
     },
     "layers": {"types", "backend", "graph"},
     "models": {"types", "graph", "network", "rules", "layers"},
@@ -51,7 +51,7 @@ _MAY_KNOW = {
     "branching": {
         *("types", "backend", "checks", "regions", "relaxations", "rules", "network", "programs"),
         *("bounds", "attacks", "properties", "interchange", "proofs", "heads"),
-        "several",
+        "entering",
     },
     "proofs": {"types", "regions", "relaxations", "rules", "network", "bounds", "tfcert_check"},
     "tfcert_check": set(),
@@ -61,18 +61,18 @@ _MAY_KNOW = {
     },
     "fitting": {
         *("types", "backend", "checks", "graph", "heads", "bounds", "network", "schedules"),
-        "tracing",
+        *("tracing", "entering"),
     },
     "trainer": {
         *("types", "backend", "graph", "bounds", "network", "objectives", "schedules", "fitting"),
-        *("naming", "heads"),
+        *("naming", "heads", "entering"),
     },
     "callbacks": {"types", "backend", "bounds", "network", "trainer"},
     "interchange": {"types", "regions", "network", "bounds", "attacks", "properties"},
     "certification": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),
         *("bounds", "attacks", "logs", "names", "naming", "provenance", "runs", "properties"),
-        *("branching", "several"),
+        *("branching", "entering"),
     },
     "scaling": {"types", "regions", "logs", "files", "runs", "certification"},
     "assessment": {"regions", "bounds", "attacks"},
@@ -84,13 +84,13 @@ _MAY_KNOW = {
     },
     "export": {
         *("types", "backend", "regions", "rules", "network", "bounds", "certification"),
-        *("runs", "saved_model"),
+        *("runs", "saved_model", "entering"),
     },
     "tfcert": {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
         *("version", "logs", "certification", "layers", "interchange", "reporting", "export"),
-        *("scaling", "callbacks", "branching", "properties", "proofs"),
+        *("scaling", "callbacks", "branching", "properties", "proofs", "entering"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "assessment"),

@@ -27,10 +27,10 @@ from tfcert.bounds import (
     least_margins,
     lipschitz,
     methods,
-    split_embedding,
 )
 from tfcert.branching import verify
 from tfcert.certification import certify
+from tfcert.entering import split_embedding
 from tfcert.export import export_certified
 from tfcert.regions import Box, LpBall
 from tfcert.rules import register_activation, register_affine, register_monotone, register_rule

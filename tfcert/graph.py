@@ -21,6 +21,7 @@ __all__ = [
     "Types",
     "Visit",
     "attention_parts",
+    "check_call",
     "example_inputs",
     "inputs_of",
     "interpret",
@@ -37,6 +38,7 @@ __all__ = [
     "start_at_epoch",
     "types_of",
     "wants_walk",
+    "weight_type",
     "with_activation",
 ]
 
@@ -123,7 +125,7 @@ def _function_of(model: Any) -> Any:
     return model
 
 
-def interpret(model: Any, inputs: list, visit: Visit) -> Any:
+def interpret(model: Any, inputs: list, visit: Visit, checked: bool = True) -> Any:
     """Runs ``visit`` over every call of a model, in order, and returns the model's outputs.
 
     Nested models are entered, so ``visit`` only sees layers and ``keras.ops`` operations; a layer
@@ -133,6 +135,7 @@ def interpret(model: Any, inputs: list, visit: Visit) -> Any:
         model: A built Sequential or Functional model (or a keras.Function).
         inputs: One value per input of the model, of any type.
         visit: Called with the operation, and its arguments with values in place of tensors.
+        checked: Whether calls that compute no fixed function of their inputs are refused.
 
     Returns:
         The values in the structure of the model's outputs.
@@ -151,10 +154,11 @@ def interpret(model: Any, inputs: list, visit: Visit) -> Any:
                 continue
             args = keras.tree.map_structure(value_of, node.arguments.args)
             kwargs = keras.tree.map_structure(value_of, node.arguments.kwargs)
-            _check_call(node.operation, kwargs)
+            if checked:
+                check_call(node.operation, kwargs)
             if wants_walk(node.operation):
                 given = _given(node.operation, node.arguments)
-                result = interpret(node.operation, [values[id(t)] for t in given], visit)
+                result = interpret(node.operation, [values[id(t)] for t in given], visit, checked)
             else:
                 result = visit(node.operation, args, kwargs, node.outputs)
             for tensor, value in zip(node.outputs, keras.tree.flatten(result), strict=True):
@@ -311,7 +315,8 @@ def start_at_epoch(model: keras.Model, epoch: int) -> None:
     model._initial_epoch = epoch
 
 
-def _check_call(operation: Any, kwargs: dict) -> None:
+def check_call(operation: Any, kwargs: dict) -> None:
+    """Raises where a call inside a model computes no fixed function of its inputs."""
     name = f"Layer {operation.name!r} ({type(operation).__name__})"
     if kwargs.get("training") and not _trains_by_default(operation):
         raise NotImplementedError(
@@ -383,6 +388,12 @@ def types_of(model: keras.Model) -> Types:
             "keras.Input."
         )
     return Types(entry.dtype, ", ".join(reduced))
+
+
+def weight_type(model: keras.Model) -> str | None:
+    """The type of a model's weights: that of the first layer that has any; None without."""
+    layers = [layer for layer in layers_of(model) if not isinstance(layer, keras.Model)]
+    return next((layer.variable_dtype for layer in layers if layer.weights), None)
 
 
 _PLAIN = (bool, int, float, str, tuple, type(None))

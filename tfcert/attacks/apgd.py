@@ -12,7 +12,7 @@ from tfcert.attacks.directions import steepest
 from tfcert.attacks.inputs import Scores
 from tfcert.attacks.losses import Goal
 from tfcert.attacks.pgd import PGD
-from tfcert.regions import Region
+from tfcert.entering import Regions
 from tfcert.types import AttackLoss, Tensor
 
 __all__ = ["APGD"]
@@ -45,7 +45,7 @@ class APGD(PGD):
 
     def __init__(
         self,
-        region: Region,
+        region: Regions,
         steps: int = 100,
         restarts: int = 1,
         *,

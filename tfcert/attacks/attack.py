@@ -14,8 +14,9 @@ from keras import ops
 from tfcert import backend
 from tfcert.attacks import inputs, losses
 from tfcert.attacks.inputs import Scores
+from tfcert.entering import Inputs, Regions, enter
 from tfcert.programs import programs_of
-from tfcert.regions import Numbers, Region
+from tfcert.regions import Numbers, Region, as_region
 from tfcert.types import Tensor
 
 __all__ = ["Attack", "Found", "Search", "better", "positive"]
@@ -26,7 +27,7 @@ class Found(NamedTuple):
 
     Attributes:
         places: Which inputs of the batch, ``(inputs,)``.
-        points: Of the shape of these inputs.
+        points: Of the shape of these inputs; of several inputs in their structure.
         margins: By how much a wrong class is ahead at these points, ``(inputs,)``; at most 0 where
             the class is right.
     """
@@ -40,13 +41,15 @@ class Attack:
     """A search for points of a region that a model gets wrong.
 
     Args:
-        region: Where to search.
+        region: Where to search; of several inputs a dictionary or a list with a region, or
+            "fixed", for each.
     """
 
     # Whether it searches regions that are finite sets, and those only.
     for_finite = False
 
-    def __init__(self, region: Region):
+    def __init__(self, region: Regions):
+        region = as_region(region)
         if not isinstance(region, Region):
             raise ValueError(
                 f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
@@ -60,27 +63,37 @@ class Attack:
         self.region = region
 
     def __call__(
-        self, model: keras.Model, x: Tensor, y: Tensor, seed: int = 0, batch_size: int = 1024
-    ) -> Tensor:
+        self, model: keras.Model, x: Inputs, y: Tensor, seed: int = 0, batch_size: int = 1024
+    ) -> Any:
         """The worst points found.
 
         Args:
             model: A model with one output, ``(batch, classes)``, or ``(batch, 1)`` for a logit or a
                 probability; runs in inference mode.
-            x: Inputs, ``(batch, *input_shape)``.
+            x: Inputs, ``(batch, *input_shape)``; a dictionary or a list of them where the model has
+                several inputs.
             y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones.
             seed: Decides all that is random, together with `batch_size`.
             batch_size: Inputs that are attacked together.
 
         Returns:
-            A tensor of the shape of x.
+            A tensor of the shape of x; of several inputs arrays in the structure of x.
         """
         return self.worst_points(model, x, y, seed, batch_size).points
 
     def worst_points(
-        self, model: keras.Model, x: Tensor, y: Tensor, seed: int = 0, batch_size: int = 1024
+        self, model: keras.Model, x: Inputs, y: Tensor, seed: int = 0, batch_size: int = 1024
     ) -> Found:
         """The worst points found with their margins; the arguments are those of a call."""
+        entry = enter(model, x, self.region)
+        attack = self if entry.region is self.region else self.with_region(entry.region)
+        found = attack.worst_of_one(entry.model, entry.x, y, seed, batch_size)
+        return found if entry.apart is None else found._replace(points=entry.apart(found.points))
+
+    def worst_of_one(
+        self, model: keras.Model, x: Tensor, y: Tensor, seed: int, batch_size: int
+    ) -> Found:
+        """``worst_points`` for a model with one input."""
         raise NotImplementedError
 
     def with_region(self, region: Region) -> Self:
@@ -124,8 +137,8 @@ class Search(Attack):
         super().__init__(region)
         self.restarts, self.early_stop = positive("restarts", restarts), early_stop
 
-    def worst_points(
-        self, model: keras.Model, x: Tensor, y: Tensor, seed: int = 0, batch_size: int = 1024
+    def worst_of_one(
+        self, model: keras.Model, x: Tensor, y: Tensor, seed: int, batch_size: int
     ) -> Found:
         places, *found = zip(*self.pieces(model, x, y, seed, batch_size), strict=True)
         if len(places) == 1:
@@ -135,7 +148,10 @@ class Search(Attack):
     def pieces(
         self, model: keras.Model, x: Tensor, y: Tensor, seed: int = 0, batch_size: int = 1024
     ) -> Iterator[Found]:
-        """The worst points, batch by batch: each is attacked when it is asked for."""
+        """The worst points, batch by batch, of a model with one input.
+
+        Each batch is attacked when it is asked for.
+        """
         if not isinstance(seed, (int, np.integer)):
             raise ValueError(f"`seed` must be an integer. Received: seed={seed!r}.")
         x, y = inputs.check(model, x, y, *self._needs())

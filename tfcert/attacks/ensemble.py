@@ -17,7 +17,7 @@ from tfcert.attacks.apgd import APGD
 from tfcert.attacks.attack import Attack, Found, Search, positive
 from tfcert.attacks.losses import TARGETED_CLASSES
 from tfcert.attacks.square import Square
-from tfcert.regions import Region
+from tfcert.entering import Regions
 from tfcert.types import Tensor
 
 __all__ = ["Ensemble"]
@@ -68,7 +68,7 @@ class Ensemble(Attack):
 
     def __init__(
         self,
-        region: Region,
+        region: Regions,
         attacks: Sequence[Search] | None = None,
         *,
         rounds: int | None = 1,
@@ -113,8 +113,8 @@ class Ensemble(Attack):
             found.append(Square(self.region))
         return tuple(found)
 
-    def worst_points(
-        self, model: keras.Model, x: Tensor, y: Tensor, seed: int = 0, batch_size: int = 1024
+    def worst_of_one(
+        self, model: keras.Model, x: Tensor, y: Tensor, seed: int, batch_size: int
     ) -> Found:
         begin = time.monotonic()
         x, y = inputs.check(model, x, y)

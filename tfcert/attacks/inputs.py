@@ -53,8 +53,8 @@ def check(
     """
     if len(getattr(model, "inputs", None) or [None]) > 1:
         raise NotImplementedError(
-            f"Model {model.name!r} has {len(model.inputs)} inputs. {why} is for models with one. "
-            "tfcert.branching.find_counterexample and tfcert.certify take a region for each input."
+            f"Model {model.name!r} has {len(model.inputs)} inputs. {why} takes a region for each, "
+            "in a call or by worst_points."
         )
     x = ops.convert_to_tensor(x)
     checks.check_not_empty(x)

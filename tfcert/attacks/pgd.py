@@ -11,7 +11,7 @@ from tfcert.attacks.attack import Search, better, positive
 from tfcert.attacks.directions import steepest
 from tfcert.attacks.inputs import Scores
 from tfcert.attacks.losses import Goal
-from tfcert.regions import Region
+from tfcert.entering import Regions
 from tfcert.schedules import Clock, Schedule, get
 from tfcert.types import AttackLoss, Tensor
 
@@ -58,7 +58,7 @@ class PGD(Search):
 
     def __init__(
         self,
-        region: Region,
+        region: Regions,
         steps: int = 40,
         step_size: float | Schedule | None = None,
         restarts: int = 1,
@@ -220,7 +220,7 @@ class FGSM(PGD):
     Reference: Goodfellow et al., 2015, https://arxiv.org/abs/1412.6572, section 4
     """
 
-    def __init__(self, region: Region, *, loss: AttackLoss = "cross_entropy"):
+    def __init__(self, region: Regions, *, loss: AttackLoss = "cross_entropy"):
         super().__init__(region, steps=1, step_size=1.0, loss=loss, random_start=False)
 
     def worst(self, scores: Scores, x: Tensor, y: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from tfcert.attacks import losses
 from tfcert.attacks.attack import Search, better, positive
 from tfcert.attacks.inputs import Scores
 from tfcert.attacks.windows import Windows, windows_of
-from tfcert.regions import Region
+from tfcert.entering import Regions
 from tfcert.regions.seeds import Seeds
 from tfcert.types import Tensor
 
@@ -57,7 +57,7 @@ class Square(Search):
 
     def __init__(
         self,
-        region: Region,
+        region: Regions,
         steps: int = 5000,
         restarts: int = 1,
         *,
@@ -65,7 +65,7 @@ class Square(Search):
         early_stop: bool = True,
     ):
         super().__init__(region, restarts, early_stop)
-        if region.norm not in (2, math.inf):
+        if self.region.norm not in (2, math.inf):
             raise ValueError(
                 "The square attack searches boxes and balls of norm inf and 2; take APGD for other "
                 f"norms. Received: region={region!r}."

@@ -9,7 +9,7 @@ from tfcert import backend
 from tfcert.attacks import losses
 from tfcert.attacks.attack import Search, better, positive
 from tfcert.attacks.inputs import Scores
-from tfcert.regions import Region
+from tfcert.entering import Regions
 from tfcert.types import Tensor
 
 __all__ = ["Substitutions"]
@@ -40,7 +40,7 @@ class Substitutions(Search):
     for_finite = True
 
     def __init__(
-        self, region: Region, steps: int = 8, restarts: int = 1, *, early_stop: bool = True
+        self, region: Regions, steps: int = 8, restarts: int = 1, *, early_stop: bool = True
     ):
         super().__init__(region, restarts, early_stop)
         self.steps = positive("steps", steps)

@@ -2,7 +2,6 @@
 
 from tfcert.bounds import lipschitz, methods
 from tfcert.bounds.api import bound, bound_margins, least_margins, trace_count
-from tfcert.bounds.embedding import split_embedding
 
 __all__ = [
     "bound",
@@ -10,6 +9,5 @@ __all__ = [
     "least_margins",
     "lipschitz",
     "methods",
-    "split_embedding",
     "trace_count",
 ]

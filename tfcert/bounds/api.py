@@ -9,8 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import backend, checks, heads, properties, several
+from tfcert import backend, checks, heads, properties
 from tfcert.bounds import calls, methods, propagation
+from tfcert.entering import Inputs, Regions, enter
 from tfcert.programs import programs_of
 from tfcert.regions import Region
 from tfcert.types import Bounds, MethodName, Statistics, Tensor
@@ -20,8 +21,8 @@ __all__ = ["bound", "bound_margins", "least_margins", "trace_count"]
 
 def bound(
     model: keras.Model,
-    x: several.Inputs,
-    region: several.Regions,
+    x: Inputs,
+    region: Regions,
     method: MethodName | methods.Method = "crown",
     statistics: Statistics = "moving",
 ) -> Bounds:
@@ -49,7 +50,7 @@ def bound(
     >>> b.lower.shape
     TensorShape([1, 3])
     """
-    model, x, region, _ = several.as_one(model, x, region)
+    model, x, region, _ = enter(model, x, region)
     call = calls.prepare(model, x, region, method, statistics)
     outputs = keras.tree.flatten(call.network.outputs)
     rows = 2 * max(math.prod(node.shape) for node in outputs)
@@ -62,9 +63,9 @@ def bound(
 
 def bound_margins(
     model: keras.Model,
-    x: several.Inputs,
+    x: Inputs,
     y: Tensor | properties.OutputProperty,
-    region: several.Regions,
+    region: Regions,
     method: MethodName | methods.Method = "crown",
     specification: Tensor | None = None,
     statistics: Statistics = "moving",
@@ -105,7 +106,7 @@ def bound_margins(
     >>> margins = tfcert.bound_margins(model, x, y, tfcert.LpBall(0.1), method="crown")
     >>> verified = keras.ops.all(keras.ops.where(one_hot_y, 1.0, margins) > 0, axis=-1)
     """
-    model, x, region, _ = several.as_one(model, x, region)
+    model, x, region, _ = enter(model, x, region)
     ranks = y.ranks if isinstance(y, properties.OutputProperty) else y is not None
     if ranks and specification is None:
         model = _scores(model, method, x)
@@ -150,9 +151,9 @@ def _property_margins(call: calls.Call, asked: properties.OutputProperty, output
 
 def least_margins(
     model: keras.Model,
-    x: several.Inputs,
+    x: Inputs,
     y: Tensor,
-    region: several.Regions,
+    region: Regions,
     method: MethodName | methods.Method = "crown",
     *,
     again: bool = False,
@@ -180,7 +181,7 @@ def least_margins(
 
     >>> verified = tfcert.least_margins(model, x, y, tfcert.LpBall(0.1)) > 0
     """
-    model, x, region, _ = several.as_one(model, x, region)
+    model, x, region, _ = enter(model, x, region)
     call = calls.prepare(_scores(model, method, x), x, region, method, "moving")
     classes = _classes(call)
     labels = checks.as_labels(y, call.batch, classes)

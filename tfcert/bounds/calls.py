@@ -12,7 +12,6 @@ from keras import ops
 
 from tfcert import backend, checks, graph
 from tfcert.bounds import methods, propagation
-from tfcert.bounds.embedding import entered
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.statistics import batch_moments, normalizing_nodes
 from tfcert.network import Network, checked_model, derived_from
@@ -172,7 +171,6 @@ def prepare(model: Any, x: Any, region: Any, method: Any, statistics: str = "mov
         raise ValueError(
             f'`statistics` must be "moving" or "batch". Received: statistics={statistics!r}.'
         )
-    model, x, region = entered(model, x, region)
     if not isinstance(region, Region):
         raise ValueError(
             f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."

@@ -26,11 +26,11 @@ from tfcert.branching.rows import Rows
 from tfcert.branching.search import Found, Limits, Progress, search
 from tfcert.branching.splitter import Splitter
 from tfcert.branching.units import UnitSplitter
+from tfcert.entering import Inputs, Regions, enter
 from tfcert.network import network_of
 from tfcert.properties import OutputProperty, Property
 from tfcert.properties.questions import Problem
 from tfcert.regions import Box
-from tfcert.several import Inputs, Regions, as_one
 from tfcert.types import MethodName
 
 __all__ = ["Settings", "find_counterexample", "verify", "verify_problems"]
@@ -127,7 +127,7 @@ def verify(
     """
     begin = time.monotonic()
     method = methods.get(method)
-    model, inputs, around, joined = as_one(model, x, region)
+    model, inputs, around, apart = enter(model, x, region)
     model = subject_of(model, asked, method.float_safe)
     check_output(model)
     if time_limit is not None and not time_limit > 0:
@@ -160,8 +160,8 @@ def verify(
         cases=asked.places_by_box() if isinstance(asked, Property) else None,
     )
     outcome = verify_problems(model, problems, settings)
-    if joined is not None:
-        outcome = outcome.with_points(joined.apart)
+    if apart is not None:
+        outcome = outcome.with_points(apart)
     return outcome if proof is None else proof.written(outcome)
 
 
@@ -194,7 +194,7 @@ def find_counterexample(
     >>> asked = tfcert.properties.OutputRange(upper=10.0)
     >>> found = tfcert.branching.find_counterexample(model, asked, x, tfcert.LpBall(0.1))
     """
-    model, inputs, around, joined = as_one(model, x, region)
+    model, inputs, around, apart = enter(model, x, region)
     model = subject_of(model, asked)
     check_output(model)
     for name, value, least in (("steps", steps, 1), ("starts", starts, 1), ("seed", seed, 0)):
@@ -206,7 +206,7 @@ def find_counterexample(
     referee = Referee(model, problems)
     found = referee.judge(*attacking.drawn(problems, starts, seed))
     found = found or referee.judge(*attacking.attack(model, problems, steps, starts, seed))
-    return found if found is None or joined is None else found.with_point(joined.apart)
+    return found if found is None or apart is None else found.with_point(apart)
 
 
 def verify_problems(

@@ -15,18 +15,17 @@ import numpy as np
 
 from tfcert import attacks, backend, logs, provenance
 from tfcert.bounds import methods
-from tfcert.bounds.embedding import entered
 from tfcert.certification import cascade, checking, recording, request, stages
 from tfcert.certification.complete import Complete
 from tfcert.certification.findings import Findings, Problem
 from tfcert.certification.results import Certificates
 from tfcert.certification.stages import Stage
 from tfcert.certification.subject import Subject
+from tfcert.entering import Inputs, Regions, enter
 from tfcert.naming import trained_with
 from tfcert.network import checked_model
 from tfcert.properties import OutputProperty
 from tfcert.runs import progress
-from tfcert.several import Inputs, Regions, as_one
 from tfcert.types import ArrayLike, MethodName, PathLike
 
 __all__ = ["certify"]
@@ -129,9 +128,8 @@ def certify(
     >>> result.verdict[:3], result.verified_accuracy
     >>> print(result.summary())
     """
-    model, x, region = entered(model, x, region)
     chain, complete = request.chain(method, float_safe)
-    model, inputs, around, joined = as_one(model, x, region)
+    model, inputs, around, apart = enter(model, x, region)
     checked_model(model, inputs)
     ranks = y.ranks if isinstance(y, OutputProperty) else True
     subject = Subject(model, chain[0].float_safe, ranks)
@@ -191,10 +189,10 @@ def certify(
     rounding = recorder.rounding
     checked = sum(map(check.wants, range(len(problem.x)))) + len(rounding)
     result = _result(problem, findings, max_eps is not None, checked, rounding)
-    if joined is None:
+    if apart is None:
         return result
-    apart = {place: joined.apart(point) for place, point in result.counterexamples.items()}
-    return dataclasses.replace(result, counterexamples=apart)
+    points = {place: apart(point) for place, point in result.counterexamples.items()}
+    return dataclasses.replace(result, counterexamples=points)
 
 
 class _Plan:

@@ -4,31 +4,61 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 from keras import ops
 
 from tfcert.regions import region, seeds
+from tfcert.regions.lp_ball import LpBall
 from tfcert.regions.numbers import Number, Numbers
+from tfcert.regions.words import WordSubstitutions
 from tfcert.types import ArrayLike, Tensor
 
-__all__ = ["Product"]
+__all__ = ["Product", "as_region"]
+
+OneRegion: TypeAlias = region.Region | WordSubstitutions | str
+
+# The region of an input that is fixed.
+_STILL = LpBall(0.0)
+
+
+class _Blocks:
+    """Which blocks a vector has, and the region of each: known when the model is.
+
+    Attributes:
+        order: The number of the region of each block; None for a block that stays as it is.
+        shapes: The shapes of the blocks; None before they are known.
+        ends: Where each block begins, and the last one ends.
+    """
+
+    def __init__(self) -> None:
+        self.order: tuple[int | None, ...] = ()
+        self.shapes: tuple[tuple[int, ...], ...] | None = None
+        self.ends: list[int] = [0]
+
+    def settle(self, order: Sequence[int | None], shapes: Sequence[Sequence[int]]) -> None:
+        self.order = tuple(order)
+        self.shapes = tuple(tuple(int(size) for size in shape) for shape in shapes)
+        self.ends = [0, *map(int, np.cumsum([math.prod(shape) for shape in self.shapes]))]
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Product(region.Region):
-    """All points of which each block lies in a region of its own.
+    """A region for each of several inputs.
 
-    Inputs are vectors, ``(batch, size)``: the flattened inputs of a model with several inputs, one
-    behind the other. Whatever is asked of the region is asked of each block: a linear function has
-    its minimum where each block has it.
+    Functions that know the model, such as ``tfcert.bound``, attacks and ``CertifiedTrainer``, take
+    it, or the dictionary or the list that it is made of. They compute on vectors, ``(batch,
+    size)``: the flattened inputs, one behind the other. Whatever is asked of the region is asked of
+    each block: a linear function has its minimum where each block has it.
 
     Args:
-        regions: The regions, in the order of the blocks.
-        shapes: The shapes of one entry of each block, without the batch axis.
+        regions: A region, or "fixed", for each input: a dictionary by the names of the inputs, or a
+            list in their order.
+        shapes: The shapes of one entry of each block of a vector, without the batch axis; None: the
+            model tells.
 
     Example:
 
@@ -40,33 +70,98 @@ class Product(region.Region):
     -5.5
     """
 
-    def __init__(self, regions: Sequence[region.Region], shapes: Sequence[Sequence[int]]):
-        self.regions = tuple(regions)
-        self.shapes = tuple(tuple(int(size) for size in shape) for shape in shapes)
-        if len(self.regions) != len(self.shapes) or not self.regions:
+    def __init__(
+        self,
+        regions: Mapping[str, OneRegion] | Sequence[OneRegion],
+        shapes: Sequence[Sequence[int]] | None = None,
+    ):
+        named = isinstance(regions, Mapping)
+        self.names = tuple(regions) if named else None
+        given = tuple(regions.values()) if isinstance(regions, Mapping) else tuple(regions)
+        labels = self.names or range(len(given))
+        found = [_one(one, label) for one, label in zip(given, labels, strict=True)]
+        self.regions: tuple[Any, ...] = tuple(found)
+        if not found or (shapes is not None and len(found) != len(shapes)):
             raise ValueError(
                 "`regions` must hold one region for each of `shapes`. "
-                f"Received: {len(self.regions)} regions and {len(self.shapes)} shapes."
+                f"Received: {len(found)} regions and {len(shapes or ())} shapes."
             )
-        norms = {one.norm for one in self.regions}
+        # Shared with all copies: a region that was scaled before learns what this one is told.
+        self._blocks, self._given = _Blocks(), shapes is not None
+        if shapes is not None:
+            self._blocks.settle(range(len(found)), shapes)
+        norms = {one.norm for one in found if isinstance(one, region.Region)}
         # Where norms differ the whole has none; it is no box either.
         self.norm = norms.pop() if len(norms) == 1 and norms <= {math.inf} else math.nan
-        ends = np.cumsum([math.prod(shape) for shape in self.shapes])
-        self._ends = [0, *map(int, ends)]
 
-    # Blocks.
+    # The inputs, and the blocks of the vector.
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the shapes of the blocks were given."""
+        return self._given
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of one entry of each block of a vector, without the batch axis."""
+        if self._blocks.shapes is None:
+            raise ValueError(
+                "A region of several inputs needs to know how a model's inputs become one vector. "
+                "Pass it with the model, as to tfcert.bound, to an attack or to CertifiedTrainer, "
+                f"or give `shapes`. Received: shapes=None with regions={list(self.regions)!r}."
+            )
+        return self._blocks.shapes
+
+    @property
+    def parts(self) -> tuple[region.Region, ...]:
+        """The region of each block."""
+        return tuple(_STILL if n is None else self.regions[n] for n in self._blocks.order)
+
+    def by_input(self, values: Sequence[Any]) -> Any:
+        """Values for the inputs: a dictionary where the regions were given as one, or a list."""
+        if self.names is None:
+            return list(values)
+        return dict(zip(self.names, values, strict=True))
+
+    def words(self) -> tuple[Any, ...]:
+        """The inputs whose words may change: their names, or their numbers in a list."""
+        keys = self.names or range(len(self.regions))
+        pairs = zip(keys, self.regions, strict=True)
+        return tuple(key for key, one in pairs if isinstance(one, WordSubstitutions))
+
+    def settle(self, order: Sequence[int | None], shapes: Sequence[Sequence[int]]) -> None:
+        """Tells the region, and all copies of it, which blocks the vectors of a model have.
+
+        Args:
+            order: The number of the region of each block; None for a block that stays as it is.
+            shapes: The shapes of the blocks.
+        """
+        other = _Blocks()
+        other.settle(order, shapes)
+        if self._blocks.shapes is not None and vars(other) != vars(self._blocks):
+            raise ValueError(
+                "A region of several inputs that trained one model was given to a model with "
+                f"other inputs. Make another one. Received: region={self!r}."
+            )
+        self._blocks.settle(order, shapes)
 
     def blocks(self, values: Tensor) -> list[Tensor]:
         """The blocks of vectors, in their own shapes; leading axes stay."""
         lead = tuple(ops.shape(values))[:-1] if ops.is_tensor(values) else values.shape[:-1]
         reshape = ops.reshape if ops.is_tensor(values) else np.reshape
-        pairs = zip(self._ends, self._ends[1:], self.shapes, strict=False)
-        return [reshape(values[..., low:high], (*lead, *shape)) for low, high, shape in pairs]
+        return [
+            reshape(values[..., low:high], (*lead, *shape))
+            for low, high, shape in zip(*self._cuts(), self.shapes, strict=True)
+        ]
+
+    def _cuts(self) -> tuple[list[int], list[int]]:
+        """Where each block begins, and where it ends."""
+        return self._blocks.ends[:-1], self._blocks.ends[1:]
 
     def each(self, function: Callable[..., Tensor], *values: Tensor) -> Tensor:
         found = []
         parts = [self.blocks(ops.convert_to_tensor(value)) for value in values]
-        for number, (one, shape) in enumerate(zip(self.regions, self.shapes, strict=True)):
+        for number, (one, shape) in enumerate(zip(self.parts, self.shapes, strict=True)):
             result = function(one, *(part[number] for part in parts))
             lead = tuple(ops.shape(result))[: len(result.shape) - len(shape)]
             found.append(ops.reshape(result, (*lead, math.prod(shape))))
@@ -81,19 +176,21 @@ class Product(region.Region):
     # Checks.
 
     def _check_shapes(self, shape: tuple) -> None:
-        if len(shape) != 2 or shape[1] not in (None, self._ends[-1]):
+        shapes = self.shapes
+        size = self._blocks.ends[-1]
+        if len(shape) != 2 or shape[1] not in (None, size):
             raise ValueError(
-                f"x must have the shape (batch, {self._ends[-1]}). Received: x of shape {shape}."
+                f"x must have the shape (batch, {size}). Received: x of shape {shape}."
             )
-        for one, own in zip(self.regions, self.shapes, strict=True):
+        for one, own in zip(self.parts, shapes, strict=True):
             one._check_shapes((shape[0], *own))
 
     def _check_values(self, x: np.ndarray) -> None:
-        for one, block in zip(self.regions, self.blocks(x), strict=True):
+        for one, block in zip(self.parts, self.blocks(x), strict=True):
             one._check_values(block)
 
     def admits(self, x: Tensor) -> Tensor:
-        found = [one.admits(block) for one, block in zip(self.regions, self.blocks(x), strict=True)]
+        found = [one.admits(block) for one, block in zip(self.parts, self.blocks(x), strict=True)]
         return ops.all(ops.stack(found, axis=-1), axis=-1)
 
     # Bounds.
@@ -123,7 +220,7 @@ class Product(region.Region):
         if self.norm == math.inf:
             return self._minimise_box(coefficients, bound)
         total: Any = 0.0
-        for one, low, high in zip(self.regions, self._ends, self._ends[1:], strict=False):
+        for one, low, high in zip(self.parts, *self._cuts(), strict=True):
             cut = [None if t is None else t[..., low:high] for t in bound]
             total = total + one.minimise_beside(
                 coefficients[..., low:high], region.BoundRegion(*cut)
@@ -139,7 +236,7 @@ class Product(region.Region):
         return self.each(lambda one, block, center: one.project(block, center), points, x)
 
     def _sample(self, x: Tensor, count: int, seed: seeds.Seeds, corners: bool) -> Tensor:
-        numbers = iter(range(len(self.regions)))
+        numbers = iter(range(len(self.parts)))
 
         def drawn(one: region.Region, block: Tensor) -> Tensor:
             return one._sample(block, count, seeds.Seeds(seed.seed + 7919 * next(numbers)), corners)
@@ -150,7 +247,7 @@ class Product(region.Region):
         return self.each(lambda one, block: one.reach(block), x)
 
     def _contains(self, points: np.ndarray, x: np.ndarray) -> np.ndarray:
-        parts = zip(self.regions, self.blocks(points), self.blocks(x), strict=True)
+        parts = zip(self.parts, self.blocks(points), self.blocks(x), strict=True)
         return np.all([one._contains(block, center) for one, block, center in parts], axis=0)
 
     # Numbers.
@@ -158,12 +255,13 @@ class Product(region.Region):
     def _described(self, rank: int) -> dict[str, Number]:
         return {
             f"{place}.{name}": number
-            for place, (one, shape) in enumerate(zip(self.regions, self.shapes, strict=True))
-            for name, number in one._described(len(shape) + 1 if rank else 0).items()
+            for place, shape in zip(self._blocks.order, self.shapes, strict=True)
+            if place is not None
+            for name, number in self.regions[place]._described(rank and len(shape) + 1).items()
         }
 
     def signature(self) -> Hashable:
-        return type(self), self.shapes, tuple(one.signature() for one in self.regions)
+        return type(self), self._blocks.order, self.shapes, tuple(o.signature() for o in self.parts)
 
     def template(self) -> Product:
         return self._of_each(lambda one: one.template())
@@ -180,8 +278,14 @@ class Product(region.Region):
         return other
 
     def select(self, places: np.ndarray, x: Tensor) -> Product:
-        empty = [np.zeros((1, *shape), "float32") for shape in self.shapes]
-        return self._of_each(lambda one, block: one.select(places, block), empty)
+        empty = {
+            number: np.zeros((1, *shape), "float32")
+            for number, shape in zip(self._blocks.order, self.shapes, strict=True)
+        }
+        blocks = [empty.get(number) for number in range(len(self.regions))]
+        return self._of_each(
+            lambda one, block: one if block is None else one.select(places, block), blocks
+        )
 
     # Sizes.
 
@@ -200,15 +304,39 @@ class Product(region.Region):
 
     def get_config(self) -> dict[str, Any]:
         regions = [keras.saving.serialize_keras_object(one) for one in self.regions]
-        return {"regions": regions, "shapes": [list(shape) for shape in self.shapes]}
+        return {"regions": self.by_input(regions), **self._given_shapes()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Product:
-        regions = [keras.saving.deserialize_keras_object(one) for one in config["regions"]]
-        return cls(regions, config["shapes"])
+        read, given = keras.saving.deserialize_keras_object, config["regions"]
+        if isinstance(given, Mapping):
+            return cls({name: read(one) for name, one in given.items()}, config["shapes"])
+        return cls([read(one) for one in given], config["shapes"])
+
+    def _given_shapes(self) -> dict[str, Any]:
+        return {"shapes": [list(shape) for shape in self.shapes] if self._given else None}
 
     def _fields(self) -> dict[str, Any]:
-        return {"regions": self.regions, "shapes": self.shapes}
+        shapes = self.shapes if self._given else None
+        return {"names": self.names, "regions": self.regions, "shapes": shapes}
 
     def __repr__(self) -> str:
-        return f"Product(regions={list(self.regions)!r}, shapes={list(self.shapes)!r})"
+        shapes = f", shapes={list(self.shapes)!r}" if self._given else ""
+        return f"Product(regions={self.by_input(self.regions)!r}{shapes})"
+
+
+def _one(given: Any, label: Any) -> Any:
+    """The region of one input."""
+    if isinstance(given, str) and given == "fixed":
+        return _STILL
+    if isinstance(given, Product) or not isinstance(given, region.Region | WordSubstitutions):
+        raise ValueError(
+            'Each input of `region` must be a tfcert.LpBall, a tfcert.Box, or "fixed". '
+            f"Received: region={given!r} for input {label!r}."
+        )
+    return given
+
+
+def as_region(given: Any) -> Any:
+    """A region, where a dictionary or a list of regions stands for one of several inputs."""
+    return Product(given) if isinstance(given, Mapping | list | tuple) else given

@@ -75,6 +75,21 @@ class WordSubstitutions:
         changes = found.shape[1] if self.max_changes is None else self.max_changes
         return Alternatives(vectors[found], changes)
 
+    def nearest(self, words: ArrayLike, points: ArrayLike, vectors: ArrayLike) -> np.ndarray:
+        """The words whose vectors are closest to points, among those that may stand there.
+
+        Args:
+            words: The sequences that were replaced, ``(..., positions)``.
+            points: Embedded sequences, ``(..., positions, features)``.
+            vectors: The embedding, ``(words, features)``.
+        """
+        words, points = np.asarray(words), np.asarray(points)
+        flat = _as_words(words.reshape(-1, words.shape[-1]))
+        found = np.concatenate([flat[..., None], self.alternatives(flat)], axis=-1)
+        apart = np.asarray(vectors)[found] - points.reshape(*flat.shape, 1, -1)
+        nearest = np.square(apart).sum(axis=-1).argmin(axis=-1)
+        return np.take_along_axis(found, nearest[..., None], axis=-1).reshape(words.shape)
+
     def get_config(self) -> dict[str, Any]:
         """The arguments, for Keras's saving."""
         table = {str(word): list(others) for word, others in self.table.items()}

@@ -1,0 +1,16 @@
+"""What a model takes, as one tensor: several inputs as one vector, words as their vectors."""
+
+from tfcert.entering.embedding import SplitModel, split_embedding
+from tfcert.entering.entry import Entry, Inputs, Regions, enter, joined
+from tfcert.entering.joining import Joined
+
+__all__ = [
+    "Entry",
+    "Inputs",
+    "Joined",
+    "Regions",
+    "SplitModel",
+    "enter",
+    "joined",
+    "split_embedding",
+]
