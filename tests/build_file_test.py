@@ -61,13 +61,15 @@ _MAY_KNOW = {
     },
     "fitting": {
         *("types", "backend", "checks", "graph", "heads", "bounds", "network", "schedules"),
-        *("tracing", "entering"),
+        *("tracing", "entering", "regions"),
     },
     "trainer": {
         *("types", "backend", "graph", "bounds", "network", "objectives", "schedules", "fitting"),
         *("naming", "heads", "entering"),
     },
-    "callbacks": {"types", "backend", "bounds", "network", "trainer"},
+    "callbacks": {
+        *("types", "backend", "bounds", "network", "trainer", "entering", "fitting"),
+    },
     "interchange": {"types", "regions", "network", "bounds", "attacks", "properties"},
     "certification": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),

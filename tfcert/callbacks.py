@@ -10,9 +10,10 @@ from keras import ops
 
 from tfcert import backend
 from tfcert.bounds.statistics import batch_moments, normalizing_nodes
+from tfcert.entering import Inputs, joined
+from tfcert.fitting import taken
 from tfcert.network import network_of
 from tfcert.trainer import CertifiedTrainer
-from tfcert.types import ArrayLike
 
 __all__ = ["PopulationStatistics"]
 
@@ -27,7 +28,8 @@ class PopulationStatistics(keras.callbacks.Callback):
     more for the averages. Frozen layers keep theirs; ``MeanShift`` gets the mean.
 
     Args:
-        x: The training inputs, an array. They are not augmented.
+        x: The training inputs, an array; of several inputs a dictionary or a tuple of arrays. They
+            are not augmented.
         batch_size: Samples in a pass; that of training, since the layers before one normalise by
             the batch.
 
@@ -39,17 +41,17 @@ class PopulationStatistics(keras.callbacks.Callback):
     Reference: Wu and Johnson, 2021, https://arxiv.org/abs/2105.07576, section 3.
     """
 
-    def __init__(self, x: ArrayLike, batch_size: int = 256):
+    def __init__(self, x: Inputs, batch_size: int = 256):
         super().__init__()
-        self.x = np.asarray(x)
+        several = isinstance(x, (dict, tuple))
+        self.x = keras.tree.map_structure(np.asarray, x) if several else np.asarray(x)
+        self.samples = len(keras.tree.flatten(self.x)[0])
         if not (isinstance(batch_size, (int, np.integer)) and batch_size >= 1):
             raise ValueError(
                 f"`batch_size` must be a positive integer. Received: batch_size={batch_size!r}."
             )
-        if not len(self.x):
-            raise ValueError(
-                f"`x` must hold the training inputs. Received: x of shape {self.x.shape}."
-            )
+        if not self.samples:
+            raise ValueError("`x` must hold the training inputs. Received: x without samples.")
         self.batch_size, self._due = int(batch_size), False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -73,19 +75,21 @@ class PopulationStatistics(keras.callbacks.Callback):
 
     def apply(self, model: keras.Model) -> None:
         """Sets the moving statistics of a model to those of the samples."""
-        network = network_of(model)
+        door = joined(model)
+        network = network_of(model if door is None else door.model)
         nodes = normalizing_nodes(network)
         if not nodes:
             return
         moments = backend.compile_function(lambda x: batch_moments(network, x), model)
         sums: list[Any] = [0.0] * len(nodes)
-        for start in range(0, len(self.x), self.batch_size):
-            batch = self.x[start : start + self.batch_size]
-            found = moments(ops.convert_to_tensor(batch, dtype=network.dtype))
+        for start in range(0, self.samples, self.batch_size):
+            batch = taken(self.x, slice(start, start + self.batch_size))
+            vectors = batch if door is None else door.vector(batch)
+            found = moments(ops.convert_to_tensor(vectors, dtype=network.dtype))
             for index, pair in enumerate(found):
                 mean, variance = (ops.convert_to_numpy(t).astype("float64") for t in pair)
                 # Sums of x and of its square, which add up over batches of any size.
-                sums[index] += len(batch) * np.stack([mean, variance + mean**2])
+                sums[index] += len(vectors) * np.stack([mean, variance + mean**2])
         for node, total in zip(nodes, sums, strict=True):
-            mean, square = total / len(self.x)
+            mean, square = total / self.samples
             node.primitive.keep(mean, np.maximum(square - mean**2, 0.0))  # type: ignore[attr-defined]

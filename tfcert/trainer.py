@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import keras
 from keras import ops
 
-from tfcert import backend, fitting, graph, heads, naming
+from tfcert import backend, entering, fitting, graph, heads, naming
 from tfcert.bounds.statistics import clean_moments
 from tfcert.objectives import Batch, Objective
 from tfcert.schedules import Clock
@@ -45,7 +45,8 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
     Args:
         model: A built Sequential or Functional model with one output, ``(batch, classes)``, or
-            ``(batch, 1)`` for two classes. What is trained are its logits: a final softmax, or the
+            ``(batch, 1)`` for two classes. Where it has several inputs, ``fit`` takes dictionaries,
+            lists or tuples of them, and the objective a region for each. What is trained are its logits: a final softmax, or the
             sigmoid of a single output, is left out of the loss and stays in ``trainer.model``.
             Objectives with a region need layers with bound rules, in float32; those of smoothing
             take any layer, and mixed precision (``tfcert.smoothing.in_bfloat16``).
@@ -85,6 +86,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             raise ValueError(f"`seed` must be an integer in [0, 2**31). Received: seed={seed!r}.")
         fitting.check_model(model, bounded=objective.region is not None)
         self.model, self.objective = model, objective
+        fitting.settle(self.door, objective.region)
         self.seed, self.verified_share = int(seed), float(verified_share)
         self.step = self._counter("step")
         self.steps_per_epoch = self._counter("steps_per_epoch", 1)
@@ -125,11 +127,24 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     def scores(self) -> keras.Model:
         """The model that is trained, with the variables of ``model``: it gives the scores.
 
-        Scores leave out a final softmax, and are (0, z) for a single output z.
+        Scores leave out a final softmax, and are (0, z) for a single output z. Several inputs are
+        one vector.
         """
-        return heads.scored(self.model, read=self.objective.region is not None).model
+        model = self.model if self.door is None else self.door.model
+        return heads.scored(model, read=self.objective.region is not None).model
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+    @property
+    def door(self) -> entering.Joined | None:
+        """How several inputs become the vectors that ``scores`` takes; None for one input."""
+        return entering.joined(self.model)
+
+    def inputs_of(self, x: Any, training: bool = False) -> Tensor:
+        """What ``scores`` takes, of what ``model`` takes."""
+        if self.door is not None:
+            return self.door.vector(x, training)
+        return ops.cast(x, self.scores.inputs[0].dtype)  # Data sets bring types of their own.
+
+    def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """The model's own outputs."""
         return self.model(inputs, training=training)
 
@@ -222,12 +237,10 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             self.optimizer.build(self.trainable_variables)
         return super().fit(data, **kwargs)
 
-    def batch_of(
-        self, data: tuple[Tensor, ...], train: bool, logits: Tensor | None = None
-    ) -> Batch:
+    def batch_of(self, data: tuple[Any, ...], train: bool, logits: Tensor | None = None) -> Batch:
         """What the objective sees of one batch; runs its first pass if logits are not given."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x = ops.cast(x, self.scores.inputs[0].dtype)  # Data sets bring types of their own.
+        x = self.inputs_of(x, train)
         y, known = fitting.labels(y, self.classes)
         step = self.step + 0  # The value: a variable would be read when it is used.
         clock = Clock(step, self.steps_per_epoch + 0, final=not train)

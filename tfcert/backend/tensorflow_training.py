@@ -28,8 +28,10 @@ def pipeline(batches: keras.utils.PyDataset) -> Any:
         for index in range(len(batches)):
             yield batches[index]
 
-    specs = [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in batches[0]]
-    data = tf.data.Dataset.from_generator(generate, output_signature=tuple(specs))
+    specs = keras.tree.map_structure(
+        lambda part: tf.TensorSpec((None, *part.shape[1:]), part.dtype), batches[0]
+    )
+    data = tf.data.Dataset.from_generator(generate, output_signature=specs)
     data = data.apply(tf.data.experimental.assert_cardinality(len(batches)))
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -79,6 +79,13 @@ class Joined(NamedTuple):
             found.append(tensor if symbol.dtype == "string" else ops.cast(tensor, symbol.dtype))
         return found
 
+    def arrays(self, x: Any) -> Any:
+        """Inputs as arrays of NumPy of their own types: a dictionary, or a tuple for a list."""
+        found = [np.asarray(ops.convert_to_numpy(tensor)) for tensor in self._given(x)]
+        if isinstance(self.structure, dict):
+            return keras.tree.pack_sequence_as(self.structure, found)
+        return tuple(found)
+
     def region(self, asked: Product, x: Any = None) -> Product:
         """The region of the vector.
 

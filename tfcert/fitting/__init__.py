@@ -1,8 +1,8 @@
 """What ``CertifiedTrainer.fit`` adds to Keras's: checks, the order of samples, callbacks."""
 
 from tfcert.fitting.data import checked, labels, prepare
-from tfcert.fitting.models import check_model
-from tfcert.fitting.samples import Augmentation, Batches, Shuffled
+from tfcert.fitting.models import check_model, settle
+from tfcert.fitting.samples import Augmentation, Batches, Shuffled, taken
 from tfcert.fitting.watching import Latest, StopOnNaN
 
 __all__ = [
@@ -15,4 +15,6 @@ __all__ = [
     "checked",
     "labels",
     "prepare",
+    "settle",
+    "taken",
 ]

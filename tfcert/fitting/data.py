@@ -11,11 +11,14 @@ import numpy as np
 from keras import ops
 
 from tfcert import backend, checks
-from tfcert.fitting.samples import Augmentation, Batches, Shuffled
+from tfcert.fitting.samples import Augmentation, Batches, Shuffled, taken
 from tfcert.fitting.watching import EpochBegin, StopOnNaN, joined
 from tfcert.types import Tensor
 
 __all__ = ["checked", "labels", "prepare"]
+
+# Samples of several inputs that are checked together.
+_JOINED_AT_ONCE = 1024
 
 _NO_LABELS = (
     "`y` must hold integer labels: pass x and y, or a data set of pairs (x, y). Received: y=None."
@@ -44,28 +47,29 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
     ):
         _check_count(name, value)
     own: list[keras.callbacks.Callback] = [StopOnNaN()]
-    if _is_array(x):
+    if _is_array(trainer, x):
         arrays = check_arrays(trainer, x, y, weights)
+        samples = len(arrays[1])
         if split and arguments["validation_data"] is None:
-            cut = int(len(arrays[0]) * (1.0 - split))
-            if not 0 < cut < len(arrays[0]):
+            cut = int(samples * (1.0 - split))
+            if not 0 < cut < samples:
                 raise ValueError(
                     "`validation_split` must leave samples on both sides. "
-                    f"Received: validation_split={split} of {len(arrays[0])} samples."
+                    f"Received: validation_split={split} of {samples} samples."
                 )
-            arguments["validation_data"] = tuple(array[cut:] for array in arrays)
-            arrays = tuple(array[:cut] for array in arrays)
+            arguments["validation_data"] = taken(arrays, slice(cut, None))
+            arrays, samples = taken(arrays, slice(cut)), cut
         batch_size = 32 if batch_size is None else int(batch_size)
-        length = math.ceil(len(arrays[0]) / batch_size)
+        length = math.ceil(samples / batch_size)
         if augment is not None:
-            augment(arrays[0][:1], np.random.default_rng(0))  # Raises before training.
+            augment(taken(arrays[0], slice(1)), np.random.default_rng(0))  # Raises before training.
         length = _shortened(length, arguments.pop("steps_per_epoch", None))
-        if length * batch_size > len(arrays[0]):  # The last, smaller batch is used.
-            _check_leftover(len(arrays[0]) % batch_size, backend.devices_of(trainer.model))
+        if length * batch_size > samples:  # The last, smaller batch is used.
+            _check_leftover(samples % batch_size, backend.devices_of(trainer.model))
         batches = Shuffled(trainer, arrays, batch_size, bool(shuffle), length, augment)
         data = backend.pipeline(batches)
         own.append(EpochBegin(batches))
-        trainer.example = tuple(array[:batch_size] for array in arrays[:2])
+        trainer.example = taken(arrays[:2], slice(batch_size))
     else:
         if y is not None or weights is not None or split or augment is not None:
             raise ValueError(
@@ -151,29 +155,47 @@ def _augmentation(arguments: dict[str, Any]) -> Augmentation | None:
     return None if name == "none" else Augmentation(name, pixels, fill)
 
 
-def _is_array(x: Any) -> bool:
+def _is_array(trainer: Any, x: Any) -> bool:
+    """Whether these are all inputs at hand, and no source of batches."""
+    if trainer.door is not None and isinstance(x, (dict, tuple)):
+        return True
     return isinstance(x, np.ndarray) or ops.is_tensor(x) or isinstance(x, list)
 
 
 def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tuple:
     """Inputs and labels as NumPy arrays that the model and the objective can be trained on."""
-    x = np.asarray(ops.convert_to_numpy(x))
-    x = x.astype(keras.config.floatx(), copy=False)
-    checks.check_inputs(x, tuple(trainer.scores.input_shape[1:]), trainer.model.name)
+    if trainer.door is not None:
+        x = trainer.door.arrays(x)
+        samples = len(keras.tree.flatten(x)[0])
+    else:
+        x = np.asarray(ops.convert_to_numpy(x))
+        x = x.astype(keras.config.floatx(), copy=False)
+        checks.check_inputs(x, tuple(trainer.scores.input_shape[1:]), trainer.model.name)
+        samples = len(x)
     if y is None:
         raise ValueError(_NO_LABELS)
     y = checks.integer_labels(np.asarray(ops.convert_to_numpy(y)), trainer.classes)
-    checks.check_labels(y, len(x), trainer.classes)
-    trainer.objective.check_inputs(x)
+    checks.check_labels(y, samples, trainer.classes)
+    _check_values(trainer, x, samples)
     if sample_weight is None:
         return x, y
     sample_weight = np.asarray(ops.convert_to_numpy(sample_weight))
-    if sample_weight.shape != (len(x),):
+    if sample_weight.shape != (samples,):
         raise ValueError(
-            f"`sample_weight` must have the shape ({len(x)},). "
+            f"`sample_weight` must have the shape ({samples},). "
             f"Received: shape {sample_weight.shape}."
         )
     return x, y, sample_weight
+
+
+def _check_values(trainer: Any, x: Any, samples: int) -> None:
+    """Raises where inputs cannot be trained on; several inputs are joined a part at a time."""
+    if trainer.door is None:
+        trainer.objective.check_inputs(x)
+        return
+    for start in range(0, samples, _JOINED_AT_ONCE):
+        some = taken(x, slice(start, start + _JOINED_AT_ONCE))
+        trainer.objective.check_inputs(ops.convert_to_numpy(trainer.inputs_of(some)))
 
 
 def checked(trainer: Any, x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> tuple:
@@ -181,7 +203,7 @@ def checked(trainer: Any, x: Any, y: Any, sample_weight: Any, batch_size: int | 
 
     Arrays are checked as a whole and brought into batches, of a data set the first batch is.
     """
-    if _is_array(x):
+    if _is_array(trainer, x):
         arrays = check_arrays(trainer, x, y, sample_weight)
         _check_count("batch_size", batch_size)
         size = 32 if batch_size is None else int(batch_size)
@@ -193,7 +215,7 @@ def checked(trainer: Any, x: Any, y: Any, sample_weight: Any, batch_size: int | 
 def _checked_validation(trainer: Any, data: Any) -> Any:
     if isinstance(data, (tuple, list)):
         return check_arrays(trainer, *_parts(data))
-    if _is_array(data):
+    if _is_array(trainer, data):
         raise ValueError(
             "`validation_data` must be a pair (x, y), three with weights, or a data set. "
             f"Received: {type(data).__name__}."

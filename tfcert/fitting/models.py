@@ -8,10 +8,11 @@ from typing import Any
 
 import keras
 
-from tfcert import graph, heads, tracing
+from tfcert import entering, graph, heads, tracing
 from tfcert.network import network_of
+from tfcert.regions import Product, Region
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "settle"]
 
 
 def check_model(model: keras.Model, bounded: bool) -> None:
@@ -22,9 +23,10 @@ def check_model(model: keras.Model, bounded: bool) -> None:
         bounded: Whether the objective computes bounds. Without them any layer and mixed precision
             will do.
     """
+    given = model if entering.joined(model) is None else entering.enter(model).model
     if bounded:
         _check_calls(model)
-        network = network_of(model)
+        network = network_of(given)
         if network.dtype != "float32" or network.reduced:
             raise ValueError(
                 "Certified training is in float32. Rebuild the model with that dtype policy. "
@@ -32,7 +34,7 @@ def check_model(model: keras.Model, bounded: bool) -> None:
             )
     else:
         _check_graph(model)
-    scored = heads.scored(model, read=bounded)
+    scored = heads.scored(given, read=bounded)
     output = model.output_shape if graph.wants_walk(model) else scored.model.output_shape
     if not isinstance(output, tuple) or len(output) != 2:
         raise ValueError(
@@ -70,6 +72,19 @@ def check_model(model: keras.Model, bounded: bool) -> None:
         )
 
 
+def settle(door: entering.Joined | None, region: Region | None) -> None:
+    """Tells a region of several inputs which model it is for; raises where they do not fit."""
+    if door is not None and isinstance(region, Product):
+        door.settle(region)
+    elif region is not None and (door is not None or isinstance(region, Product)):
+        inputs = "one input" if door is None else f"the inputs {', '.join(map(repr, door.names))}"
+        raise ValueError(
+            "`region` must be a tfcert.LpBall or a tfcert.Box for a model with one input, and a "
+            'dictionary or a list with a region, or "fixed", for each of several inputs. '
+            f"Received: region={region!r} for a model with {inputs}."
+        )
+
+
 def _check_calls(model: keras.Model) -> None:
     """Raises where a layer or model that is read computes something else while training."""
     for layer in [model, *graph.layers_of(model)]:
@@ -88,10 +103,10 @@ def _check_graph(model: Any) -> None:
             "`model` must be a built Sequential or functional Keras model; wrap others: "
             f"keras.Model(inputs, model(inputs)). Received: {model!r}."
         )
-    if len(model.inputs) != 1:
+    if len(model.inputs) != 1 and entering.joined(model) is None:
         raise NotImplementedError(
-            f"Model {model.name!r} has {len(model.inputs)} inputs. Training is for models with one "
-            "input; concatenate them to one and split it inside the model."
+            f"Model {model.name!r} has {len(model.inputs)} inputs, and layers whose calls cannot "
+            "be read. Concatenate the inputs to one, and split it inside the model."
         )
 
 

@@ -10,23 +10,28 @@ import keras
 import numpy as np
 from keras import ops
 
-__all__ = ["Augmentation", "Batches", "Shuffled"]
+__all__ = ["Augmentation", "Batches", "Shuffled", "taken"]
+
+
+def taken(arrays: Any, places: Any) -> Any:
+    """Some samples of arrays, or of arrays in a structure."""
+    return keras.tree.map_structure(lambda array: array[places], arrays)
 
 
 class Batches(keras.utils.PyDataset):
-    """Arrays in batches, in their order."""
+    """Arrays in batches, in their order; several inputs are a dictionary or a tuple of arrays."""
 
     def __init__(self, arrays: tuple, batch_size: int):
         super().__init__()
         self.arrays, self.batch_size = arrays, batch_size
-        self.samples = len(arrays[0])
+        self.samples = len(arrays[1])
 
     def __len__(self) -> int:
         return math.ceil(self.samples / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple:
         begin = index * self.batch_size
-        return tuple(array[begin : begin + self.batch_size] for array in self.arrays)
+        return taken(self.arrays, slice(begin, begin + self.batch_size))
 
 
 class Shuffled(Batches):
@@ -59,7 +64,7 @@ class Shuffled(Batches):
         epoch, place = divmod(self.start + index, self.length)
         order = self._order(epoch)
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-        x, *rest = (array[chosen] for array in self.arrays)
+        x, *rest = taken(self.arrays, chosen)
         if self.augment is not None:
             generator = np.random.default_rng((self.trainer.seed, self.start + index, 1))
             x = self.augment(x, generator)
@@ -103,10 +108,11 @@ class Augmentation:
             )
 
     def __call__(self, x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        if x.ndim != 4:
+        if not isinstance(x, np.ndarray) or x.ndim != 4:
+            what = f"x of shape {x.shape}" if isinstance(x, np.ndarray) else "several inputs"
             raise ValueError(
                 "`augment` is for images, (samples, height, width, channels). "
-                f"Received: augment={self.name!r} with x of shape {x.shape}."
+                f"Received: augment={self.name!r} with {what}."
             )
         count, height, width = x.shape[:3]
         around = [(0, 0), (self.pixels, self.pixels), (self.pixels, self.pixels), (0, 0)]

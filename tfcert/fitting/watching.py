@@ -136,8 +136,8 @@ def _cause(trainer: Any, clock: Clock) -> str:
             f"[0, {trainer.classes}); of a data set, fit checks the first batch alone."
         )
     region = trainer.objective.region_at(clock)
-    network = network_of(trainer.model)
-    x = ops.cast(trainer.example[0], network.dtype)
+    network = network_of(trainer.scores)
+    x = trainer.inputs_of(trainer.example[0])
     with backend.eagerly():
         evaluation = propagation.evaluate(network, region, region.bind(x), methods.IBP())
     widths = []

@@ -94,7 +94,7 @@ class AdvIBP(RobustObjective):
     ):
         super().__init__(region, ramp=ramp, **shared)
         self.add_weights(most=1.0, backward_weight=backward_weight)
-        if region.norm != math.inf:
+        if self.target.norm != math.inf:
             raise ValueError(f"AdvIBP needs a region of norm inf. Received: region={region!r}.")
         self.share = SweepShare(self.weights["backward_weight"], methods.CrownIBP())
         self.phases = Phases(self.ramp, attack_ramp, joint_begin)

@@ -40,6 +40,15 @@ class NoisyObjective(Objective):
         self.noise = resolve(sigma, noise)
         self.copies = as_count("copies", copies)
 
+    def build(self, trainer: Any) -> None:
+        super().build(trainer)
+        if trainer.door is not None:
+            raise NotImplementedError(
+                f"Model {trainer.model.name!r} has {len(trainer.door.names)} inputs, and smoothing "
+                "is for models with one: a radius holds for the noise that all of it gets. "
+                "Concatenate the inputs that noise is for, and split them inside the model."
+            )
+
     def weight_of(self, name: str, batch: Batch) -> Tensor:
         """A weight at this step, in the type of the scores."""
         return ops.cast(self.weight(name, batch.clock), batch.logits.dtype)

@@ -12,7 +12,7 @@ from keras import ops
 
 from tfcert.bounds import methods
 from tfcert.objectives.arguments import user_stacklevel
-from tfcert.regions import LpBall, Region
+from tfcert.regions import LpBall, Region, as_region
 from tfcert.schedules import Clock, Constant, Linear, Schedule, get
 from tfcert.types import Tensor
 
@@ -36,7 +36,8 @@ class Settings:
     """The settings that every objective has; an objective holds one such object.
 
     Args:
-        region: The target region: ``verified_accuracy`` is measured there. None for none.
+        region: The target region: ``verified_accuracy`` is measured there. None for none. Of several
+            inputs a dictionary or a list with a region, or "fixed", for each.
         train_eps: The radius to train at; default: that of the region.
         ramp: The fraction of the training radius: a schedule from 0 to 1, a number, or a pair
             ``(begin, end)`` of epochs for a straight line from 0 to 1.
@@ -49,11 +50,12 @@ class Settings:
 
     def __init__(
         self,
-        region: Region | None = None,
+        region: Any = None,
         train_eps: float | None = None,
         ramp: Any = 1.0,
         validation_method: Any = None,
     ):
+        region = as_region(region)
         if region is not None and not isinstance(region, Region):
             raise ValueError(
                 f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
@@ -63,10 +65,11 @@ class Settings:
                 "`train_eps` needs a region with an eps, tfcert.LpBall. "
                 f"Received: region={region!r}."
             )
-        self.region, self.train_eps = region, train_eps
+        self.region: Region | None = region
+        self.train_eps = train_eps
         self.ramp = ramp_of("ramp", ramp)
         self.validation_method = checked_method(validation_method)
-        self.train_region = region
+        self.train_region: Region | None = region
         if region is not None and train_eps is not None:
             self.train_region = region.with_eps(train_eps)
         self.weights: dict[str, Weight] = {}

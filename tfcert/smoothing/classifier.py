@@ -293,7 +293,10 @@ def _checked_model(model: Any) -> keras.Model:
             "or a functional one; wrap others: keras.Model(inputs, model(inputs))."
         )
     if len(model.inputs) != 1:
-        raise ValueError(f"Model {model.name!r} must have one input. Received: {model.inputs}.")
+        raise ValueError(
+            f"`model` must have one input, which noise is added to. Received: {model.name!r} with "
+            f"{len(model.inputs)} inputs. Concatenate them, and split them inside the model."
+        )
     dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
     if dtype not in ("float32", "float64"):
         raise ValueError(
