@@ -11,11 +11,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcert import backend, saved_model
+from tfcert import backend, entering, saved_model
 from tfcert.bounds import methods
 from tfcert.certification.subject import Subject
 from tfcert.network import Network
-from tfcert.regions import LpBall, Region
+from tfcert.regions import LpBall, Region, as_region
 from tfcert.runs import identity
 from tfcert.types import MethodName, PathLike, Tensor
 
@@ -29,7 +29,7 @@ ROUNDING_TOLERANCE = 1e-4
 def export_certified(
     model: keras.Model,
     path: PathLike,
-    region: Region,
+    region: entering.Regions,
     method: MethodName | methods.Method = "crown-ibp",
     *,
     jit_compile: bool = False,
@@ -47,6 +47,8 @@ def export_certified(
       radius per input or one for all,
     - ``facts``: what was exported and how, a JSON text, also in ``assets/certificate.json``.
 
+    A model with several inputs takes each of them by its name in place of ``x``.
+
     The batch may have any size. An input that the region cannot be put around (NaN, infinite or
     outside of the clip range) and an eps that is no radius (NaN, infinite, negative) are no errors
     here, since other clients' inputs may be in the same batch: ``margin`` is NaN and ``certified``
@@ -60,7 +62,8 @@ def export_certified(
         model: A built classifier with one output, ``(batch, classes)``; a final softmax is looked
             behind. A single output, ``(batch, 1)``, is a logit or behind a sigmoid a probability.
         path: A folder that is not there yet; TensorFlow Serving wants ``<name>/<number>``.
-        region: The region around each input, the same for all: no sizes or limits per sample.
+        region: The region around each input, the same for all: no sizes or limits per sample. For a
+            model with several inputs a dictionary or a list with a region, or "fixed", for each.
         method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "lipschitz", or an object
             of ``tfcert.methods``.
         jit_compile: Whether XLA compiles the signatures, once for each batch size that is seen; as
@@ -78,18 +81,21 @@ def export_certified(
     """
     backend.check_saved_model("export_certified")
     method = _checked_method(method, jit_compile)
-    subject = _checked_subject(model, method)
+    door = entering.joined(model) if isinstance(model, keras.Model) else None
+    subject = _checked_subject(model if door is None else door.model, method)
     network = subject.network
-    _check_region(region, network)
+    region = as_region(region) if door is None else door.asked(region)
+    around = region if door is None else door.region(region)
+    _check_region(around, network)
     saved_model.check_weights(model)
-    served = _Served(subject, region, method)
+    served = _Served(subject, around, method, door)
     facts = {
         **saved_model.common_facts(model),
         "model_sha256": identity.of_model(model),
         "certificate": "deterministic",
         "region": {"class": type(region).__name__, **region.get_config()},
         "method": {"class": type(method).__name__, **dataclasses.asdict(method)},
-        "input_shape": list(network.input.shape),
+        **_inputs_told(network, door),
         "dtype": network.dtype,
         "classes": subject.classes,
         "rounding_tolerance": ROUNDING_TOLERANCE,
@@ -100,8 +106,14 @@ def export_certified(
 class _Served:
     """What the signatures compute."""
 
-    def __init__(self, subject: Subject, region: Region, method: methods.Method):
-        self.subject, self.region, self.method = subject, region, method
+    def __init__(
+        self,
+        subject: Subject,
+        region: Region,
+        method: methods.Method,
+        door: entering.Joined | None = None,
+    ):
+        self.subject, self.region, self.method, self.door = subject, region, method, door
         self.network, self.classes = subject.network, subject.classes
         self.piece = method.samples_at_once(self.network, self.classes)
 
@@ -122,6 +134,10 @@ class _Served:
             return tf.function(function, input_signature=specs, autograph=False)
 
         fixed = in_pieces(x)
+        if self.door is not None:
+            vector = self.door.vector
+            whole = signature(lambda inputs: fixed(vector(inputs)), self._several_specs())
+            return {"serving_default": whole, "certify": whole}
         served = {"serving_default": signature(lambda x: fixed(x), x)}
         if not isinstance(self.region, LpBall):
             return served | {"certify": signature(lambda x: fixed(x), x)}
@@ -131,6 +147,14 @@ class _Served:
             return sized(x, tf.broadcast_to(eps, tf.shape(x)[:1]))
 
         return served | {"certify": signature(certify, x, eps)}
+
+    def _several_specs(self) -> dict[str, Any]:
+        """Each of several inputs by its name."""
+        import tensorflow as tf
+
+        assert self.door is not None
+        pairs = zip(self.door.names, self.door.tensors, strict=True)
+        return {name: tf.TensorSpec(tuple(t.shape), t.dtype, name) for name, t in pairs}
 
     def _certified(self, x: Tensor, eps: Tensor = None) -> dict[str, Tensor]:
         """Label, scores, margin and verdict of a batch that fits into memory."""
@@ -166,6 +190,15 @@ class _Served:
         if threshold is not None:
             return outputs, ops.cast(outputs[:, 0] > threshold, "int64")
         return outputs, ops.cast(ops.argmax(outputs, axis=-1), "int64")
+
+
+def _inputs_told(network: Network, door: entering.Joined | None) -> dict[str, Any]:
+    """What the facts tell of the inputs."""
+    if door is None:
+        return {"input_shape": list(network.input.shape)}
+    pairs = zip(door.names, door.tensors, strict=True)
+    told = {name: {"shape": list(t.shape[1:]), "dtype": t.dtype} for name, t in pairs}
+    return {"inputs": told}
 
 
 def _in_pieces(function: Any, arguments: tuple[Tensor, ...], piece: int) -> dict[str, Tensor]:

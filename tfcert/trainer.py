@@ -46,8 +46,9 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     Args:
         model: A built Sequential or Functional model with one output, ``(batch, classes)``, or
             ``(batch, 1)`` for two classes. Where it has several inputs, ``fit`` takes dictionaries,
-            lists or tuples of them, and the objective a region for each. What is trained are its logits: a final softmax, or the
-            sigmoid of a single output, is left out of the loss and stays in ``trainer.model``.
+            lists or tuples of them, and the objective a region for each. What is trained are its
+            logits: a final softmax, or the sigmoid of a single output, is left out of the loss and
+            stays in ``trainer.model``.
             Objectives with a region need layers with bound rules, in float32; those of smoothing
             take any layer, and mixed precision (``tfcert.smoothing.in_bfloat16``).
         objective: From ``tfcert.objectives``.

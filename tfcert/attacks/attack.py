@@ -133,7 +133,7 @@ class Search(Attack):
         early_stop: Whether to end once all inputs that are attacked together are misclassified.
     """
 
-    def __init__(self, region: Region, restarts: int = 1, early_stop: bool = True):
+    def __init__(self, region: Regions, restarts: int = 1, early_stop: bool = True):
         super().__init__(region)
         self.restarts, self.early_stop = positive("restarts", restarts), early_stop
 

@@ -12,7 +12,7 @@ from keras import ops
 from tfcert.entering.embedding import split_embedding
 from tfcert.entering.joining import Joined, joining
 from tfcert.network import checked_model
-from tfcert.regions import Product, Region, WordSubstitutions, as_region
+from tfcert.regions import Region, WordSubstitutions
 from tfcert.types import ArrayLike
 
 __all__ = ["Entry", "Inputs", "Regions", "enter", "joined"]
@@ -79,13 +79,7 @@ def joined(model: keras.Model) -> Joined | None:
 
 
 def _of_several(model: keras.Model, x: Any, region: Any) -> Entry:
-    asked = None if region is None else as_region(region)
-    if asked is not None and not isinstance(asked, Product):
-        names = ", ".join(map(repr, joining(model).names))
-        raise ValueError(
-            "`region` must be a dictionary, or where the model takes a list a list, with a region "
-            f'or "fixed" for each input of the model: {names}. Received: region={region!r}.'
-        )
+    asked = None if region is None else joining(model).asked(region)
     door = joining(model, () if asked is None else asked.words())
     if x is None:
         return Entry(door.model, None, None if asked is None else door.region(asked))

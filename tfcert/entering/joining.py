@@ -18,7 +18,7 @@ from keras import ops
 from tfcert import graph
 from tfcert.entering.cutting import Cut, cut
 from tfcert.network import derived_from
-from tfcert.regions import LpBall, Product, Region, WordSubstitutions
+from tfcert.regions import LpBall, Product, Region, WordSubstitutions, as_region
 from tfcert.types import Tensor
 
 __all__ = ["Joined", "joining"]
@@ -86,6 +86,17 @@ class Joined(NamedTuple):
             return keras.tree.pack_sequence_as(self.structure, found)
         return tuple(found)
 
+    def asked(self, region: Any) -> Product:
+        """A region for each input; raises where that is not what was given."""
+        found = as_region(region)
+        if not isinstance(found, Product):
+            raise ValueError(
+                "`region` must be a dictionary, or where the model takes a list a list, with a "
+                'region or "fixed" for each input of the model: '
+                f"{', '.join(map(repr, self.names))}. Received: region={region!r}."
+            )
+        return found
+
     def region(self, asked: Product, x: Any = None) -> Product:
         """The region of the vector.
 
@@ -99,14 +110,13 @@ class Joined(NamedTuple):
         found: list[Region] = [LpBall(0.0) for _ in self.shapes]
         for place, number in enumerate(self.own):
             found[place] = regions[number]
-        words = {} if self.cut is None else self.cut.words
-        for number, place in words.items():
+        for number, place in () if self.cut is None else self.cut.words.items():
             if x is None:
                 raise ValueError(
                     "WordSubstitutions belong to words that are given, and cannot be a region "
                     f"here. Received: region={regions[number]!r} for {self.names[number]!r}."
                 )
-            table = ops.convert_to_numpy(self.cut.embeddings[number].embeddings)
+            table = self._table(number)
             around = regions[number].around(self._array(x, number), table)
             found[len(self.own) + place] = around
         return Product(found, self.shapes)
@@ -159,14 +169,17 @@ class Joined(NamedTuple):
             parts[number] = block
         for number in self.kept:
             parts[number] = self._array(x, number)[blocks[-1].astype("int64")]
-        for number, place in ({} if self.cut is None else self.cut.words).items():
-            assert asked is not None and self.cut is not None
-            table = ops.convert_to_numpy(self.cut.embeddings[number].embeddings)
-            region = self._regions(asked)[number]
-            parts[number] = region.nearest(
-                parts[number], blocks[len(self.own) + place], table
-            ).astype(self.tensors[number].dtype)
+        for number, place in () if self.cut is None else self.cut.words.items():
+            assert asked is not None
+            region, block = self._regions(asked)[number], blocks[len(self.own) + place]
+            found = region.nearest(parts[number], block, self._table(number))
+            parts[number] = found.astype(self.tensors[number].dtype)
         return keras.tree.pack_sequence_as(self.structure, parts)
+
+    def _table(self, number: int) -> np.ndarray:
+        """The embedding of an input whose words may change."""
+        assert self.cut is not None
+        return np.asarray(ops.convert_to_numpy(self.cut.embeddings[number].embeddings))
 
     def _array(self, x: Any, number: int) -> np.ndarray:
         part = self._parts("x", x)[number]

@@ -74,14 +74,12 @@ def check_model(model: keras.Model, bounded: bool) -> None:
 
 def settle(door: entering.Joined | None, region: Region | None) -> None:
     """Tells a region of several inputs which model it is for; raises where they do not fit."""
-    if door is not None and isinstance(region, Product):
-        door.settle(region)
-    elif region is not None and (door is not None or isinstance(region, Product)):
-        inputs = "one input" if door is None else f"the inputs {', '.join(map(repr, door.names))}"
+    if door is not None and region is not None:
+        door.settle(door.asked(region))
+    elif isinstance(region, Product):
         raise ValueError(
-            "`region` must be a tfcert.LpBall or a tfcert.Box for a model with one input, and a "
-            'dictionary or a list with a region, or "fixed", for each of several inputs. '
-            f"Received: region={region!r} for a model with {inputs}."
+            "`region` must be a tfcert.LpBall or a tfcert.Box for a model with one input. "
+            f"Received: region={region!r}."
         )
 
 

@@ -36,8 +36,8 @@ class Settings:
     """The settings that every objective has; an objective holds one such object.
 
     Args:
-        region: The target region: ``verified_accuracy`` is measured there. None for none. Of several
-            inputs a dictionary or a list with a region, or "fixed", for each.
+        region: The target region: ``verified_accuracy`` is measured there. None for none. A
+            dictionary or a list with a region, or "fixed", for each of several inputs.
         train_eps: The radius to train at; default: that of the region.
         ramp: The fraction of the training radius: a schedule from 0 to 1, a number, or a pair
             ``(begin, end)`` of epochs for a straight line from 0 to 1.
