@@ -25,7 +25,7 @@ def test_each_input_is_served_by_its_name(tmp_path):
     np.testing.assert_allclose(answer["margin"], least, atol=1e-5)
     np.testing.assert_array_equal(answer["label"], y)
     np.testing.assert_allclose(answer["scores"], np.asarray(model(INPUTS)), atol=1e-5)
-    assert 0 < answer["certified"].sum() and answer["certified"].shape == (SAMPLES,)
+    assert answer["certified"].sum() > 0 and answer["certified"].shape == (SAMPLES,)
     # An input outside of its clip range has no certificate; the others keep theirs.
     pixels = np.where(np.arange(SAMPLES)[:, None] == 0, 2.0, INPUTS["pixels"]).astype("float32")
     other = loaded.signatures["certify"](**{**request, "pixels": tf.constant(pixels)})

@@ -193,3 +193,98 @@ def test_configuration():
     for region in (words, Alternatives(np.ones((1, 2, 1, 1)), 1)):
         config = keras.saving.serialize_keras_object(region)
         assert keras.saving.deserialize_keras_object(config) == region
+
+
+def test_points_are_handed_back_as_words():
+    model, words = _model(), _inputs()
+    y = np.asarray(model(words)).argmax(axis=1)
+    region = WordSubstitutions(_TABLE, 2)
+    attack = tfcert.attacks.Substitutions(region, restarts=2, early_stop=False)
+    found = attack.worst_points(model, words, y)
+    assert found.points.dtype == words.dtype and (found.points != words).any()
+    outputs = np.asarray(model(found.points))
+    for i, sequence in enumerate(words):
+        every = _all(sequence, 2)
+        assert (every == found.points[i]).all(axis=1).any()
+        ahead = np.delete(outputs[i], y[i]).max() - outputs[i, y[i]]
+        assert abs(ahead - float(found.margins[i])) < 1e-9
+    result = tfcert.certify(model, words, y, region, "ibp", self_check=0)
+    assert result.counterexamples
+    for place, point in result.counterexamples.items():
+        assert (_all(words[place], 2) == point).all(axis=1).any()
+        assert np.asarray(model(point[None])).argmax() != y[place]
+
+
+_BALL, _LEVEL = tfcert.LpBall(0.3), np.array([[0.2, -0.4], [0.1, 0.9], [-0.5, 0.3]])
+
+
+def _with_number(kind="dense"):
+    """Words beside two numbers; "dense" is affine."""
+    with rule_cases.dtype_of_new_layers("float64"):
+        words = keras.Input((_LENGTH,), dtype="int32", name="words")
+        level = keras.Input((2,), dtype="float64", name="level")
+        x = layers.Flatten()(layers.Embedding(_WORDS, 3)(words))
+        x = layers.Concatenate()([x, layers.Dense(2)(level)])
+        if kind == "relu":
+            x = layers.Dense(5, "relu")(x)
+        model = keras.Model({"words": words, "level": level}, layers.Dense(3)(x))
+        return rule_cases.randomise(model, seed=4)
+
+
+def _extremes(model, sequence, level, most):
+    """Outputs at all replacements, with the numbers at all corners of their box."""
+    corners = level + 0.3 * np.array(list(itertools.product((-1, 1), repeat=2)))
+    several = _all(sequence, most)
+    pairs = list(itertools.product(range(len(several)), range(4)))
+    batch = {"words": several[[i for i, _ in pairs]], "level": corners[[j for _, j in pairs]]}
+    return np.asarray(model(batch))
+
+
+def test_words_beside_numbers():
+    model, x = _with_number(), {"words": _inputs(), "level": _LEVEL}
+    for most in (1, 2):
+        region = {"words": WordSubstitutions(_TABLE, most), "level": _BALL}
+        lower, upper = tfcert.bound(model, x, region, "crown")
+        loose = tfcert.bound(model, x, region, "ibp")
+        for i, sequence in enumerate(x["words"]):
+            outputs = _extremes(model, sequence, _LEVEL[i], most)
+            np.testing.assert_allclose(np.asarray(lower)[i], outputs.min(axis=0), atol=1e-9)
+            np.testing.assert_allclose(np.asarray(upper)[i], outputs.max(axis=0), atol=1e-9)
+            assert (np.asarray(loose.lower)[i] <= outputs.min(axis=0) + 1e-9).all()
+    norms = {"words": WordSubstitutions(_TABLE, 1), "level": tfcert.LpBall(0.3, norm=2)}
+    tight = tfcert.bound(model, x, norms, "crown")
+    wide = tfcert.bound(model, x, {**norms, "level": _BALL}, "crown")
+    assert (np.asarray(tight.lower) >= np.asarray(wide.lower) - 1e-9).all()
+    assert (np.asarray(tight.lower) > np.asarray(wide.lower) + 1e-3).any()
+
+
+def test_words_beside_numbers_are_attacked_and_certified():
+    model, x = _with_number("relu"), {"words": _inputs(), "level": _LEVEL}
+    region = {"words": WordSubstitutions(_TABLE, 2), "level": _BALL}
+    y = np.asarray(model(x)).argmax(axis=1)
+    margins = np.asarray(tfcert.bound_margins(model, x, y, region, "crown"))
+    attack = tfcert.attacks.PGD(region, 10, restarts=2, early_stop=False)
+    points, found = attack.worst_points(model, x, y)[1:]
+    outputs, changed = np.asarray(model(points)), points["words"] != x["words"]
+    assert changed.sum() > 0 and (changed.sum(axis=1) <= 2).all()
+    assert (np.abs(points["level"] - _LEVEL) <= 0.3).all()
+    for i, sequence in enumerate(x["words"]):
+        every = _extremes(model, sequence, _LEVEL[i], 2)
+        ahead = (every[:, y[i], None] - every).min(axis=0)
+        assert (margins[i] <= ahead + 1e-9).all()
+        assert (_all(sequence, 2) == points["words"][i]).all(axis=1).any()
+        reached = np.delete(outputs[i], y[i]).max() - outputs[i, y[i]]
+        assert abs(reached - float(found[i])) < 1e-9
+        # Of all replacements and corners none is much worse for the model.
+        assert reached >= -np.delete(ahead, y[i]).min() - 0.05
+    result = tfcert.certify(model, x, y, region, ["ibp", "crown"], attack=attack, self_check=0)
+    least = np.where(np.eye(3)[y] > 0, np.inf, margins).min(axis=1)
+    assert (result.verdict[least > 1e-6] == "verified").all()
+    for place, point in result.counterexamples.items():
+        assert np.asarray(model({k: v[None] for k, v in point.items()})).argmax() != y[place]
+    with pytest.raises(NotImplementedError, match="splits boxes"):
+        tfcert.certify(model, x, y, region, "complete")
+    with pytest.raises(NotImplementedError, match="'level' of model .* must be read by one"):
+        tfcert.bound(model, x, {**region, "level": WordSubstitutions(_TABLE)})
+    with pytest.raises(ValueError, match="no region of training or of an"):
+        tfcert.export_certified(model, "never", region)

@@ -152,7 +152,7 @@ class APGD(PGD):
         self, x: Tensor, point: Tensor, before: Tensor, gradient: Tensor, size: Tensor, step: Tensor
     ) -> Tensor:
         """A gradient step, and a part of the last move."""
-        direction = steepest(self.region, gradient, point, x, self.sparsity)
+        direction = steepest(self.region, gradient, point, x, self.sparsity, size)
         size = ops.reshape(size, (-1,) + (1,) * (len(x.shape) - 1))
         straight = self.region.project(point + size * direction, x)
         # The first step has no move to continue.

@@ -16,7 +16,7 @@ from tfcert.attacks import inputs, losses
 from tfcert.attacks.inputs import Scores
 from tfcert.entering import Inputs, Regions, enter
 from tfcert.programs import programs_of
-from tfcert.regions import Numbers, Region, as_region
+from tfcert.regions import Numbers, Region, WordSubstitutions, as_region
 from tfcert.types import Tensor
 
 __all__ = ["Attack", "Found", "Search", "better", "positive"]
@@ -50,7 +50,7 @@ class Attack:
 
     def __init__(self, region: Regions):
         region = as_region(region)
-        if not isinstance(region, Region):
+        if not isinstance(region, Region | WordSubstitutions):
             raise ValueError(
                 f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
             )
@@ -60,7 +60,7 @@ class Attack:
                 f"gradients or random steps, as by PGD and Square. Received: region={region!r} for "
                 f"{type(self).__name__}."
             )
-        self.region = region
+        self.region: Any = region
 
     def __call__(
         self, model: keras.Model, x: Inputs, y: Tensor, seed: int = 0, batch_size: int = 1024
@@ -88,7 +88,9 @@ class Attack:
         entry = enter(model, x, self.region)
         attack = self if entry.region is self.region else self.with_region(entry.region)
         found = attack.worst_of_one(entry.model, entry.x, y, seed, batch_size)
-        return found if entry.apart is None else found._replace(points=entry.apart(found.points))
+        if entry.apart is None:
+            return found
+        return found._replace(points=entry.apart(found.points, found.places))
 
     def worst_of_one(
         self, model: keras.Model, x: Tensor, y: Tensor, seed: int, batch_size: int

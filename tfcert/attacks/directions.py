@@ -14,7 +14,12 @@ __all__ = ["steepest"]
 
 
 def steepest(
-    region: Region, gradient: Tensor, points: Tensor, x: Tensor, sparsity: float = 0.05
+    region: Region,
+    gradient: Tensor,
+    points: Tensor,
+    x: Tensor,
+    sparsity: float = 0.05,
+    length: Tensor | float = 1.0,
 ) -> Tensor:
     """The d with ``||d / r||_p <= 1`` for which ``sum(gradient * d)`` is largest.
 
@@ -23,21 +28,35 @@ def steepest(
     For finite p, coordinates that are at their limit and would be pushed beyond it get no share of
     the step, which clipping would take away again.
 
+    In a finite region a step leads all the way to the alternatives that the gradient promises most
+    of, whatever its length.
+
     Args:
         region: Gives r and p.
         gradient: Tensor of the shape of x.
         points: Where the gradient was taken, inside the region.
         x: Inputs.
         sparsity: See above.
+        length: Of the step that is taken along d, one for all or one for each sample.
 
     Reference: for p = 1, Tramer and Boneh, 2019, https://arxiv.org/abs/1904.13000, algorithm 1
     """
-    return region.each(functools.partial(_steepest, sparsity=sparsity), gradient, points, x)
+    direction = functools.partial(_steepest, sparsity=sparsity, length=length)
+    return region.each(direction, gradient, points, x)
 
 
 def _steepest(
-    region: Region, gradient: Tensor, points: Tensor, x: Tensor, sparsity: float
+    region: Region,
+    gradient: Tensor,
+    points: Tensor,
+    x: Tensor,
+    sparsity: float,
+    length: Tensor | float,
 ) -> Tensor:
+    if region.is_finite:
+        best = ops.squeeze(region.minimiser(-ops.expand_dims(gradient, 1), x), axis=1)
+        length = ops.reshape(ops.cast(length, x.dtype), (-1,) + (1,) * (len(x.shape) - 1))
+        return (best - points) / length
     radius = region.reach(x)
     if region.norm == math.inf:
         return radius * ops.sign(gradient)

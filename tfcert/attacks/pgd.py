@@ -202,7 +202,7 @@ class PGD(Search):
             size = ops.mean(ops.abs(gradient), axis=axes, keepdims=True)
             gradient = self.momentum * moves + gradient / ops.maximum(size, 1e-30)
         length = ops.cast(self.step_size(Clock(step, 1)), x.dtype)
-        direction = steepest(self.region, gradient, points, x, self.sparsity)
+        direction = steepest(self.region, gradient, points, x, self.sparsity, length)
         return self.region.project(points + length * direction, x), gradient
 
 

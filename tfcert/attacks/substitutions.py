@@ -24,17 +24,16 @@ class Substitutions(Search):
     searched greedily. The first attempt starts at x, further ones at random points.
 
     Args:
-        region: A finite region: ``tfcert.regions.Alternatives``.
+        region: ``tfcert.regions.WordSubstitutions`` for a model that begins with an ``Embedding``,
+            or another finite region: ``tfcert.regions.Alternatives``.
         steps: How many replacements, or changes of them, an attempt makes.
         restarts: How many attempts.
         early_stop: Whether an attempt ends when all inputs are misclassified.
 
     Example:
 
-    >>> parts = tfcert.split_embedding(model)
-    >>> region = words_that_may_change.around(words, parts.embedding.embeddings)
-    >>> attack = tfcert.attacks.Substitutions(region)
-    >>> points = attack(parts.rest, parts.embed(words), y)
+    >>> attack = tfcert.attacks.Substitutions(tfcert.regions.WordSubstitutions({3: [7, 8]}))
+    >>> other_words = attack(model, words, y)
     """
 
     for_finite = True
@@ -74,7 +73,7 @@ class Substitutions(Search):
 
     def _step(self, scores: Scores, x: Tensor, y: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """The worst point that differs in one position, and its margin."""
-        near, allowed = self.region.neighbours(points, x)  # type: ignore[attr-defined]
+        near, allowed = self.region.neighbours(points, x)
         several = int(near.shape[1])
         margin = losses.margin(
             ops.repeat(y, several, axis=0), scores(ops.reshape(near, (-1, *x.shape[1:])))

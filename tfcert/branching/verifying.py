@@ -161,7 +161,7 @@ def verify(
     )
     outcome = verify_problems(model, problems, settings)
     if apart is not None:
-        outcome = outcome.with_points(apart)
+        outcome = outcome.with_points(lambda point: apart(point, None))
     return outcome if proof is None else proof.written(outcome)
 
 
@@ -206,7 +206,11 @@ def find_counterexample(
     referee = Referee(model, problems)
     found = referee.judge(*attacking.drawn(problems, starts, seed))
     found = found or referee.judge(*attacking.attack(model, problems, steps, starts, seed))
-    return found if found is None or apart is None else found.with_point(apart)
+    return (
+        found
+        if found is None or apart is None
+        else found.with_point(lambda point: apart(point, None))
+    )
 
 
 def verify_problems(

@@ -82,7 +82,7 @@ def certify(
             input itself breaks it.
         region: ``LpBall`` or ``Box``, the same for all inputs or with sizes or limits per sample;
             ``tfcert.regions.WordSubstitutions`` for models that begin with an ``Embedding``, whose
-            counterexamples are the vectors of words. Of several inputs a dictionary or a list with
+            counterexamples are words. Of several inputs a dictionary or a list with
             a region, or "fixed", for each.
         method: "auto": IBP, CROWN-IBP, CROWN and alpha-CROWN in this order. Or one method or a
             list of them, names or objects of ``tfcert.methods``. "complete", alone or as the last
@@ -191,7 +191,7 @@ def certify(
     result = _result(problem, findings, max_eps is not None, checked, rounding)
     if apart is None:
         return result
-    points = {place: apart(point) for place, point in result.counterexamples.items()}
+    points = {place: apart(point, place) for place, point in result.counterexamples.items()}
     return dataclasses.replace(result, counterexamples=points)
 
 

@@ -30,14 +30,15 @@ class Entry(NamedTuple):
         model: The model; its layers and variables are those of the model that was given.
         x: Its inputs; None where none were given.
         region: The region around them; None where none was given.
-        apart: Takes points of the region, one or several, to inputs of the model that was given;
-            None where they are such inputs.
+        apart: ``apart(points, places)`` makes inputs of the model that was given of points of the
+            region, one or several, which belong to the inputs at these places; None where the
+            points are such inputs.
     """
 
     model: Any
     x: Any
     region: Any
-    apart: Callable[[Any], Any] | None = None
+    apart: Callable[[Any, Any], Any] | None = None
 
 
 def enter(model: Any, x: Any = None, region: Any = None) -> Entry:
@@ -85,7 +86,7 @@ def _of_several(model: keras.Model, x: Any, region: Any) -> Entry:
         return Entry(door.model, None, None if asked is None else door.region(asked))
     vectors = door.vector(x)
     around = None if asked is None else door.region(asked, x)
-    return Entry(door.model, vectors, around, lambda points: door.apart(points, x, asked))
+    return Entry(door.model, vectors, around, lambda points, _: door.apart(points, x, asked))
 
 
 def _of_words(model: keras.Model, x: Any, region: WordSubstitutions) -> Entry:
@@ -93,4 +94,9 @@ def _of_words(model: keras.Model, x: Any, region: WordSubstitutions) -> Entry:
     words = np.asarray(ops.convert_to_numpy(x))
     vectors = ops.convert_to_numpy(parts.embedding.embeddings)
     around = region.around(words, vectors)
-    return Entry(parts.rest, vectors[words.astype("int64")], around)
+
+    def apart(points: Any, places: Any) -> np.ndarray:
+        found = region.nearest(words[places], ops.convert_to_numpy(points), vectors)
+        return found.astype(words.dtype)
+
+    return Entry(parts.rest, vectors[words.astype("int64")], around, apart)

@@ -112,10 +112,7 @@ class Joined(NamedTuple):
             found[place] = regions[number]
         for number, place in () if self.cut is None else self.cut.words.items():
             if x is None:
-                raise ValueError(
-                    "WordSubstitutions belong to words that are given, and cannot be a region "
-                    f"here. Received: region={regions[number]!r} for {self.names[number]!r}."
-                )
+                raise _words_alone(self.names[number], regions[number])
             table = self._table(number)
             around = regions[number].around(self._array(x, number), table)
             found[len(self.own) + place] = around
@@ -136,16 +133,13 @@ class Joined(NamedTuple):
         words = {} if self.cut is None else self.cut.words
         for number, (name, one) in enumerate(zip(self.names, regions, strict=True)):
             dtype = self.tensors[number].dtype
+            if isinstance(one, WordSubstitutions) and number not in words:
+                raise _words_alone(name, one)
             if number in self.kept and number not in words and one != LpBall(0.0):
                 raise ValueError(
                     f"Input {name!r} has the type {dtype}, and the model computes in "
                     f'{self.model.inputs[0].dtype}: its region must be "fixed", or of integers '
                     "that an Embedding reads tfcert.regions.WordSubstitutions. "
-                    f"Received: region={one!r}."
-                )
-            if number in self.own and isinstance(one, WordSubstitutions):
-                raise ValueError(
-                    f"Words are integers, and input {name!r} has the type {dtype}. "
                     f"Received: region={one!r}."
                 )
         return regions
@@ -198,6 +192,13 @@ class Joined(NamedTuple):
             f"{', '.join(map(repr, self.names))}, or a list where the model takes a list. "
             f"Received: {kind}."
         )
+
+
+def _words_alone(name: str, region: WordSubstitutions) -> ValueError:
+    return ValueError(
+        "WordSubstitutions are for words that are given, and no region of training or of an "
+        f"export. Received: region={region!r} for input {name!r}."
+    )
 
 
 def joining(model: keras.Model, words: tuple[Any, ...] = ()) -> Joined:

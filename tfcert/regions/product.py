@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from tfcert.regions import region, seeds
+from tfcert.regions.alternatives import Alternatives
 from tfcert.regions.lp_ball import LpBall
 from tfcert.regions.numbers import Number, Numbers
 from tfcert.regions.words import WordSubstitutions
@@ -53,6 +54,9 @@ class Product(region.Region):
     it, or the dictionary or the list that it is made of. They compute on vectors, ``(batch,
     size)``: the flattened inputs, one behind the other. Whatever is asked of the region is asked of
     each block: a linear function has its minimum where each block has it.
+
+    Words that may change (``WordSubstitutions``) are a region of an input that an ``Embedding``
+    reads.
 
     Args:
         regions: A region, or "fixed", for each input: a dictionary by the names of the inputs, or a
@@ -213,18 +217,39 @@ class Product(region.Region):
 
             return self.each(of, x)
 
-        return bound._replace(center=part("center"), radius=part("radius"))
+        center, radius = part("center"), part("radius")
+        return bound._replace(center=center, radius=radius, moves=self._moves(x))
+
+    def _moves(self, x: Tensor) -> Tensor | None:
+        """The ways to the alternatives of all finite blocks, flat, one behind the other."""
+        found = []
+        for one, block in zip(self.parts, self.blocks(x), strict=True):
+            moves = one.bind(block).moves
+            if moves is not None:
+                found.append(ops.reshape(moves, (ops.shape(x)[0], math.prod(moves.shape[1:]))))
+        return ops.concatenate(found, axis=-1) if found else None
 
     def minimise_beside(self, coefficients: Tensor, bound: region.BoundRegion) -> Tensor:
         """``minimise_bound`` for a region from ``split``: the sum of the minima of the blocks."""
         if self.norm == math.inf:
             return self._minimise_box(coefficients, bound)
         total: Any = 0.0
-        for one, low, high in zip(self.parts, *self._cuts(), strict=True):
-            cut = [None if t is None else t[..., low:high] for t in bound]
-            total = total + one.minimise_beside(
-                coefficients[..., low:high], region.BoundRegion(*cut)
-            )
+        taken, whole = 0, bound._replace(moves=None)
+        for one, shape, low, high in zip(self.parts, self.shapes, *self._cuts(), strict=True):
+            cut = region.BoundRegion(*(None if t is None else t[..., low:high] for t in whole))
+            rows = coefficients[..., low:high]
+            if isinstance(one, Alternatives):
+                rows = ops.reshape(rows, (*ops.shape(rows)[:2], *shape))
+                center, several = cut.center, one.choices.shape[2]
+                assert center is not None and bound.moves is not None
+                size = math.prod(shape) * several
+                moves = bound.moves[..., taken : taken + size]
+                taken += size
+                cut = cut._replace(
+                    center=ops.reshape(center, (*ops.shape(center)[:2], *shape)),
+                    moves=ops.reshape(moves, (-1, 1, shape[0], several, *shape[1:])),
+                )
+            total = total + one.minimise_beside(rows, cut)
         return total
 
     # Attacks.

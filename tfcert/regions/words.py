@@ -20,7 +20,8 @@ class WordSubstitutions:
 
     For models that begin with an ``Embedding``. ``tfcert.bound`` and its relatives, and
     ``tfcert.certify``, take it in the place of a region: they bound the part of the model behind
-    the embedding, on the vectors of all words that may stand at each position.
+    the embedding, on the vectors of all words that may stand at each position. So does
+    ``tfcert.attacks.Substitutions``, which gives words.
 
     Args:
         table: The words that may take the place of each word: ``{word: [other words]}``, or an
@@ -33,6 +34,8 @@ class WordSubstitutions:
     >>> region = tfcert.regions.WordSubstitutions({3: [7, 8], 7: [3]}, max_changes=2)
     >>> margins = tfcert.bound_margins(model, words, y, region, method="crown")
     """
+
+    is_finite = True
 
     def __init__(self, table: Mapping[int, Sequence[int]] | ArrayLike, max_changes: int | None = 1):
         whole = isinstance(max_changes, (int, np.integer)) and not isinstance(max_changes, bool)
