@@ -15,7 +15,8 @@ from tfcert import backend, entering, saved_model
 from tfcert.bounds import methods
 from tfcert.certification.subject import Subject
 from tfcert.network import Network
-from tfcert.regions import LpBall, Region, as_region
+from tfcert.regions import LpBall, Region
+from tfcert.regions.product import as_region
 from tfcert.runs import identity
 from tfcert.types import MethodName, PathLike, Tensor
 

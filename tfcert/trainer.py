@@ -139,13 +139,13 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         """How several inputs become the vectors that ``scores`` takes; None for one input."""
         return entering.joined(self.model)
 
-    def inputs_of(self, x: Any, training: bool = False) -> Tensor:
+    def inputs_of(self, x: entering.Inputs, training: bool = False) -> Tensor:
         """What ``scores`` takes, of what ``model`` takes."""
         if self.door is not None:
             return self.door.vector(x, training)
         return ops.cast(x, self.scores.inputs[0].dtype)  # Data sets bring types of their own.
 
-    def call(self, inputs: Any, training: bool | None = None) -> Tensor:
+    def call(self, inputs: entering.Inputs, training: bool | None = None) -> Tensor:
         """The model's own outputs."""
         return self.model(inputs, training=training)
 

@@ -16,7 +16,7 @@ _ROWS = [
     ("one layer", ["graph, tracing", "layers", "rules"]),
     (
         "one model",
-        ["network, heads", "programs, several", "logs, runs, checks", "models, datasets"],
+        ["network, heads", "programs, entering", "logs, runs, checks", "models, datasets"],
     ),
     ("answers", ["properties", "bounds", "attacks", "smoothing", "interchange"]),
     ("uses", ["objectives, fitting", "branching, proofs", "certification", "scaling"]),

@@ -16,7 +16,8 @@ from tfcert.attacks import inputs, losses
 from tfcert.attacks.inputs import Scores
 from tfcert.entering import Inputs, Regions, enter
 from tfcert.programs import programs_of
-from tfcert.regions import Numbers, Region, WordSubstitutions, as_region
+from tfcert.regions import Numbers, Region, WordSubstitutions
+from tfcert.regions.product import as_region
 from tfcert.types import Tensor
 
 __all__ = ["Attack", "Found", "Search", "better", "positive"]

@@ -18,7 +18,8 @@ from keras import ops
 from tfcert import graph
 from tfcert.entering.cutting import Cut, cut
 from tfcert.network import derived_from
-from tfcert.regions import LpBall, Product, Region, WordSubstitutions, as_region
+from tfcert.regions import LpBall, Product, Region, WordSubstitutions
+from tfcert.regions.product import as_region
 from tfcert.types import Tensor
 
 __all__ = ["Joined", "joining"]

@@ -12,7 +12,8 @@ from keras import ops
 
 from tfcert.bounds import methods
 from tfcert.objectives.arguments import user_stacklevel
-from tfcert.regions import LpBall, Region, as_region
+from tfcert.regions import LpBall, Region
+from tfcert.regions.product import as_region
 from tfcert.schedules import Clock, Constant, Linear, Schedule, get
 from tfcert.types import Tensor
 

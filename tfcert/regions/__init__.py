@@ -4,7 +4,7 @@ from tfcert.regions.alternatives import Alternatives
 from tfcert.regions.box import Box
 from tfcert.regions.lp_ball import LpBall
 from tfcert.regions.numbers import Numbers
-from tfcert.regions.product import Product, as_region
+from tfcert.regions.product import Product
 from tfcert.regions.region import BoundRegion, Region
 from tfcert.regions.words import WordSubstitutions
 
@@ -17,5 +17,4 @@ __all__ = [
     "Product",
     "Region",
     "WordSubstitutions",
-    "as_region",
 ]
