@@ -17,8 +17,17 @@ import tfcert
 from tests import soundness
 from tfcert import properties
 from tfcert.branching import find_counterexample
+from tfcert.regions import WordSubstitutions
 
-IMAGE, TABLE = (8, 8, 3), (6,)
+IMAGE, TABLE, SERIES, TEXT = (8, 8, 3), (6,), (4, 3), (5,)
+WORDS = WordSubstitutions({word: [19 - word, word // 2] for word in range(1, 20)}, 2)
+
+
+class Integers(NamedTuple):
+    """What an input of integers takes: its shape, and below which number all of them lie."""
+
+    shape: tuple[int, ...]
+    below: int
 
 
 class Row(NamedTuple):
@@ -30,6 +39,7 @@ class Row(NamedTuple):
         region: The region, or one for each input.
         classifies: Whether its outputs decide a class; else they are numbers.
         methods: How it is bounded.
+        attack: Makes the attack that is called by itself.
     """
 
     make: Callable[[], keras.Model]
@@ -37,6 +47,7 @@ class Row(NamedTuple):
     region: Any = tfcert.LpBall(0.02)
     classifies: bool = True
     methods: tuple[str, ...] = ("ibp", "crown-ibp")
+    attack: Callable[..., tfcert.attacks.Attack] = tfcert.attacks.FGSM
 
 
 def _functional(shape: tuple[int, ...], build: Callable[[Any], Any]) -> keras.Model:
@@ -114,6 +125,45 @@ def _two_inputs() -> keras.Model:
     return keras.Model({"image": image, "meta": meta}, layers.Dense(3)(both))
 
 
+def _mixed_types() -> keras.Model:
+    """A category in int32 and a number in float64 beside columns that may move."""
+    table, level = (
+        keras.Input(TABLE, name="table"),
+        keras.Input((2,), dtype="float64", name="level"),
+    )
+    kind = keras.Input((1,), dtype="int32", name="kind")
+    known = layers.Flatten()(layers.Embedding(5, 3)(kind))
+    both = layers.Concatenate()([layers.Dense(6, "relu")(table), known, layers.Dense(2)(level)])
+    return keras.Model({"table": table, "level": level, "kind": kind}, layers.Dense(3)(both))
+
+
+def _vision_transformer() -> keras.Model:
+    """Patches, a class token, learned positions, and a block of attention and GELU."""
+
+    def build(x: Any) -> Any:
+        x = layers.Reshape((4, 6))(layers.Conv2D(6, 4, 4)(x))
+        x = layers.ZeroPadding1D((1, 0))(x) + np.linspace(-1, 1, 30).reshape(5, 6).astype("float32")
+        y = layers.LayerNormalization()(x)
+        x = x + layers.MultiHeadAttention(2, 3)(y, y)
+        y = layers.Dense(8, "gelu")(layers.LayerNormalization()(x))
+        x = x + layers.Dropout(0.1)(layers.Dense(6)(y))
+        return layers.Dense(3)(layers.LayerNormalization()(x)[:, 0])
+
+    return _functional(IMAGE, build)
+
+
+def _text() -> keras.Model:
+    parts = [layers.Embedding(20, 4), layers.GRU(3), layers.Dense(3)]
+    return keras.Sequential([keras.Input(TEXT, dtype="int32"), *parts])
+
+
+def _text_and_numbers() -> keras.Model:
+    words, table = keras.Input(TEXT, dtype="int32", name="words"), keras.Input(TABLE, name="table")
+    read = layers.Conv1D(4, 2, activation="relu")(layers.Embedding(20, 4)(words))
+    both = layers.Concatenate()([layers.GlobalMaxPooling1D()(read), table])
+    return keras.Model({"words": words, "table": table}, layers.Dense(3)(both))
+
+
 def _mixed_precision() -> keras.Model:
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -140,6 +190,25 @@ WORKS = {
         {"image": IMAGE, "meta": TABLE},
         {"image": tfcert.LpBall(0.02), "meta": "fixed"},
     ),
+    "mixed_types": Row(
+        _mixed_types,
+        {"table": TABLE, "level": (2,), "kind": Integers((1,), 5)},
+        {"table": tfcert.LpBall(0.1), "level": "fixed", "kind": "fixed"},
+    ),
+    "vision_transformer": Row(_vision_transformer, IMAGE, tfcert.LpBall(0.001)),
+    "lstm": Row(lambda: _functional(SERIES, lambda x: layers.Dense(3)(layers.LSTM(4)(x))), SERIES),
+    "gru": Row(
+        lambda: _functional(
+            SERIES, lambda x: layers.Dense(3)(layers.Bidirectional(layers.GRU(2))(x))
+        ),
+        SERIES,
+    ),
+    "text": Row(_text, Integers(TEXT, 20), WORDS, attack=tfcert.attacks.Substitutions),
+    "text_and_numbers": Row(
+        _text_and_numbers,
+        {"words": Integers(TEXT, 20), "table": TABLE},
+        {"words": WORDS, "table": tfcert.LpBall(0.05)},
+    ),
     "binary_sigmoid": Row(lambda: _tabular(1, "sigmoid")),
     "binary_logit": Row(lambda: _tabular(1)),
     "regression": Row(lambda: _tabular(2), classifies=False),
@@ -149,7 +218,9 @@ WORKS = {
 def _inputs(shapes: Any, count: int = 2) -> Any:
     rng = np.random.default_rng(0)
     if isinstance(shapes, dict):
-        return {k: rng.uniform(size=(count, *s)).astype("float32") for k, s in shapes.items()}
+        return {name: _inputs(shape, count) for name, shape in shapes.items()}
+    if isinstance(shapes, Integers):
+        return rng.integers(0, shapes.below, size=(count, *shapes.shape))
     return rng.uniform(size=(count, *shapes)).astype("float32")
 
 
@@ -159,8 +230,19 @@ def _sampled(x: Any, region: Any, count: int) -> Any:
         return {name: _sampled(x[name], region[name], count) for name in x}
     if isinstance(region, str):
         return np.repeat(x, count, axis=0)
+    if isinstance(region, WordSubstitutions):
+        return _replaced(np.repeat(x, count, axis=0), region)
     halves = [np.asarray(region.sample(x, count // 2, seed=3, corners=c)) for c in (False, True)]
     return np.concatenate(halves, axis=1).reshape(-1, *x.shape[1:])
+
+
+def _replaced(words: np.ndarray, region: WordSubstitutions) -> np.ndarray:
+    """Random words in at most two places."""
+    rng, found = np.random.default_rng(4), words.copy()
+    for sequence in found:
+        for place in rng.choice(len(sequence), 2, replace=False):
+            sequence[place] = rng.choice(region.table.get(int(sequence[place]), [sequence[place]]))
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -199,11 +281,52 @@ def test_a_model_is_bounded_attacked_and_certified(name):
     assert set(result.verdict) <= {"verified", "falsified", "unknown"}
     least = np.where(np.arange(margins.shape[1]) == y[:, None], np.inf, margins).min(axis=1)
     assert (result.verdict[least > 1e-4] == "verified").all()
+    points = row.attack(row.region)(model, x, y)
+    shapes = [keras.tree.map_structure(np.shape, inputs) for inputs in (points, x)]
+    assert shapes[0] == shapes[1]
+    assert np.isfinite(np.asarray(ops.cast(model(points), "float32"))).all()
+    if "text" in name:  # Branch and bound is for boxes.
+        return
     # With a wrong label every input is its own counterexample.
     found = find_counterexample(
         model, properties.ClassStays((y + 1) % margins.shape[1]), x, row.region, 2, 4
     )
     assert found is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*ends in")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two_inputs",
+        "mixed_types",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("resnet", "binary_sigmoid", "vision_transformer", "lstm")
+        ),
+    ],
+)
+def test_a_model_is_trained_and_exported(name, tmp_path):
+    tf = pytest.importorskip("tensorflow", reason="exports are SavedModels of TensorFlow")
+    row = WORKS[name]
+    keras.utils.set_random_seed(0)
+    model, x = row.make(), _inputs(row.shapes, 8)
+    model(x)
+    y = np.arange(8) % 2
+    trainer = tfcert.CertifiedTrainer(model, tfcert.objectives.IBP(row.region))
+    trainer.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+    before = trainer.evaluate(x, y, verbose=0, return_dict=True)
+    trainer.fit(x, y, batch_size=8, epochs=5, verbose=0)
+    after = trainer.evaluate(x, y, verbose=0, return_dict=True)
+    assert after["loss"] < before["loss"]
+    path = tfcert.export_certified(model, tmp_path / "1", row.region, "ibp")
+    serve = tf.saved_model.load(path).signatures["serving_default"]
+    parts = x if isinstance(x, dict) else {"x": x}
+    specs = serve.structured_input_signature[1]
+    answer = serve(**{key: tf.constant(part, specs[key].dtype) for key, part in parts.items()})
+    label = answer["label"].numpy()
+    least = np.asarray(tfcert.least_margins(model, x, label, row.region, "ibp"))
+    np.testing.assert_allclose(answer["margin"].numpy(), least, atol=1e-3)
 
 
 class _Decides(keras.Model):
