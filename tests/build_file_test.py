@@ -30,7 +30,7 @@ _MAY_KNOW = {
     "relaxations": {"types", "backend"},
     "graph": set(),
     "heads": {"graph", "network", "tracing"},
-    "entering": {"types", "graph", "network", "regions"},
+    "entering": {"types", "graph", "rules", "network", "regions"},
     "checks": {"types", "backend"},
     "rules": {"types", "backend", "regions", "relaxations", "graph", "layers"},
     "tracing": {"graph", "rules"},

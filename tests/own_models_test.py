@@ -311,7 +311,6 @@ def test_a_model_is_trained_and_exported(name, tmp_path):
     row = WORKS[name]
     keras.utils.set_random_seed(0)
     model, x = row.make(), _inputs(row.shapes, 8)
-    model(x)
     y = np.arange(8) % 2
     trainer = tfcert.CertifiedTrainer(model, tfcert.objectives.IBP(row.region))
     trainer.compile(keras.optimizers.Adam(0.01), run_eagerly=True)

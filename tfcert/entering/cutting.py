@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 
 from tfcert import graph
+from tfcert.entering.computed import AsComputed, is_exact
 
 __all__ = ["Cut", "cut", "embedding_of"]
 
@@ -59,13 +60,16 @@ class _Cutting:
         # What the kept inputs alone decide; what the rest reads of it, and what stands for that.
         self.front = {id(tensor): tensor for tensor in self.kept}
         self.read: list[Any] = []
+        self.entries: list[Any] = []
         self.places: dict[int, Any] = {}
+        # Those that other executions may round otherwise, by the layer that gave them.
+        self.rounded: dict[int, str] = {}
         self.behind: dict[int, int] = {}
 
     def run(self) -> Cut:
         outputs = graph.interpret(self.model, self.symbols, self._visit, checked=False)
         outputs = keras.tree.map_structure(lambda t: self._in_rest(t, None), outputs)
-        rest = keras.Model([*self.own, *self.places.values()], outputs, name=self.model.name)
+        rest = keras.Model([*self.own, *self.entries], outputs, name=self.model.name)
         front = keras.Model(self.kept, self.read)
         return Cut(front, rest, self.behind, self.embeddings)
 
@@ -75,7 +79,12 @@ class _Cutting:
             return self._embedded(operation, tensors[0])
         if all(id(tensor) in self.front for tensor in tensors):
             result = operation(*args, **kwargs)
-            self.front.update((id(tensor), tensor) for tensor in keras.tree.flatten(result))
+            found = keras.tree.flatten(result)
+            self.front.update((id(tensor), tensor) for tensor in found)
+            before = [self.rounded[id(t)] for t in tensors if id(t) in self.rounded]
+            if before or not is_exact(operation):
+                source = before[0] if is_exact(operation) else operation.name
+                self.rounded.update((id(tensor), source) for tensor in found)
             return result
         graph.check_call(operation, kwargs)
         args, kwargs = keras.tree.map_structure(
@@ -107,7 +116,11 @@ class _Cutting:
                     f"Model {self.model.name!r} computes a value of open size, {shape}, of its "
                     "inputs that are fixed. Give keras.Input a fixed shape."
                 )
-            self.places[id(value)] = keras.Input(shape, dtype=self.dtype)
+            entry = keras.Input(shape, dtype=self.dtype)
+            self.entries.append(entry)
+            if id(value) in self.rounded:
+                entry = AsComputed(self.rounded[id(value)], self.dtype)(entry)
+            self.places[id(value)] = entry
             self.read.append(value)
         return self.places[id(value)]
 
