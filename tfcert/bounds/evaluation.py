@@ -350,9 +350,13 @@ class Evaluation:
 
     def _prepare_relaxation(self, node: Node, optimise: bool) -> None:
         self.relaxation(node)
+        assert isinstance(node.primitive, Nonlinear)
         if optimise and isinstance(node.primitive, Elementwise):
             self.slope_tables(node)
             self.tables(node.inputs[0])
+        if optimise and node.primitive.turns:
+            for source in node.inputs:
+                self.center_tables(source)
 
     def is_cut(self, node: Node) -> bool:
         """Whether only the interval of a node is known."""

@@ -20,7 +20,7 @@ from tfcert.relaxations import Lines
 from tfcert.rules.fused_lines import apply_fused
 from tfcert.rules.linear import Matrix
 from tfcert.rules.nonlinear import Elementwise, apply_lines, dot, passes_zero
-from tfcert.rules.primitives import Affine, Constant, Input, Node
+from tfcert.rules.primitives import Affine, Constant, Input, Node, Nonlinear
 from tfcert.rules.rows import Frame, Rows, Window, covers
 from tfcert.rules.windows import Sliding
 from tfcert.types import Tensor
@@ -33,7 +33,8 @@ class Slopes:
 
     Attributes:
         values: ``{place: [lower_slope, upper_slope]}`` of elementwise nodes, in the shape of the
-            rows at that node; None where the default slope is best.
+            rows at that node; None where the default slope is best. Of products of two values the
+            numbers that choose their planes, see ``Nonlinear.turn``.
         ranges: ``{place: [lower_min, lower_max, upper_min, upper_max]}``, with None likewise.
         multipliers: ``{place: beta}`` of nodes whose signs are known, in the shape of the rows
             there, >= 0.
@@ -207,8 +208,11 @@ def _through_nonlinear(
     primitive, p, place = node.primitive, evaluation.parameters[node], evaluation.place(node)
     shapes = [source.shape for source in node.inputs] + [node.shape]
     relaxation = evaluation.relaxation(node)
+    assert isinstance(primitive, Nonlinear)
+    if slopes is not None and primitive.turns:
+        return _through_planes(evaluation, node, rows, frame, slopes)
     if slopes is None or not isinstance(primitive, Elementwise):
-        return primitive.backward(p, relaxation, rows, frame, shapes)  # type: ignore[attr-defined]
+        return primitive.backward(p, relaxation, rows, frame, shapes)
     if slopes.recording:
         ranges = [None if t is None else frame.take(t, rows) for t in evaluation.slope_tables(node)]
         slopes.ranges[place] = ranges
@@ -228,6 +232,25 @@ def _through_nonlinear(
     lower, upper = (frame.take(t, rows) for t in evaluation.tables(node.inputs[0]))
     curve = primitive.beside(p, rows, frame, node.shape)
     return apply_lines(curve.lines_with_slopes(lower_slope, upper_slope, lower, upper), rows)
+
+
+def _through_planes(
+    evaluation: Evaluation, node: Node, rows: Rows, frame: Frame, slopes: Slopes
+) -> tuple[Any, Tensor]:
+    """Through a product of two values, by planes that the rows choose."""
+    primitive, p, place = node.primitive, evaluation.parameters[node], evaluation.place(node)
+    assert isinstance(primitive, Nonlinear)
+    shapes = [source.shape for source in node.inputs] + [node.shape]
+    tables = [evaluation.center_tables(source) for source in node.inputs]
+    if slopes.recording:
+        found = primitive.turn(tables, rows, frame, shapes)
+        slopes.values[place] = [*found, None][:2]
+        slopes.ranges[place] = [-1.0, 1.0, *([-1.0, 1.0] if len(found) == 2 else [None, None])]
+    chosen = None if slopes.recording else slopes.values.get(place)
+    if chosen is None:  # A search that splits units keeps the slopes of scalar functions alone.
+        return primitive.backward(p, evaluation.relaxation(node), rows, frame, shapes)
+    numbers = [number for number in chosen if number is not None]
+    return primitive.turned(numbers, tables, rows, frame, shapes)
 
 
 def _rounding(evaluation: Evaluation, node: Node, rows: Rows, frame: Frame) -> Tensor:

@@ -89,7 +89,7 @@ class Contraction(Nonlinear):
     ``s y + c_y (x - s) -/+ r_y (r_x + t (x - c_x))``. They lie between those of McCormick, for
     every t in [-1, 1]. Since s and t belong to entries of x, and not to single products, a sweep
     is three einsums. Taken is the steadiness of x for t (see ``Product``): s is the number of the
-    interval that is nearest to 0.
+    interval that is nearest to 0. alpha-CROWN goes on from there, with a t for each row.
 
     Args:
         equation: The letters.
@@ -97,6 +97,8 @@ class Contraction(Nonlinear):
         convex: Whether the first value is a weight: >= 0, with a sum of 1 over all letters that are
             summed. Its interval is then cheap and tight.
     """
+
+    turns = True
 
     def __init__(self, equation: Equation, *, anchor: int = 1, convex: bool = False):
         self.equation, self.anchor, self.convex = equation, anchor, convex
@@ -192,6 +194,29 @@ class Contraction(Nonlinear):
         on_x = self._pulled(a, center, other, own, rows, frame)
         on_x = on_x - frame.take(t, rows) * self._pulled(size, radius, other, own, rows, frame)
         on_y = self._pulled(a, s, own, other, rows, frame)
+        return self._ordered(Rows(on_x), Rows(on_y)), constant
+
+    def turn(self, tables: Any, rows: Rows, frame: Frame, shapes: Any) -> list[Tensor]:
+        center, radius = (frame.take(t, Rows(rows.coefficients)) for t in tables[self.anchor])
+        size = (*ops.shape(rows.coefficients)[:2], *shapes[self.anchor])
+        return [ops.broadcast_to(steadiness(Interval.from_center(center, radius)), size)]
+
+    def turned(
+        self, numbers: Sequence[Tensor], tables: Any, rows: Rows, frame: Frame, shapes: Any
+    ) -> tuple[Sequence[Rows], Tensor]:
+        rows, (t,) = frame.dense(rows, shapes[-1]), numbers
+        center, radius = (frame.take(table, rows) for table in tables[self.anchor])
+        own, other = self.equation[self.anchor], self.equation[1 - self.anchor]
+        a, s = rows.coefficients, center - t * radius
+        by_center, by_radius = (
+            self._pulled(part, table, other, own, rows, frame)
+            for part, table in zip((a, ops.abs(a)), tables[1 - self.anchor], strict=True)
+        )
+        # The constants of `backward`, with the sums over the output taken first.
+        constant = -total(by_center, s) - total(by_radius, radius - t * center)
+        output = self.equation.output
+        subscripts = f"{_GROUP}{_ROW}{output},{_GROUP}{_ROW}{own}->{_GROUP}{_ROW}{other}"
+        on_x, on_y = by_center - t * by_radius, ops.einsum(subscripts, a, s)
         return self._ordered(Rows(on_x), Rows(on_y)), constant
 
     def _pulled(

@@ -194,10 +194,12 @@ class Product(Nonlinear):
     lies between the two planes of McCormick; so it is above, with one of the radii negated. All
     of them are as tight on the mean. Small coefficients pass on little of what is not known of x
     and y: the sum ``|c_y + s r_y| r_x + |c_x + s r_x| r_y`` is least at minus the steadiness of
-    either factor, and at all s between. Taken is that of the factor that is steadier.
+    either factor, and at all s between. Taken is that of the factor that is steadier; alpha-CROWN
+    goes on from there.
     """
 
     takes_more_axes = True
+    turns = True
 
     def apply(self, p: Any, *values: Tensor) -> Tensor:
         return values[0] * values[1]
@@ -211,12 +213,8 @@ class Product(Nonlinear):
         return [both, both]
 
     def relax(self, p: Any, slope: str, *intervals: Interval) -> Any:
-        x, y = intervals
-        of_x, of_y = steadiness(x), steadiness(y)
-        first = ops.abs(of_x) > ops.abs(of_y)
-        below = _plane(x, y.center, y.radius, -ops.where(first, of_x, of_y), -1.0)
-        above = _plane(x, y.center, -y.radius, ops.where(first, -of_x, of_y), 1.0)
-        return *below, *above
+        below, above = _turns(*intervals)
+        return *_below(*intervals, below), *_above(*intervals, above)
 
     def backward(
         self,
@@ -227,15 +225,52 @@ class Product(Nonlinear):
         shapes: Sequence[tuple[int, ...]],
     ) -> tuple[Sequence[Rows], Tensor]:
         below, above = ([frame.take(t, rows) for t in relaxation[i : i + 3]] for i in (0, 3))
-        positive, negative = signs(rows.coefficients)
-        on_x = positive * below[0] + negative * above[0]
-        on_y = positive * below[1] + negative * above[1]
-        constant = total(positive, below[2]) + total(negative, above[2])
-        return [Rows(on_x, rows.window), Rows(on_y, rows.window)], constant
+        return _apply_planes(below, above, rows)
+
+    def turn(self, tables: Any, rows: Rows, frame: Frame, shapes: Any) -> list[Tensor]:
+        found = _turns(*_balls(tables, rows, frame))
+        return [number + ops.zeros_like(rows.coefficients) for number in found]
+
+    def turned(
+        self, numbers: Sequence[Tensor], tables: Any, rows: Rows, frame: Frame, shapes: Any
+    ) -> tuple[Sequence[Rows], Tensor]:
+        x, y = _balls(tables, rows, frame)
+        return _apply_planes(_below(x, y, numbers[0]), _above(x, y, numbers[1]), rows)
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         tiny = flushed(2, unit)
         return rounding_error((magnitudes[0] + tiny) * (magnitudes[1] + tiny), 2, unit)
+
+
+def _balls(tables: Any, rows: Rows, frame: Frame) -> list[Interval]:
+    """Intervals of the inputs beside the rows, of their centres and radii."""
+    return [Interval.from_center(*(frame.take(t, rows) for t in pair)) for pair in tables]
+
+
+def _turns(x: Interval, y: Interval) -> tuple[Tensor, Tensor]:
+    """The numbers s of the planes below and above ``x y``."""
+    of_x, of_y = steadiness(x), steadiness(y)
+    first = ops.abs(of_x) > ops.abs(of_y)
+    return -ops.where(first, of_x, of_y), ops.where(first, -of_x, of_y)
+
+
+def _below(x: Interval, y: Interval, s: Tensor) -> tuple:
+    return _plane(x, y.center, y.radius, s, -1.0)
+
+
+def _above(x: Interval, y: Interval, s: Tensor) -> tuple:
+    return _plane(x, y.center, -y.radius, s, 1.0)
+
+
+def _apply_planes(
+    below: Sequence[Tensor], above: Sequence[Tensor], rows: Rows
+) -> tuple[Sequence[Rows], Tensor]:
+    """Rows through planes, each of two slopes and an intercept, beside the coefficients."""
+    positive, negative = signs(rows.coefficients)
+    on_x = positive * below[0] + negative * above[0]
+    on_y = positive * below[1] + negative * above[1]
+    constant = total(positive, below[2]) + total(negative, above[2])
+    return [Rows(on_x, rows.window), Rows(on_y, rows.window)], constant
 
 
 def _plane(x: Interval, center: Tensor, radius: Tensor, s: Tensor, side: float) -> tuple:

@@ -240,6 +240,9 @@ class Affine(Primitive):
 class Nonlinear(Primitive):
     """A primitive that is enclosed between affine functions of its inputs."""
 
+    # Whether a row may choose among many such functions, by numbers in [-1, 1]: see ``turned``.
+    turns = False
+
     def unstable(self, p: Any, *intervals: Interval) -> Sequence[Tensor]:
         """Per input, where tighter bounds would tighten the relaxation (boolean)."""
         raise NotImplementedError
@@ -261,4 +264,21 @@ class Nonlinear(Primitive):
         Returns:
             Rows for each input, and the constant term, ``(groups, rows)``.
         """
+        raise NotImplementedError
+
+    def turn(self, tables: Any, rows: Rows, frame: Frame, shapes: Any) -> list[Tensor]:
+        """The one or two tensors of numbers that `backward` takes, ``(groups, rows, ...)``.
+
+        Args:
+            tables: Centre and radius of each input, as sample tables.
+            rows: As for `backward`.
+            frame: As for `backward`.
+            shapes: As for `backward`.
+        """
+        raise NotImplementedError
+
+    def turned(
+        self, numbers: Sequence[Tensor], tables: Any, rows: Rows, frame: Frame, shapes: Any
+    ) -> tuple[Sequence[Rows], Tensor]:
+        """What `backward` gives, by the functions of other numbers; see `turn`."""
         raise NotImplementedError
