@@ -213,8 +213,9 @@ class Product(Nonlinear):
         return [both, both]
 
     def relax(self, p: Any, slope: str, *intervals: Interval) -> Any:
-        below, above = _turns(*intervals)
-        return *_below(*intervals, below), *_above(*intervals, above)
+        x, y = intervals
+        below, above = _turns(x, y)
+        return *_below(x, y, below), *_above(x, y, above)
 
     def backward(
         self,
