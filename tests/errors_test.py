@@ -123,9 +123,8 @@ class ModelsTest(ErrorsTest):
     def test_two_inputs(self):
         first, second = keras.Input((4,)), keras.Input((4,))
         model = keras.Model([first, second], first + second)
-        self.check(
-            ValueError, "`x` must be a dictionary with an entry for each input", model, zeros_of(4)
-        )
+        text = "`region` must be a dictionary, or where the model takes a list a list"
+        self.check(ValueError, text, model, zeros_of(4))
 
     def test_sizes_left_open(self):
         model = functional(layers.Conv1D(2, 3), shape=(None, 2))

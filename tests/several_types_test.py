@@ -115,6 +115,9 @@ def test_what_other_types_cannot_do_is_refused():
         tfcert.bound(masked, [np.ones((1, 3)), np.zeros((1, 2))], ["fixed", LpBall(0.1)])
     with pytest.raises(ValueError, match="`region` must be a dictionary"):
         tfcert.attacks.FGSM(LpBall(0.1))(model, x, np.zeros(3, int))
+    for shapes in ([(4,), (2,), (2,)], [(14,), (1,), (1,)]):
+        with pytest.raises(ValueError, match="`shapes` of a Product must be those of the model's"):
+            tfcert.bound(model, x, Product(list(MIXED.values()), shapes))
     with pytest.raises(ValueError, match="needs to know how a model's inputs"):
         Product(MIXED).interval(np.zeros((1, 4)))
 

@@ -258,6 +258,23 @@ def test_words_beside_numbers():
     assert (np.asarray(tight.lower) > np.asarray(wide.lower) + 1e-3).any()
 
 
+def test_two_texts():
+    """Every input holds words."""
+    with rule_cases.dtype_of_new_layers("float64"):
+        texts = [keras.Input((2,), dtype="int32") for _ in range(2)]
+        read = [layers.Flatten()(layers.Embedding(_WORDS, 2)(text)) for text in texts]
+        model = keras.Model(texts, layers.Dense(2)(layers.Concatenate()(read)))
+        model = rule_cases.randomise(model, seed=1)
+    x = [np.array([[0, 3]]), np.array([[7, 2]])]
+    lower, upper = tfcert.bound(model, x, [WordSubstitutions(_TABLE, 1)] * 2)
+    pairs = list(itertools.product(_all(x[0][0], 1), _all(x[1][0], 1)))
+    outputs = np.asarray(model([np.stack(part) for part in zip(*pairs, strict=True)]))
+    np.testing.assert_allclose(np.asarray(lower)[0], outputs.min(axis=0), atol=1e-9)
+    np.testing.assert_allclose(np.asarray(upper)[0], outputs.max(axis=0), atol=1e-9)
+    with pytest.raises(NotImplementedError, match="so that nothing can be moved"):
+        tfcert.bound(model, x, ["fixed", "fixed"])
+
+
 def test_words_beside_numbers_are_attacked_and_certified():
     model, x = _with_number("relu"), {"words": _inputs(), "level": _LEVEL}
     region = {"words": WordSubstitutions(_TABLE, 2), "level": _BALL}
@@ -282,6 +299,9 @@ def test_words_beside_numbers_are_attacked_and_certified():
     assert (result.verdict[least > 1e-6] == "verified").all()
     for place, point in result.counterexamples.items():
         assert np.asarray(model({k: v[None] for k, v in point.items()})).argmax() != y[place]
+    with pytest.raises(ValueError, match="any other by gradients"):
+        only_words = tfcert.attacks.Substitutions(region["words"])
+        tfcert.certify(model, x, y, region, "ibp", attack=only_words)
     with pytest.raises(NotImplementedError, match="splits boxes"):
         tfcert.certify(model, x, y, region, "complete")
     with pytest.raises(NotImplementedError, match="'level' of model .* must be read by one"):

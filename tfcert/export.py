@@ -85,7 +85,7 @@ def export_certified(
     door = entering.joined(model) if isinstance(model, keras.Model) else None
     subject = _checked_subject(model if door is None else door.model, method)
     network = subject.network
-    region = as_region(region) if door is None else door.asked(region)
+    region = as_region(region) if door is None else entering.product_of(door.names, region)
     around = region if door is None else door.region(region)
     _check_region(around, network)
     saved_model.check_weights(model)

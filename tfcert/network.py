@@ -43,8 +43,8 @@ class Network:
         if len(getattr(model, "inputs", None) or [None]) != 1:
             raise NotImplementedError(
                 f"Model {model.name!r} has {len(model.inputs)} inputs, and this is for models with "
-                "one. tfcert.bound, bound_margins, certify, verify and find_counterexample take a "
-                "region for each; or concatenate the inputs, and split them inside the model."
+                "one. Bounds, attacks, training, certify, verify and the export take a region for "
+                "each; or concatenate the inputs, and split them inside the model."
             )
         self.name = model.name
         self.dtype, self.reduced = graph.types_of(model)

@@ -55,13 +55,17 @@ class Attack:
             raise ValueError(
                 f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
             )
+        self._check(region)
+        self.region: Any = region
+
+    def _check(self, region: Any) -> None:
+        """Raises where the attack cannot search a region of this kind."""
         if region.is_finite != self.for_finite:
             raise ValueError(
                 "A finite region is searched by tfcert.attacks.Substitutions, and any other by "
                 f"gradients or random steps, as by PGD and Square. Received: region={region!r} for "
                 f"{type(self).__name__}."
             )
-        self.region: Any = region
 
     def __call__(
         self, model: keras.Model, x: Inputs, y: Tensor, seed: int = 0, batch_size: int = 1024
@@ -101,6 +105,7 @@ class Attack:
 
     def with_region(self, region: Region) -> Self:
         """The same attack elsewhere."""
+        self._check(region)
         other = copy.copy(self)
         other.region = region
         return other

@@ -129,6 +129,7 @@ def certify(
     >>> print(result.summary())
     """
     chain, complete = request.chain(method, float_safe)
+    given = model
     model, inputs, around, apart = enter(model, x, region)
     checked_model(model, inputs)
     ranks = y.ranks if isinstance(y, OutputProperty) else True
@@ -148,7 +149,7 @@ def certify(
     batch_size = None if batch_size is None else int(batch_size)
     max_eps = None if max_eps is None else float(max_eps)
     attack = request.attack_of(attack, around)
-    _say_if_looser(model, chain)
+    _say_if_looser(given, chain)
     settings = {
         "region": repr(around),
         "method": [*map(repr, chain), *(["complete"] if complete else [])],

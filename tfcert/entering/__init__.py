@@ -2,7 +2,7 @@
 
 from tfcert.entering.embedding import SplitModel, split_embedding
 from tfcert.entering.entry import Entry, Inputs, Regions, enter, joined
-from tfcert.entering.joining import Joined
+from tfcert.entering.joining import Joined, product_of
 
 __all__ = [
     "Entry",
@@ -12,5 +12,6 @@ __all__ = [
     "SplitModel",
     "enter",
     "joined",
+    "product_of",
     "split_embedding",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfcert.entering.embedding import split_embedding
-from tfcert.entering.joining import Joined, joining
+from tfcert.entering.joining import Joined, joining, names_of, product_of
 from tfcert.network import checked_model
 from tfcert.regions import Region, WordSubstitutions
 from tfcert.types import ArrayLike
@@ -80,7 +80,7 @@ def joined(model: keras.Model) -> Joined | None:
 
 
 def _of_several(model: keras.Model, x: Any, region: Any) -> Entry:
-    asked = None if region is None else joining(model).asked(region)
+    asked = None if region is None else product_of(names_of(model), region)
     door = joining(model, () if asked is None else asked.words())
     if x is None:
         return Entry(door.model, None, None if asked is None else door.region(asked))

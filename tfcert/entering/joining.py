@@ -22,7 +22,7 @@ from tfcert.regions import LpBall, Product, Region, WordSubstitutions
 from tfcert.regions.product import as_region
 from tfcert.types import Tensor
 
-__all__ = ["Joined", "joining"]
+__all__ = ["Joined", "joining", "names_of", "product_of"]
 
 
 class Joined(NamedTuple):
@@ -87,17 +87,6 @@ class Joined(NamedTuple):
             return keras.tree.pack_sequence_as(self.structure, found)
         return tuple(found)
 
-    def asked(self, region: Any) -> Product:
-        """A region for each input; raises where that is not what was given."""
-        found = as_region(region)
-        if not isinstance(found, Product):
-            raise ValueError(
-                "`region` must be a dictionary, or where the model takes a list a list, with a "
-                'region or "fixed" for each input of the model: '
-                f"{', '.join(map(repr, self.names))}. Received: region={region!r}."
-            )
-        return found
-
     def region(self, asked: Product, x: Any = None) -> Product:
         """The region of the vector.
 
@@ -106,6 +95,7 @@ class Joined(NamedTuple):
             x: The inputs, where words among them may change.
         """
         if asked.is_placed:
+            self._check_placed(asked)
             return asked
         regions = self._regions(asked)
         found: list[Region] = [LpBall(0.0) for _ in self.shapes]
@@ -122,11 +112,20 @@ class Joined(NamedTuple):
     def settle(self, asked: Product) -> None:
         """Tells a region for each input how the vector is made of them."""
         if asked.is_placed:
+            self._check_placed(asked)
             return
         self._regions(asked)
         places = self._parts("region", asked.by_input(range(len(self.names))))
         order = [places[number] for number in self.own]
         asked.settle([*order, *[None] * (len(self.shapes) - len(order))], self.shapes)
+
+    def _check_placed(self, asked: Product) -> None:
+        if self.kept or list(asked.shapes) != self.shapes:
+            shapes = [tuple(tensor.shape)[1:] for tensor in self.tensors]
+            raise ValueError(
+                f"`shapes` of a Product must be those of the model's inputs, {shapes}, all of one "
+                f"type; leave it out, and the model tells. Received: region={asked!r}."
+            )
 
     def _regions(self, asked: Product) -> list[Any]:
         """The regions in the order of the inputs; raises where one does not fit its input."""
@@ -202,6 +201,27 @@ def _words_alone(name: str, region: WordSubstitutions) -> ValueError:
     )
 
 
+def product_of(names: list[str], region: Any) -> Product:
+    """A region for each of these inputs; raises where that is not what was given."""
+    found = as_region(region)
+    if not isinstance(found, Product):
+        raise ValueError(
+            "`region` must be a dictionary, or where the model takes a list a list, with a region "
+            f'or "fixed" for each input of the model: {", ".join(map(repr, names))}. '
+            f"Received: region={region!r}."
+        )
+    return found
+
+
+def names_of(model: keras.Model) -> list[str]:
+    """How each input is called: its key in a dictionary of inputs, or its own name."""
+    structure = graph.inputs_of(model)
+    if not isinstance(structure, dict):
+        return [tensor.name for tensor in model.inputs]
+    keys = {id(tensor): str(key) for key, tensor in structure.items()}
+    return [keys.get(id(tensor), tensor.name) for tensor in model.inputs]
+
+
 def joining(model: keras.Model, words: tuple[Any, ...] = ()) -> Joined:
     """How the inputs of a functional model become one vector.
 
@@ -226,11 +246,7 @@ class _Known:
 
 
 def _joined(model: keras.Model, words: tuple[Any, ...]) -> Joined:
-    structure, tensors = graph.inputs_of(model), model.inputs
-    names = [tensor.name for tensor in tensors]
-    if isinstance(structure, dict):
-        keys = {id(tensor): str(key) for key, tensor in structure.items()}
-        names = [keys.get(id(tensor), tensor.name) for tensor in tensors]
+    structure, tensors, names = graph.inputs_of(model), model.inputs, names_of(model)
     for name, tensor in zip(names, tensors, strict=True):
         if None in tuple(tensor.shape)[1:]:
             raise ValueError(

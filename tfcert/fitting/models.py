@@ -75,7 +75,7 @@ def check_model(model: keras.Model, bounded: bool) -> None:
 def settle(door: entering.Joined | None, region: Region | None) -> None:
     """Tells a region of several inputs which model it is for; raises where they do not fit."""
     if door is not None and region is not None:
-        door.settle(door.asked(region))
+        door.settle(entering.product_of(door.names, region))
     elif isinstance(region, Product):
         raise ValueError(
             "`region` must be a tfcert.LpBall or a tfcert.Box for a model with one input. "
