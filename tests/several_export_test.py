@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -34,6 +35,14 @@ def test_each_input_is_served_by_its_name(tmp_path):
     facts = json.loads(loaded.signatures["facts"]()["facts"].numpy())
     assert facts["inputs"]["kind"] == {"shape": [1], "dtype": "int32"}
     assert set(facts["region"]["regions"]) == set(types)
+
+
+def test_names_of_inputs_are_names_of_arguments(tmp_path):
+    parts = [keras.Input((2,), name="size (cm)"), keras.Input((2,), name="age")]
+    model = keras.Model(parts, keras.layers.Dense(2)(keras.layers.Concatenate()(parts)))
+    with pytest.raises(ValueError, match=r"Received: inputs named \['size \(cm\)'\]"):
+        tfcert.export_certified(model, tmp_path / "1", [BALL, "fixed"])
+    assert not (tmp_path / "1").exists()
 
 
 def test_a_region_for_each_input_is_asked_for(tmp_path):

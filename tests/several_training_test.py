@@ -148,3 +148,32 @@ def test_what_cannot_be_trained_is_refused():
     wide = keras.Model(wide, layers.Dense(2)(layers.Concatenate()(wide)))
     with pytest.raises(ValueError, match="trained one model was given to a model with other"):
         CertifiedTrainer(wide, objectives.IBP(region))
+
+
+def test_the_statistics_of_the_training_set():
+    parts = {
+        "a": keras.Input((2,), name="a"),
+        "kind": keras.Input((1,), dtype="int32", name="kind"),
+    }
+    known = layers.Flatten()(layers.Embedding(KINDS, 2)(parts["kind"]))
+    hidden = layers.Concatenate()([layers.Dense(2, name="first")(parts["a"]), known])
+    hidden = layers.BatchNormalization(name="norm")(hidden)
+    model = keras.Model(parts, layers.Dense(2)(hidden))
+    x = {"a": X["level"].astype("float32"), "kind": X["kind"]}
+    tfcert.callbacks.PopulationStatistics(x, batch_size=12).apply(model)
+    before = np.asarray(keras.Model(parts, model.get_layer("norm").input)(x), "float64")
+    norm = model.get_layer("norm")
+    np.testing.assert_allclose(np.asarray(norm.moving_mean), before.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(np.asarray(norm.moving_variance), before.var(axis=0), atol=1e-5)
+    with pytest.raises(ValueError, match="must hold the training inputs"):
+        tfcert.callbacks.PopulationStatistics({key: part[:0] for key, part in x.items()})
+
+
+def test_a_void_step_says_what_the_bounds_are():
+    """A data set's second batch holds inputs that the region cannot be put around."""
+    pixels = X["pixels"] + np.where(np.arange(SAMPLES) >= 16, 2.0, 0.0)[:, None].astype("float32")
+    data = tf.data.Dataset.from_tensor_slices(({**X, "pixels": pixels}, Y)).batch(16)
+    trainer = CertifiedTrainer(_model(), objectives.IBP(REGION))
+    trainer.compile("sgd", run_eagerly=True)
+    with pytest.raises(FloatingPointError, match="at step 1.*the widest bounds are those of layer"):
+        trainer.fit(data, epochs=1, verbose=0)

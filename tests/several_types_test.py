@@ -164,3 +164,42 @@ def test_properties_of_inputs_of_several_types():
     point = {key: np.asarray(part)[None] for key, part in outcome.counterexample.items()}
     assert np.asarray(model(point)).max() > float(outputs.max()) - 1e-3
     assert any(np.array_equal(point["kind"][0], row) for row in x["kind"])
+
+
+class _Written(keras.Model):
+    """A class whose call takes a dictionary of numbers and a category."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.known = layers.Dense(3, "relu"), layers.Embedding(6, 2)
+        self.last = layers.Dense(2)
+
+    def call(self, inputs):
+        known = self.known(inputs["kind"])[:, 0]
+        return self.last(ops.concatenate([self.seen(inputs["pixels"]), known], axis=-1))
+
+
+class _Undecided(_Written):
+    def call(self, inputs):
+        return super().call(inputs) if ops.max(inputs["pixels"]) > 0 else 0.0
+
+
+def test_models_written_as_classes():
+    x = {"pixels": _mixed_inputs()["pixels"], "kind": _mixed_inputs()["kind"][:, :1]}
+    region = {"pixels": LpBall(0.1), "kind": "fixed"}
+    model = _Written()
+    outputs = np.asarray(model(x))
+    lower, upper = tfcert.bound(model, x, region)
+    assert (np.asarray(lower) < outputs).all() and (outputs < np.asarray(upper)).all()
+    drawn = np.asarray(region["pixels"].sample(x["pixels"], 50, seed=0, corners=True))
+    for i in range(3):
+        kinds = np.repeat(x["kind"][i : i + 1], 50, axis=0)
+        outputs = np.asarray(model({"pixels": drawn[i], "kind": kinds}))
+        assert (np.asarray(lower)[i] - 1e-5 <= outputs).all()
+        assert (outputs <= np.asarray(upper)[i] + 1e-5).all()
+    points = tfcert.attacks.FGSM(region)(model, x, outputs[:3].argmax(axis=1))
+    np.testing.assert_array_equal(points["kind"], x["kind"])
+    undecided = _Undecided()
+    undecided(x)
+    with pytest.raises(NotImplementedError, match="The reading stops at"):
+        tfcert.bound(undecided, x, region)

@@ -154,6 +154,12 @@ class _Served:
         import tensorflow as tf
 
         assert self.door is not None
+        wrong = [name for name in self.door.names if not name.isidentifier()]
+        if wrong:
+            raise ValueError(
+                "`model` must name its inputs with letters, digits and underscores alone, as "
+                f"signatures do: keras.Input(shape, name=...). Received: inputs named {wrong}."
+            )
         pairs = zip(self.door.names, self.door.tensors, strict=True)
         return {name: tf.TensorSpec(tuple(t.shape), t.dtype, name) for name, t in pairs}
 

@@ -78,11 +78,11 @@ def example_inputs(model: keras.Model) -> Any:
             f"Model {model.name!r} is not built, so its shapes are unknown. Call the model on data "
             "first: model(x)."
         )
-    return _shaped(shapes[0], model.compute_dtype)
+    return _shaped(shapes[0], vars(model).get("_tfcert_types"), model.compute_dtype)
 
 
 def note_shapes(model: keras.Model, x: Any) -> None:
-    """Notes the shapes of a model's inputs, for ``example_inputs``."""
+    """Notes the shapes of a model's inputs, and which hold integers, for ``example_inputs``."""
 
     def shape_of(part: Any) -> Any:
         if isinstance(part, dict):
@@ -91,16 +91,34 @@ def note_shapes(model: keras.Model, x: Any) -> None:
             return [shape_of(value) for value in part]
         return tuple(part.shape)
 
+    def type_of(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: type_of(value) for key, value in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [type_of(value) for value in part]
+        name = keras.backend.standardize_dtype(part.dtype)
+        return None if "float" in name else name
+
     object.__setattr__(model, "_tfcert_shapes", shape_of(x))  # Past Keras's tracking.
+    object.__setattr__(model, "_tfcert_types", type_of(x))
 
 
-def _shaped(shape: Any, dtype: str) -> Any:
-    """Inputs for one shape, or for a list or a dictionary of them."""
+def _shaped(shape: Any, types: Any, dtype: str, name: str | None = None) -> Any:
+    """Inputs for one shape, or for a list or a dictionary of them.
+
+    Args:
+        shape: The shapes.
+        types: The types in the same structure; None for floats.
+        dtype: The type of floats.
+        name: The key of the input in a dictionary.
+    """
     if isinstance(shape, dict):
-        return {key: _shaped(part, dtype) for key, part in shape.items()}
+        several = types if isinstance(types, dict) else {}
+        return {key: _shaped(part, several.get(key), dtype, key) for key, part in shape.items()}
     if shape and not all(size is None or isinstance(size, int) for size in shape):
-        return [_shaped(part, dtype) for part in shape]
-    return keras.Input(tuple(shape[1:]), dtype=dtype)
+        several = types if isinstance(types, list) else [None] * len(shape)
+        return [_shaped(part, own, dtype) for part, own in zip(shape, several, strict=True)]
+    return keras.Input(tuple(shape[1:]), dtype=dtype if types is None else types, name=name)
 
 
 def is_variable(value: Any) -> bool:

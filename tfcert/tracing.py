@@ -92,6 +92,8 @@ def _visit_inside(operation: Any, args: tuple, kwargs: dict, outputs: list) -> A
         return _read(operation, args, kwargs)
     if type(operation).__name__ in _CONVERSIONS and args[0].dtype == outputs[0].dtype:
         return args[0]
+    if not _reads_floats(args, kwargs):  # What integers decide is fixed, and needs no rule.
+        return operation(*args, **kwargs)
     if not registry.has_rule(operation):
         raise NotImplementedError(
             f"its call uses {type(operation).__name__}, which has no bound rule. "
@@ -102,6 +104,12 @@ def _visit_inside(operation: Any, args: tuple, kwargs: dict, outputs: list) -> A
         return operation(*args, **kwargs)
     held = Held(operation, args, kwargs)
     return held(*held.values)
+
+
+def _reads_floats(args: tuple, kwargs: dict) -> bool:
+    """Whether a value among the arguments is a float."""
+    given = keras.tree.flatten((args, kwargs))
+    return any("float" in v.dtype for v in given if isinstance(v, keras.KerasTensor))
 
 
 def _read(layer: Any, args: tuple, kwargs: dict) -> Any:

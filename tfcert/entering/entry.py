@@ -12,7 +12,7 @@ from keras import ops
 from tfcert.entering.embedding import split_embedding
 from tfcert.entering.joining import Joined, joining, names_of, product_of
 from tfcert.network import checked_model
-from tfcert.regions import Region, WordSubstitutions
+from tfcert.regions import Product, Region, WordSubstitutions
 from tfcert.types import ArrayLike
 
 __all__ = ["Entry", "Inputs", "Regions", "enter", "joined"]
@@ -62,6 +62,8 @@ def enter(model: Any, x: Any = None, region: Any = None) -> Entry:
     try:
         readable = checked_model(model, x)
     except NotImplementedError:
+        if isinstance(region, Mapping | Sequence | Product):
+            raise
         return Entry(model, x, region)  # Refused, with the reason, where it is bounded.
     if len(readable.inputs) > 1:
         return _of_several(readable, x, region)
