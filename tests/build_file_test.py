@@ -57,15 +57,15 @@ _MAY_KNOW = {
     "tfcert_check": set(),
     "objectives": {
         *("types", "backend", "regions", "relaxations", "graph", "rules", "network", "bounds"),
-        *("schedules", "attacks", "smoothing", "layers"),
+        *("schedules", "attacks", "smoothing", "layers", "checks", "heads", "properties"),
     },
     "fitting": {
         *("types", "backend", "checks", "graph", "heads", "bounds", "network", "schedules"),
-        *("tracing", "entering", "regions"),
+        *("tracing", "entering", "regions", "objectives"),
     },
     "trainer": {
         *("types", "backend", "graph", "bounds", "network", "objectives", "schedules", "fitting"),
-        *("naming", "heads", "entering"),
+        *("naming", "entering"),
     },
     "callbacks": {
         *("types", "backend", "bounds", "network", "trainer", "entering", "fitting"),

@@ -37,6 +37,7 @@ class Wider(objectives.MAAR):
 def test_signatures_name_the_arguments_that_are_handed_on():
     names = list(inspect.signature(objectives.FusedCrownIBP).parameters)
     shared = ["slope", "regularizer", "tolerance", "train_eps", "ramp", "validation_method"]
+    shared += ["property", "natural_loss", "property_scale"]
     assert names == ["region", "natural_weight", "backward_weight", *shared]
     wider = inspect.signature(Wider).parameters
     assert {"width", "weight", "detach", *shared} < set(wider)

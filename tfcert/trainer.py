@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import keras
 from keras import ops
 
-from tfcert import backend, entering, fitting, graph, heads, naming
+from tfcert import backend, entering, fitting, graph, naming
 from tfcert.bounds.statistics import clean_moments
 from tfcert.objectives import Batch, Objective
 from tfcert.schedules import Clock
@@ -85,7 +85,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             )
         if isinstance(seed, bool) or int(seed) != seed or not 0 <= seed < 2**31:
             raise ValueError(f"`seed` must be an integer in [0, 2**31). Received: seed={seed!r}.")
-        fitting.check_model(model, bounded=objective.region is not None)
+        fitting.check_model(model, objective.aim, bounded=objective.region is not None)
         self.model, self.objective = model, objective
         fitting.settle(self.door, objective.region)
         self.seed, self.verified_share = int(seed), float(verified_share)
@@ -131,8 +131,19 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         Scores leave out a final softmax, and are (0, z) for a single output z. Several inputs are
         one vector.
         """
-        model = self.model if self.door is None else self.door.model
-        return heads.scored(model, read=self.objective.region is not None).model
+        bounded = self.objective.region is not None
+        return self.objective.aim.scored(self._model_of_vectors, read=bounded)
+
+    @property
+    def plain(self) -> keras.Model:
+        """The model whose outputs decide: ``scores``, or what a property is asked of."""
+        bounded = self.objective.region is not None
+        return self.objective.aim.plain(self._model_of_vectors, read=bounded).model
+
+    @property
+    def _model_of_vectors(self) -> keras.Model:
+        """The model, or where it has several inputs the model of one vector."""
+        return self.model if self.door is None else self.door.model
 
     @property
     def door(self) -> entering.Joined | None:
@@ -242,19 +253,23 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         """What the objective sees of one batch; runs its first pass if logits are not given."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self.inputs_of(x, train)
-        y, known = fitting.labels(y, self.classes)
+        plain, aim = self.plain, self.objective.aim
+        truth = aim.truth(x, y, plain.output_shape[1])
         step = self.step + 0  # The value: a variable would be read when it is used.
         clock = Clock(step, self.steps_per_epoch + 0, final=not train)
         batch = Batch(
             model=self.scores,
             x=x,
-            y=y,
+            y=truth.y,
             logits=logits,
             clock=clock,
             training=train,
             seed=self._noise_seed(step, train),
             sample_weight=sample_weight,
-            known=known,
+            known=truth.known,
+            plain=plain,
+            targets=truth.targets,
+            shift=truth.shift,
         )
         if logits is None:
             if train:
@@ -352,7 +367,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     def _log_verified(self, batch: Batch, right: Tensor) -> None:
         if "verified_accuracy" not in self.trackers:
             return
-        x, y, admitted = batch.x, batch.y, self._admitted(batch)
+        x, y, shift, admitted = batch.x, batch.y, batch.shift, self._admitted(batch)
         if batch.training:
             if self.verified_share == 0:
                 return
@@ -360,7 +375,8 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             if not self.objective.region.varies(x):  # Else it is made for the whole batch.
                 count = self._verified_count(x)
                 x, y, right, admitted = (part[:count] for part in (x, y, right, admitted))
-        margins = self.objective.margins(self.scores, x, y)
+                shift = None if shift is None else shift[:count]
+        margins = self.objective.margins(self.scores, x, y, shift)
         hot = ops.one_hot(y, self.classes, dtype="bool")
         least = ops.min(ops.where(hot, ops.full_like(margins, float("inf")), margins), axis=-1)
         verified = ops.logical_and(least > 0, admitted)

@@ -54,6 +54,7 @@ class Margins:
         known: Intervals of hidden nodes, ``{node: interval}``, for bounds over a latent region: all
             values of these nodes within their intervals, whether or not an input of the region
             leads there. Every path to the outputs must lead through one of them.
+        shift: What is added to the model's scores, ``(batch, classes)``; None for nothing.
     """
 
     def __init__(
@@ -65,10 +66,11 @@ class Margins:
         method: Any = "ibp",
         moments: dict[Node, tuple[Tensor, Tensor]] | None = None,
         known: dict[Node, Interval] | None = None,
+        shift: Tensor | None = None,
     ):
         self.method = methods.get(method)
         self.network = network_of(model)
-        self.region, self.x = region, ops.cast(x, self.network.dtype)
+        self.region, self.shift, self.x = region, shift, ops.cast(x, self.network.dtype)
         known = known or {}
         starts = set(known)
         if self.network.outputs in starts or (
@@ -131,7 +133,8 @@ class Margins:
             rows: Coefficients on the scores, ``(batch, rows, classes)``.
         """
         node = self.network.outputs
-        return propagation.lower_rows(self.evaluation, self.method, node, rows, intersect=False)
+        lower = propagation.lower_rows(self.evaluation, self.method, node, rows, intersect=False)
+        return self._shifted(rows, lower)
 
     def pairs(self) -> Tensor:
         """Lower bounds of ``f_k - f_j`` for all pairs, by intervals, ``(batch, classes, classes)``.
@@ -147,6 +150,8 @@ class Margins:
 
     def relaxed_minimum(self, rows: Tensor) -> RelaxedMinimum:
         """Where and at which value the relaxed problem has its minimum, for rows of the scores.
+
+        The scores are those of the model, without ``shift``.
 
         Args:
             rows: Coefficients on the scores, ``(batch, rows, classes)``.
@@ -175,7 +180,14 @@ class Margins:
     def _near(self, rows: Tensor) -> Tensor:
         """Lower bounds of linear functions of the scores by intervals, ``(batch, rows)``."""
         node, ibp = self.network.outputs, methods.IBP()
-        return propagation.lower_rows(self.evaluation, ibp, node, rows, intersect=False)
+        lower = propagation.lower_rows(self.evaluation, ibp, node, rows, intersect=False)
+        return self._shifted(rows, lower)
+
+    def _shifted(self, rows: Tensor, lower: Tensor) -> Tensor:
+        """Bounds of functions of the scores, with what the shift adds to them."""
+        if self.shift is None:
+            return lower
+        return lower + ops.sum(rows * self.shift[:, None], axis=-1)
 
     def _lower(self, bound: Callable[[Tensor], Tensor], sign: float = 1.0) -> Tensor:
         """Bounds the rows of all classes but y, and puts the 0 of y between them."""

@@ -1,6 +1,6 @@
 """What ``CertifiedTrainer.fit`` adds to Keras's: checks, the order of samples, callbacks."""
 
-from tfcert.fitting.data import checked, labels, prepare
+from tfcert.fitting.data import checked, prepare
 from tfcert.fitting.models import check_model, settle
 from tfcert.fitting.samples import Augmentation, Batches, Shuffled, taken
 from tfcert.fitting.watching import Latest, StopOnNaN
@@ -13,7 +13,6 @@ __all__ = [
     "StopOnNaN",
     "check_model",
     "checked",
-    "labels",
     "prepare",
     "settle",
     "taken",

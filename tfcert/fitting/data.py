@@ -13,16 +13,12 @@ from keras import ops
 from tfcert import backend, checks
 from tfcert.fitting.samples import Augmentation, Batches, Shuffled, taken
 from tfcert.fitting.watching import EpochBegin, StopOnNaN, joined
-from tfcert.types import Tensor
+from tfcert.objectives.aims import NO_LABELS
 
-__all__ = ["checked", "labels", "prepare"]
+__all__ = ["checked", "prepare"]
 
 # Samples of several inputs that are checked together.
 _JOINED_AT_ONCE = 1024
-
-_NO_LABELS = (
-    "`y` must hold integer labels: pass x and y, or a data set of pairs (x, y). Received: y=None."
-)
 
 
 def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -89,7 +85,7 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
         arguments["validation_data"] = backend.pipeline(Batches(validation, int(size)))
     arguments["callbacks"] = joined(trainer, own, arguments.get("callbacks"))
     arguments["shuffle"] = False
-    _complete_weights(arguments, trainer.classes)
+    _complete_weights(arguments, trainer)
     _check_clock(trainer, length)
     trainer.steps_per_epoch.assign(length)
     _check_length(trainer, arguments["epochs"], arguments.get("initial_epoch", 0), length)
@@ -109,9 +105,14 @@ def _shortened(length: int, steps_per_epoch: int | None) -> int:
     return min(length, int(steps_per_epoch))
 
 
-def _complete_weights(arguments: dict[str, Any], classes: int) -> None:
+def _complete_weights(arguments: dict[str, Any], trainer: Any) -> None:
     """Classes that ``class_weight`` leaves out have weight 1: data sets want to be told all."""
-    weights = arguments.get("class_weight")
+    weights, classes = arguments.get("class_weight"), trainer.classes
+    if weights is not None and trainer.objective.aim.get_config():
+        raise ValueError(
+            "`class_weight` goes with labels; with a property use `sample_weight`. "
+            f"Received: class_weight={weights!r}."
+        )
     if isinstance(weights, dict):
         if not set(weights) <= set(range(classes)):
             raise ValueError(
@@ -172,10 +173,7 @@ def check_arrays(trainer: Any, x: Any, y: Any, sample_weight: Any = None) -> tup
         x = x.astype(keras.config.floatx(), copy=False)
         checks.check_inputs(x, tuple(trainer.scores.input_shape[1:]), trainer.model.name)
         samples = len(x)
-    if y is None:
-        raise ValueError(_NO_LABELS)
-    y = checks.integer_labels(np.asarray(ops.convert_to_numpy(y)), trainer.classes)
-    checks.check_labels(y, samples, trainer.classes)
+    y = trainer.objective.aim.checked(y, samples, trainer.plain.output_shape[1])
     _check_values(trainer, x, samples)
     if sample_weight is None:
         return x, y
@@ -264,7 +262,7 @@ def _parts(batch: Any) -> tuple:
     """``(x, y)`` or ``(x, y, sample_weight)``."""
     parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     if len(parts) < 2:
-        raise ValueError(_NO_LABELS)
+        raise ValueError(NO_LABELS)
     if len(parts) > 3:
         raise ValueError(
             f"A batch is (x, y) or (x, y, sample_weight). Received: {len(parts)} parts."
@@ -284,21 +282,3 @@ def _check_length(trainer: Any, epochs: int, first: int, steps_per_epoch: int) -
                 f"{last:g}: its last value {schedule.last:g} is never reached.",
                 stacklevel=4,
             )
-
-
-def labels(y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Integer labels, ``(batch,)``, also from one-hot rows, and which of them exist.
-
-    Others become 0.
-    """
-    if y is None:
-        raise ValueError(_NO_LABELS)
-    y = checks.integer_labels(ops.convert_to_tensor(y), classes)
-    if len(y.shape) != 1:
-        raise ValueError(
-            f"Labels must be integers of shape (batch,), or one-hot rows of {classes} classes. "
-            f"Received: shape {tuple(y.shape)}."
-        )
-    y = ops.cast(y, "int32")
-    known = ops.logical_and(y >= 0, y < classes)
-    return ops.where(known, y, ops.zeros_like(y)), known

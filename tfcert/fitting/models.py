@@ -10,16 +10,18 @@ import keras
 
 from tfcert import entering, graph, heads, tracing
 from tfcert.network import network_of
+from tfcert.objectives.aims import Aim
 from tfcert.regions import Product, Region
 
 __all__ = ["check_model", "settle"]
 
 
-def check_model(model: keras.Model, bounded: bool) -> None:
+def check_model(model: keras.Model, aim: Aim, bounded: bool) -> None:
     """Raises unless an objective can train the model; says where an activation is left out.
 
     Args:
         model: The model.
+        aim: What margins are about.
         bounded: Whether the objective computes bounds. Without them any layer and mixed precision
             will do.
     """
@@ -34,7 +36,7 @@ def check_model(model: keras.Model, bounded: bool) -> None:
             )
     else:
         _check_graph(model)
-    scored = heads.scored(given, read=bounded)
+    scored = aim.plain(given, read=bounded)
     output = model.output_shape if graph.wants_walk(model) else scored.model.output_shape
     if not isinstance(output, tuple) or len(output) != 2:
         raise ValueError(
@@ -64,7 +66,7 @@ def check_model(model: keras.Model, bounded: bool) -> None:
             f"weights: the loss leaves {scored.ending} out, and the model keeps it.",
             stacklevel=3,
         )
-    elif head.activation in ("softmax", "log_softmax", "sigmoid"):
+    elif aim.ranks and head.activation in ("softmax", "log_softmax", "sigmoid"):
         raise ValueError(
             f"Model {model.name!r} ends in {head.activation} (layer {head.operation.name!r}), "
             "which cannot be left out. Objectives train logits: build the model without that "

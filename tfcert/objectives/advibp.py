@@ -69,6 +69,10 @@ class AdvIBP(RobustObjective):
             trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
         validation_method: How ``verified_accuracy`` is bounded: a name or an object of
             ``tfcert.methods``. Default: "ibp" where beta ends at 0, else "crown-ibp".
+        property: What has to hold on the region in place of labels, of ``tfcert.properties``.
+        natural_loss: With a property: the loss of the model's outputs against the targets of
+            ``fit``, a name or an object of ``keras.losses``. Default: that of the property.
+        property_scale: What the margins of the property are divided by in losses.
 
     Reference: Fan and Li, 2021, https://arxiv.org/abs/2008.06081, and the authors' code.
     """

@@ -32,7 +32,7 @@ class Batch:
     Attributes:
         model: Gives the user's scores: the user's own model, without a final softmax.
         x: Inputs.
-        y: Integer labels, ``(batch,)``.
+        y: Integer labels of the scores, ``(batch,)``; 0 with a property, see ``objectives.aims``.
         logits: What the objective's ``first_pass`` gave: by default ``model(x)``, in training mode
             while training.
         clock: Where training stands; ``clock.final`` in validation.
@@ -44,6 +44,10 @@ class Batch:
         moments: Mean and variance of the clean batch at every layer that normalises, by node. Empty
             in validation and for objectives whose ``needs_moments`` is False: layers then use
             their moving statistics.
+        plain: The model whose outputs decide: a property is about them.
+        targets: What came with the batch in place of labels; None without a property.
+        shift: What the targets add to the scores that ``model`` gives, ``(batch, scores)``; None
+            for nothing.
     """
 
     model: keras.Model
@@ -57,6 +61,9 @@ class Batch:
     known: Tensor | bool = True
     notes: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     moments: dict[Node, tuple[Tensor, Tensor]] = dataclasses.field(default_factory=dict)
+    plain: keras.Model | None = None
+    targets: Tensor | None = None
+    shift: Tensor | None = None
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the samples, with their weights as Keras's losses take them."""
@@ -73,7 +80,7 @@ class Batch:
     def forward(self, x: Tensor) -> Tensor:
         """The scores at other inputs than the clean ones, in inference mode with ``moments``."""
         if not self.moments:
-            return self.model(x, training=False)
+            return self.shifted(self.model(x, training=False))
         return self.forward_from(network_of(self.model).input, x)
 
     def forward_from(self, node: Node, values: Tensor) -> Tensor:
@@ -84,7 +91,18 @@ class Batch:
             values: ``(batch, *shape of the node)``.
         """
         network = network_of(self.model)
-        return node_values(network, {node: values}, self.moments)[network.outputs]
+        return self.shifted(node_values(network, {node: values}, self.moments)[network.outputs])
+
+    def shifted(self, scores: Tensor) -> Tensor:
+        """Scores that the model gives, with what the targets add to them.
+
+        Args:
+            scores: ``(batch, scores)``, or ``(n * batch, scores)`` with n rows for each input.
+        """
+        if self.shift is None:
+            return scores
+        count = ops.shape(scores)[0] // ops.shape(self.shift)[0]
+        return scores + ops.repeat(self.shift, count, axis=0)
 
     def attacked(self, attack: PGD) -> Tensor:
         """Inputs where an attack ends; no gradient flows through them."""

@@ -67,6 +67,9 @@ class LInfDistance(RobustObjective):
             for MNIST at 0.3.
         validation_method: How ``verified_accuracy`` is bounded: a name or an object of
             ``tfcert.methods``. Default: `method`.
+        property: Must be None: this objective trains margins between classes.
+        natural_loss: Must be None.
+        property_scale: Must be 1.
 
     Example:
 
@@ -92,6 +95,11 @@ class LInfDistance(RobustObjective):
         **shared: Unpack[Radius],
     ):
         super().__init__(region, ramp=ramp, **shared)
+        if shared.get("property") is not None:
+            raise ValueError(
+                "`property` must be None: LInfDistance trains margins between classes. "
+                f"Received: property={shared['property']!r}."
+            )
         if not isinstance(region, LpBall) or region.norm != math.inf:
             raise ValueError(
                 f"`region` must be a tfcert.LpBall in the l-inf norm. Received: region={region!r}."
@@ -177,9 +185,11 @@ class LInfDistance(RobustObjective):
             return ops.ones((), "float32")
         return ops.stop_gradient(lipschitz.factor(self._front))
 
-    def margins(self, model: keras.Model, x: Tensor, y: Tensor) -> Tensor:
+    def margins(
+        self, model: keras.Model, x: Tensor, y: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
         with _at_infinity(model):
-            return super().margins(model, x, y)
+            return super().margins(model, x, y, shift)
 
     @property
     def default_method(self) -> str:

@@ -55,6 +55,10 @@ class FusedCrownIBP(CrownIBP):
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
         validation_method: How ``verified_accuracy`` is bounded: a name or an object of
             ``tfcert.methods``. Default: "ibp" where beta ends at 0, else "crown-ibp".
+        property: What has to hold on the region in place of labels, of ``tfcert.properties``.
+        natural_loss: With a property: the loss of the model's outputs against the targets of
+            ``fit``, a name or an object of ``keras.losses``. Default: that of the property.
+        property_scale: What the margins of the property are divided by in losses.
 
     Example:
 

@@ -45,6 +45,10 @@ class IBP(RobustObjective):
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
         validation_method: How ``verified_accuracy`` is bounded: a name or an object of
             ``tfcert.methods``. Default: "ibp".
+        property: What has to hold on the region in place of labels, of ``tfcert.properties``.
+        natural_loss: With a property: the loss of the model's outputs against the targets of
+            ``fit``, a name or an object of ``keras.losses``. Default: that of the property.
+        property_scale: What the margins of the property are divided by in losses.
 
     Example:
 
@@ -86,7 +90,7 @@ class IBP(RobustObjective):
         worst = worst_case_logits(self.margin_bounds(batch, known))
         kappa = self.weight("natural_weight", batch.clock)
         terms = {
-            "natural": kappa * cross_entropy(batch.y, batch.logits),
+            "natural": kappa * self.aim.natural(batch),
             "robust": (1.0 - kappa) * self.robust_loss(batch, known, worst),
         }
         terms.update(self.extra_terms(batch, known, worst))

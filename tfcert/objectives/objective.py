@@ -12,6 +12,7 @@ from keras import ops
 from tfcert.bounds import methods
 from tfcert.bounds.margins import Margins
 from tfcert.network import network_of
+from tfcert.objectives.aims import Aim
 from tfcert.objectives.arguments import in_full, settings_shown
 from tfcert.objectives.batch import Batch
 from tfcert.objectives.parts import part_of_region
@@ -38,6 +39,13 @@ class Objective:
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line.
         validation_method: How ``verified_accuracy`` is bounded; default: as the objective trains.
+        property: What has to hold for the outputs on the region, of ``tfcert.properties``. Its
+            margins take the place of those between classes, in bounds, attacks and losses. The
+            targets of a ``Near`` come with each batch. Default: the class of an input is its label.
+        natural_loss: With a property: the loss of the model's own outputs against the targets, a
+            name or an object of ``keras.losses``. Default: the property's loss at the clean input.
+        property_scale: What the property's margins are divided by in losses: about the size of a
+            margin that matters, such as the tolerance.
 
     Attributes:
         settings: These arguments and the weights of terms, in one object.
@@ -68,8 +76,19 @@ class Objective:
         train_eps: float | None = None,
         ramp: Any = 1.0,
         validation_method: Any = None,
+        property: Any = None,
+        natural_loss: Any = None,
+        property_scale: float = 1.0,
     ):
-        self.settings = Settings(region, train_eps, ramp, validation_method)
+        self.settings = Settings(
+            *(region, train_eps, ramp, validation_method),
+            *(property, natural_loss, property_scale),
+        )
+
+    @property
+    def aim(self) -> Aim:
+        """What margins are about: labels, or a property."""
+        return self.settings.aim
 
     @property
     def region(self) -> Region | None:
@@ -91,6 +110,7 @@ class Objective:
         if self.region is not None:
             method = methods.get(self.settings.validation_method or self.default_method)
             method.check_layers(network_of(trainer.scores))
+        self.aim.check_terms(self.term_names, self.settings.weights.get("natural_weight"))
 
     def check_inputs(self, x: Any) -> None:
         """Raises a ValueError where inputs, concrete arrays, cannot be trained on."""
@@ -101,16 +121,15 @@ class Objective:
 
     def first_pass(self, batch: Batch) -> Tensor:
         """The scores that a step begins with: the clean pass, in training mode while training."""
-        return batch.model(batch.x, training=batch.training)
+        return self.aim.first_pass(batch)
 
     def predictions(self, batch: Batch) -> Tensor:
-        """What metrics of ``compile`` see, ``(batch, classes)``."""
-        return batch.logits
+        """What metrics of ``compile`` see, ``(batch, outputs)``."""
+        return self.aim.predictions(batch)
 
     def correct(self, batch: Batch) -> Tensor:
-        """Which samples the first pass classifies correctly, ``(batch,)``; for the accuracy."""
-        classes = ops.cast(ops.argmax(batch.logits, axis=-1), "int32")
-        return ops.cast(ops.equal(classes, batch.y), "float32")
+        """Which samples the first pass answers rightly, ``(batch,)``; for the accuracy."""
+        return ops.cast(self.aim.correct(batch), "float32")
 
     # The names of the loss terms, in their order; a property where they depend on arguments.
     term_names: Any = ()
@@ -152,12 +171,21 @@ class Objective:
         """
         raise NotImplementedError
 
-    def margins(self, model: keras.Model, x: Tensor, y: Tensor) -> Tensor | None:
-        """Margin bounds at the target region, for ``verified_accuracy``; None without a region."""
+    def margins(
+        self, model: keras.Model, x: Tensor, y: Tensor, shift: Tensor | None = None
+    ) -> Tensor | None:
+        """Margin bounds at the target region, for ``verified_accuracy``; None without a region.
+
+        Args:
+            model: Gives the scores.
+            x: Inputs.
+            y: Labels of the scores.
+            shift: As in ``Batch``.
+        """
         if self.region is None:
             return None
         method = methods.get(self.settings.validation_method or self.default_method)
-        return Margins(model, x, y, self.region, method).best()
+        return Margins(model, x, y, self.region, method, shift=shift).best()
 
     def get_config(self) -> dict[str, Any]:
         region = self.region
@@ -184,6 +212,9 @@ class RobustObjective(Objective):
             ends below 1; default: at full size at once. A pair ``(begin, end)`` of epochs stands
             for a straight line.
         validation_method: How ``verified_accuracy`` is bounded; default: as in training.
+        property: What has to hold on the region, in place of labels, see ``Objective``.
+        natural_loss: The loss of the model's own outputs, with a property.
+        property_scale: What the property's margins are divided by in losses.
     """
 
     def __init__(self, region: Region, **shared: Unpack[Ramped]):
@@ -261,7 +292,7 @@ class RobustObjective(Objective):
         whole, x = self.region_at(batch.clock), batch.x
         if around is not None or region is not None:
             whole, x = part_of_region(whole, x, region or whole, x if around is None else around)
-        return Margins(batch.model, x, batch.y, whole, method, batch.moments, known)
+        return Margins(batch.model, x, batch.y, whole, method, batch.moments, known, batch.shift)
 
     def get_config(self) -> dict[str, Any]:
         return self.settings.get_config()

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfcert.bounds import methods
+from tfcert.objectives.aims import Aim, aim_of
 from tfcert.objectives.arguments import user_stacklevel
 from tfcert.regions import LpBall, Region
 from tfcert.regions.product import as_region
@@ -25,6 +26,9 @@ class Radius(TypedDict, total=False):
 
     train_eps: float | None
     validation_method: Any
+    property: Any
+    natural_loss: Any
+    property_scale: float
 
 
 class Ramped(Radius, total=False):
@@ -43,8 +47,13 @@ class Settings:
         ramp: The fraction of the training radius: a schedule from 0 to 1, a number, or a pair
             ``(begin, end)`` of epochs for a straight line from 0 to 1.
         validation_method: How ``verified_accuracy`` is bounded; None: as the objective says.
+        property: What has to hold for the outputs, of ``tfcert.properties``; None: that the class
+            of each input is its label.
+        natural_loss: With a property: the loss of the model's own outputs against the targets.
+        property_scale: What the margins of the property are divided by in losses.
 
     Attributes:
+        aim: What the margins are about.
         train_region: The region at the training radius.
         weights: The weights of terms, by the names of the arguments that they come from.
     """
@@ -55,6 +64,9 @@ class Settings:
         train_eps: float | None = None,
         ramp: Any = 1.0,
         validation_method: Any = None,
+        property: Any = None,
+        natural_loss: Any = None,
+        property_scale: float = 1.0,
     ):
         region = as_region(region)
         if region is not None and not isinstance(region, Region):
@@ -66,8 +78,13 @@ class Settings:
                 "`train_eps` needs a region with an eps, tfcert.LpBall. "
                 f"Received: region={region!r}."
             )
+        if region is None and property is not None:
+            raise ValueError(
+                f"`property` is asked on a region: pass one. Received: property={property!r}."
+            )
         self.region: Region | None = region
         self.train_eps = train_eps
+        self.aim: Aim = aim_of(property, natural_loss, property_scale)
         self.ramp = ramp_of("ramp", ramp)
         self.validation_method = checked_method(validation_method)
         self.train_region: Region | None = region
@@ -114,6 +131,7 @@ class Settings:
             "train_eps": self.train_eps,
             "ramp": serialize(self.ramp),
             "validation_method": serialize(self.validation_method),
+            **self.aim.get_config(),
             **self.weights_config(),
         }
 

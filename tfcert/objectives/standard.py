@@ -25,21 +25,39 @@ class Standard(Objective):
         region: Where ``verified_accuracy`` is measured; None: it is not measured.
         validation_method: How ``verified_accuracy`` is bounded: a name or an object of
             ``tfcert.methods``. Default: "crown-ibp".
+        property: What has to hold on the region, in place of labels: of ``tfcert.properties``.
+        natural_loss: With a property: the loss of the model's own outputs, see ``IBP``.
+        property_scale: What the property's margins are divided by in losses.
     """
 
     default_method = "crown-ibp"
     needs_moments = False
     term_names = ("natural",)
 
-    def __init__(self, region: Region | None = None, validation_method: Any = None):
-        super().__init__(region, validation_method=validation_method)
+    def __init__(
+        self,
+        region: Region | None = None,
+        validation_method: Any = None,
+        *,
+        property: Any = None,
+        natural_loss: Any = None,
+        property_scale: float = 1.0,
+    ):
+        super().__init__(
+            region,
+            validation_method=validation_method,
+            property=property,
+            natural_loss=natural_loss,
+            property_scale=property_scale,
+        )
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        return {"natural": cross_entropy(batch.y, batch.logits)}
+        return {"natural": self.aim.natural(batch)}
 
     def get_config(self) -> dict[str, Any]:
         method = keras.saving.serialize_keras_object(self.settings.validation_method)
-        return {**super().get_config(), "validation_method": method}
+        asked = self.aim.get_config()
+        return {**super().get_config(), "validation_method": method, **asked}
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
@@ -59,6 +77,10 @@ class AdversarialTraining(RobustObjective):
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
         validation_method: How ``verified_accuracy`` is bounded: a name or an object of
             ``tfcert.methods``. Default: "crown-ibp".
+        property: What has to hold on the region in place of labels, of ``tfcert.properties``.
+        natural_loss: With a property: the loss of the model's outputs against the targets of
+            ``fit``, a name or an object of ``keras.losses``. Default: that of the property.
+        property_scale: What the margins of the property are divided by in losses.
 
     Reference: Madry et al., 2018, https://arxiv.org/abs/1706.06083, equation 2.1
     """

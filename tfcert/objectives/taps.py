@@ -76,6 +76,10 @@ class TAPS(IBP):
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
         validation_method: How ``verified_accuracy`` is bounded: a name or an object of
             ``tfcert.methods``. Default: "crown-ibp".
+        property: What has to hold on the region in place of labels, of ``tfcert.properties``.
+        natural_loss: With a property: the loss of the model's outputs against the targets of
+            ``fit``, a name or an object of ``keras.losses``. Default: that of the property.
+        property_scale: What the margins of the property are divided by in losses.
 
     Example:
 
@@ -114,7 +118,12 @@ class TAPS(IBP):
     def build(self, trainer: Any) -> None:
         super().build(trainer)
         if self.trailing_layers != 0:
-            split_node(network_of(trainer.scores), self.trailing_layers)
+            split_node(network_of(trainer.scores), self._split_at)
+
+    @property
+    def _split_at(self) -> int:
+        """The layers behind the split, with that which a property adds."""
+        return self.trailing_layers + self.aim.added_layers
 
     def training_method(self) -> Any:
         return self.intervals
@@ -133,7 +142,7 @@ class TAPS(IBP):
 
     def product(self, batch: Batch, known: Margins, interval: Tensor) -> Tensor:
         """The loss of the estimate times that of IBP, ``(batch,)`` or a scalar."""
-        node = split_node(known.network, self.trailing_layers)
+        node = split_node(known.network, self._split_at)
         found = self.search.worst_logits(batch, node, known.evaluation.intervals[node])
         estimate = cross_entropy(batch.y, found)
         if not self.per_sample:

@@ -9,12 +9,14 @@ from tfcert.properties.asked import (
     TopK,
 )
 from tfcert.properties.cases import Case, Property
+from tfcert.properties.near import Near
 from tfcert.properties.vnnlib import read_vnnlib
 
 __all__ = [
     "Case",
     "ClassStays",
     "Linear",
+    "Near",
     "OutputProperty",
     "OutputRange",
     "Property",

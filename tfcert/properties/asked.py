@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from tfcert.properties import arguments
 from tfcert.properties.cases import Case
 from tfcert.properties.questions import Problem, Question
 from tfcert.regions import Region
@@ -55,6 +56,28 @@ class OutputProperty:
         """``margins``, after a check that there is an entry for each input."""
         self._check_count(inputs)
         return self.margins(inputs, outputs)
+
+    def fixed_margins(self, outputs: int) -> tuple[Array, Array, Array | None]:
+        """The margins of any input, for training: nothing about them is known before.
+
+        Args:
+            outputs: The number of outputs of the network.
+
+        Returns:
+            Rows ``(rows, outputs)``, offsets ``(rows,)``, and factors ``(rows, outputs)`` of the
+            targets that come with a batch, None where the property needs no targets: the margins
+            are ``rows @ output + offsets + factors @ target``.
+        """
+        for name, axes in self._per_input.items():
+            value = getattr(self, name)
+            if value is not None and value.ndim > axes and len(value) != 1:
+                raise ValueError(
+                    f"`{name}` must hold one entry for all inputs, since training draws batches. "
+                    "A property whose data come with the batch is tfcert.properties.Near. "
+                    f"Received: {name} of shape {value.shape}."
+                )
+        rows, offsets = self.margins_of(1, outputs)
+        return rows[0], offsets[0], None
 
     def proved(self, lower: ArrayLike) -> npt.NDArray[np.bool_]:
         """Where lower bounds of the margins prove the property, ``(batch,)``.
@@ -140,7 +163,7 @@ class OutputProperty:
         return cls(**config)
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={_shown(value)}" for name, value in vars(self).items())
+        given = ", ".join(f"{name}={arguments.shown(value)}" for name, value in vars(self).items())
         return f"{type(self).__name__}({given})"
 
 
@@ -163,7 +186,7 @@ class ClassStays(OutputProperty):
     _per_input = {"y": 0}
 
     def __init__(self, y: ArrayLike):
-        self.y = _classes("y", y)
+        self.y = arguments.classes("y", y)
 
     def labels(self, inputs: int) -> npt.NDArray[np.int64]:
         return np.broadcast_to(self.y, (inputs,))
@@ -172,7 +195,7 @@ class ClassStays(OutputProperty):
         return True
 
     def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
-        own = _spread("y", self.y, inputs, outputs)
+        own = arguments.spread("y", self.y, inputs, outputs)
         if outputs < 2:
             raise ValueError(
                 "A margin is between two outputs: the model must have at least two. "
@@ -227,19 +250,19 @@ class Targeted(OutputProperty):
     _per_input = {"y": 0, "target": 0}
 
     def __init__(self, y: ArrayLike, target: ArrayLike):
-        self.y, self.target = _classes("y", y), _classes("target", target)
+        self.y, self.target = arguments.classes("y", y), arguments.classes("target", target)
         if (self.y == self.target).any():
             raise ValueError(
                 "`target` must be another output than `y`. "
-                f"Received: y={_shown(self.y)}, target={_shown(self.target)}."
+                f"Received: y={arguments.shown(self.y)}, target={arguments.shown(self.target)}."
             )
 
     def labels(self, inputs: int) -> npt.NDArray[np.int64]:
         return np.broadcast_to(self.y, (inputs,))
 
     def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
-        own = _spread("y", self.y, inputs, outputs)
-        other = _spread("target", self.target, inputs, outputs)
+        own = arguments.spread("y", self.y, inputs, outputs)
+        other = arguments.spread("target", self.target, inputs, outputs)
         eye = np.eye(outputs)
         return (eye[own] - eye[other])[:, None], np.zeros((inputs, 1))
 
@@ -259,7 +282,10 @@ class OutputRange(OutputProperty):
     def __init__(self, lower: ArrayLike | None = None, upper: ArrayLike | None = None):
         if lower is None and upper is None:
             raise ValueError("`lower` or `upper` must be given. Received: lower=None, upper=None.")
-        self.lower, self.upper = _numbers("lower", lower), _numbers("upper", upper)
+        self.lower, self.upper = (
+            arguments.numbers("lower", lower),
+            arguments.numbers("upper", upper),
+        )
 
     def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
         rows, offsets = [], []
@@ -267,13 +293,7 @@ class OutputRange(OutputProperty):
             limit = getattr(self, name)
             if limit is None:
                 continue
-            try:
-                limit = np.broadcast_to(limit, (inputs, outputs))
-            except ValueError:
-                raise ValueError(
-                    f"`{name}` must broadcast against outputs of shape ({inputs}, {outputs}). "
-                    f"Received: {name} of shape {limit.shape}."
-                ) from None
+            limit = arguments.broadcast(name, limit, (inputs, outputs))
             # Without a limit: a margin that is positive everywhere.
             free = limit == -sign * np.inf
             eye = sign * np.eye(outputs)
@@ -294,7 +314,7 @@ class Linear(OutputProperty):
     _per_input = {"rows": 2, "offsets": 1}
 
     def __init__(self, rows: ArrayLike, offsets: ArrayLike = 0.0):
-        given, more = _numbers("rows", rows), _numbers("offsets", offsets)
+        given, more = arguments.numbers("rows", rows), arguments.numbers("offsets", offsets)
         assert given is not None and more is not None
         if given.ndim not in (2, 3) or not given.shape[-2]:
             raise ValueError(
@@ -303,7 +323,9 @@ class Linear(OutputProperty):
             )
         for name, value in (("rows", given), ("offsets", more)):
             if not np.isfinite(value).all():
-                raise ValueError(f"`{name}` must be finite. Received: {name}={_shown(value)}.")
+                raise ValueError(
+                    f"`{name}` must be finite. Received: {name}={arguments.shown(value)}."
+                )
         if more.ndim > 2:
             raise ValueError(
                 "`offsets` must be a number, or of the shape (rows,) or (batch, rows). "
@@ -326,41 +348,3 @@ class Linear(OutputProperty):
                 f"Received: offsets of shape {self.offsets.shape}."
             ) from None
         return np.broadcast_to(self.rows, (inputs, count, outputs)), offsets
-
-
-def _classes(name: str, value: ArrayLike) -> npt.NDArray[np.int64]:
-    found = np.asarray(ops.convert_to_numpy(value) if ops.is_tensor(value) else value)
-    if found.dtype.kind not in "iu" or found.ndim > 1 or not found.size or (found < 0).any():
-        raise ValueError(
-            f"`{name}` must be an integer >= 0, or one for each input. "
-            f"Received: {name}={_shown(found)}."
-        )
-    return found.astype(np.int64)
-
-
-def _numbers(name: str, value: ArrayLike | None) -> Array | None:
-    if value is None:
-        return None
-    found = np.asarray(ops.convert_to_numpy(value) if ops.is_tensor(value) else value)
-    if found.dtype.kind not in "fiu" or not found.size or np.isnan(found).any():
-        raise ValueError(f"`{name}` must hold numbers. Received: {name}={_shown(found)}.")
-    return found.astype(np.float64)
-
-
-def _spread(
-    name: str, value: npt.NDArray[np.int64], inputs: int, outputs: int
-) -> npt.NDArray[np.int64]:
-    """One class an input."""
-    if value.max() >= outputs:
-        raise ValueError(
-            f"`{name}` must lie in [0, {outputs}), the model's outputs. "
-            f"Received: classes up to {value.max()}."
-        )
-    return np.broadcast_to(value, (inputs,))
-
-
-def _shown(value: Any) -> str:
-    """A value as Python reads it, if it is short."""
-    if not isinstance(value, np.ndarray):
-        return repr(value)
-    return repr(value.tolist()) if value.size <= 12 else f"<array of shape {value.shape}>"
