@@ -43,7 +43,7 @@ _MAY_KNOW = {
     "schedules": {"types"},
     "attacks": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),
-        *("schedules", "entering"),
+        *("schedules", "entering", "properties"),
     },
     "layers": {"types", "backend", "graph"},
     "models": {"types", "graph", "network", "rules", "layers"},
@@ -86,7 +86,7 @@ _MAY_KNOW = {
     },
     "export": {
         *("types", "backend", "regions", "rules", "network", "bounds", "certification"),
-        *("runs", "saved_model", "entering"),
+        *("runs", "saved_model", "entering", "properties"),
     },
     "tfcert": {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),

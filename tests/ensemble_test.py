@@ -25,10 +25,10 @@ class Noted(attacks.PGD):
         self.notes.append((len(x), seed, batch_size, x, self.region))
         return super().pieces(model, x, y, seed, batch_size)
 
-    def _program(self, model, arguments):  # the notes are no part of a program's key
+    def _program(self, model, wanted, arguments):  # the notes are no part of a program's key
         notes, self.notes = self.notes, None
         try:
-            return super()._program(model, arguments)
+            return super()._program(model, wanted, arguments)
         finally:
             self.notes = notes
 

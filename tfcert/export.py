@@ -6,15 +6,17 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import keras
+import numpy as np
 from keras import ops
 
-from tfcert import backend, entering, saved_model
-from tfcert.bounds import methods
+from tfcert import backend, entering, properties, saved_model
+from tfcert.bounds import methods, propagation
 from tfcert.certification.subject import Subject
 from tfcert.network import Network
+from tfcert.properties.questions import rounded_margins
 from tfcert.regions import LpBall, Region
 from tfcert.regions.product import as_region
 from tfcert.runs import identity
@@ -33,6 +35,7 @@ def export_certified(
     region: entering.Regions,
     method: MethodName | methods.Method = "crown-ibp",
     *,
+    property: properties.OutputProperty | Literal["interval"] | None = None,
     jit_compile: bool = False,
     overwrite: bool = False,
 ) -> pathlib.Path:
@@ -59,6 +62,12 @@ def export_certified(
     largest abs(score))``, which rounding may decide. With ``float_safe=True`` a certificate holds
     in any case.
 
+    With a property the model may be any with one output, ``(batch, outputs)``. The signatures then
+    answer with ``outputs`` (what the model returns), ``lower`` and ``upper`` (what it returns for
+    the inputs of the region lies between them), ``margin`` (a lower bound of the least margin that
+    the property needs) and ``certified``. With "interval" there is no property, and neither of the
+    last two.
+
     Args:
         model: A built classifier with one output, ``(batch, classes)``; a final softmax is looked
             behind. A single output, ``(batch, 1)``, is a logit or behind a sigmoid a probability.
@@ -67,6 +76,8 @@ def export_certified(
             model with several inputs a dictionary or a list with a region, or "fixed", for each.
         method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "lipschitz", or an object
             of ``tfcert.methods``.
+        property: What is certified in place of the class: an object of ``tfcert.properties``, the
+            same for all inputs; "interval" for an answer with bounds of the outputs alone.
         jit_compile: Whether XLA compiles the signatures, once for each batch size that is seen; as
             the method's own option.
         overwrite: Whether a SavedModel that is at ``path`` is replaced.
@@ -83,13 +94,12 @@ def export_certified(
     backend.check_saved_model("export_certified")
     method = _checked_method(method, jit_compile)
     door = entering.joined(model) if isinstance(model, keras.Model) else None
-    subject = _checked_subject(model if door is None else door.model, method)
-    network = subject.network
     region = as_region(region) if door is None else entering.product_of(door.names, region)
     around = region if door is None else door.region(region)
+    served = _served(model if door is None else door.model, around, method, property, door)
+    subject, network = served.subject, served.network
     _check_region(around, network)
     saved_model.check_weights(model)
-    served = _Served(subject, around, method, door)
     facts = {
         **saved_model.common_facts(model),
         "model_sha256": identity.of_model(model),
@@ -98,7 +108,7 @@ def export_certified(
         "method": {"class": type(method).__name__, **dataclasses.asdict(method)},
         **_inputs_told(network, door),
         "dtype": network.dtype,
-        "classes": subject.classes,
+        **served.facts(),
         "rounding_tolerance": ROUNDING_TOLERANCE,
     }
     return saved_model.write(path, [model, subject.scores], served.signatures(), facts, overwrite)
@@ -116,7 +126,15 @@ class _Served:
     ):
         self.subject, self.region, self.method, self.door = subject, region, method, door
         self.network, self.classes = subject.network, subject.classes
-        self.piece = method.samples_at_once(self.network, self.classes)
+        self.piece = method.samples_at_once(self.network, self._rows())
+
+    def _rows(self) -> int:
+        """How many functions of the outputs are bounded for each input."""
+        return self.classes
+
+    def facts(self) -> dict[str, Any]:
+        """What the answers are about."""
+        return {"classes": self.classes}
 
     def signatures(self) -> dict[str, Callable[..., Any]]:
         """The functions to save, by name."""
@@ -166,14 +184,7 @@ class _Served:
     def _certified(self, x: Tensor, eps: Tensor = None) -> dict[str, Tensor]:
         """Label, scores, margin and verdict of a batch that fits into memory."""
         scores, label = self._classified(x)
-        region = self.region
-        # What the bounds see: in another type with float_safe.
-        seen = ops.cast(x, self.method.dtype(self.network))
-        valid = ops.logical_and(region.admits(seen), ops.all(ops.isfinite(scores), axis=-1))
-        if eps is not None:
-            fits = ops.logical_and(ops.isfinite(eps), eps >= 0)
-            valid = ops.logical_and(valid, fits)
-            region = region.with_eps(ops.where(fits, eps, 0.0))
+        region, seen, valid = self._around(x, scores, eps)
         with backend.portable():
             same = self.subject.scores is self.subject.model
             found = self.method.served(
@@ -189,6 +200,18 @@ class _Served:
             "certified": margin > 0,
             **found,
         }
+
+    def _around(self, x: Tensor, outputs: Tensor, eps: Tensor) -> tuple[Region, Tensor, Tensor]:
+        """The region, the inputs as bounds see them, and which of them can be bounded."""
+        region = self.region
+        # In another type with float_safe.
+        seen = ops.cast(x, self.method.dtype(self.network))
+        valid = ops.logical_and(region.admits(seen), ops.all(ops.isfinite(outputs), axis=-1))
+        if eps is not None:
+            fits = ops.logical_and(ops.isfinite(eps), eps >= 0)
+            valid = ops.logical_and(valid, fits)
+            region = region.with_eps(ops.where(fits, eps, 0.0))
+        return region, seen, valid
 
     def _classified(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The model's outputs and its classes."""
@@ -206,6 +229,97 @@ def _inputs_told(network: Network, door: entering.Joined | None) -> dict[str, An
     pairs = zip(door.names, door.tensors, strict=True)
     told = {name: {"shape": list(t.shape[1:]), "dtype": t.dtype} for name, t in pairs}
     return {"inputs": told}
+
+
+class _ServedOutputs(_Served):
+    """What the signatures compute where outputs are bounded, and a property of them is certified.
+
+    Args:
+        subject: The model.
+        region: The region.
+        method: Bounds the outputs.
+        asked: The property; None for the interval alone.
+        door: How several inputs become one vector; None for one input.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        region: Region,
+        method: methods.Method,
+        asked: properties.OutputProperty | None,
+        door: entering.Joined | None = None,
+    ):
+        self.asked = asked
+        self.rows, self.offsets = np.zeros((0, subject.classes)), np.zeros(0)
+        if asked is not None:
+            self.rows, self.offsets, targets = asked.fixed_margins(subject.classes)
+            if targets is not None:
+                raise ValueError(
+                    "`property` must be the same for all inputs, and have no targets. "
+                    f"Received: property={asked!r}."
+                )
+        super().__init__(subject, region, method, door)
+
+    def _rows(self) -> int:
+        return 2 * self.classes + len(self.rows)
+
+    def facts(self) -> dict[str, Any]:
+        serialized = keras.saving.serialize_keras_object(self.asked)
+        return {"outputs": self.classes, "property": serialized or "interval"}
+
+    def _certified(self, x: Tensor, eps: Tensor = None) -> dict[str, Tensor]:
+        """Outputs, their bounds, margin and verdict of a batch that fits into memory."""
+        outputs = self.subject.model(x, training=False)
+        region, seen, valid = self._around(x, outputs, eps)
+        method, node = self.method, self.network.outputs
+        with backend.portable():
+            bound = region.bind(seen)
+            evaluation = propagation.evaluate(self.network, region, bound, method, point=seen)
+            lower, upper = propagation.node_bounds(evaluation, method, node)
+            found = {"lower": lower, "upper": upper}
+            if self.asked is not None:
+                found["margin"] = self._margin(evaluation, self.asked)
+        found = {
+            name: ops.where(ops.reshape(valid, (-1, *[1] * (len(v.shape) - 1))), v, math.nan)
+            for name, v in found.items()
+        }
+        certified = {"certified": found["margin"] > 0} if "margin" in found else {}
+        return {"outputs": outputs, **found, **certified}
+
+    def _margin(self, evaluation: Any, asked: properties.OutputProperty) -> Tensor:
+        """A lower bound of the least margin that is needed, ``(batch,)``; NaN where one is."""
+        dtype = self.method.dtype(self.network)
+        factors, offsets = rounded_margins(self.rows, self.offsets, dtype)
+        rows = ops.broadcast_to(factors, (ops.shape(evaluation.point)[0], *factors.shape))
+        lower = propagation.lower_rows(
+            evaluation, self.method, self.network.outputs, rows, intersect=self.method.intersect
+        )
+        lower = lower + ops.convert_to_tensor(offsets)
+        needed = asked.needed(len(factors))
+        least = ops.top_k(lower, needed)[0][:, -1]
+        known = ops.logical_not(ops.any(ops.isnan(lower), axis=-1))
+        return ops.where(known, least, math.nan)
+
+
+def _served(
+    model: Any, region: Any, method: methods.Method, asked: Any, door: entering.Joined | None
+) -> _Served:
+    """What an export computes."""
+    if asked is None:
+        return _Served(_checked_subject(model, method), region, method, door)
+    if asked != "interval" and not isinstance(asked, properties.OutputProperty):
+        raise ValueError(
+            '`property` must be an object of tfcert.properties, "interval", or None. '
+            f"Received: property={asked!r}."
+        )
+    if asked != "interval" and asked.ranks:
+        raise ValueError(
+            "`property` must not name classes, which differ from input to input: leave it out, and "
+            f"the export certifies the class that it predicts. Received: property={asked!r}."
+        )
+    subject = _checked_subject(model, method, ranks=False)
+    return _ServedOutputs(subject, region, method, None if asked == "interval" else asked, door)
 
 
 def _in_pieces(function: Any, arguments: tuple[Tensor, ...], piece: int) -> dict[str, Tensor]:
@@ -251,14 +365,14 @@ def _checked_method(method: Any, jit_compile: bool) -> methods.Method:
     return dataclasses.replace(method, jit_compile=True) if jit_compile else method
 
 
-def _checked_subject(model: Any, method: methods.Method) -> Subject:
+def _checked_subject(model: Any, method: methods.Method, ranks: bool = True) -> Subject:
     objective = getattr(model, "objective", None)
     if objective is not None and isinstance(getattr(model, "model", None), keras.Model):
         raise ValueError(
             "`model` must be the classifier itself. Received: a trainer around it "
             f"({type(model).__name__}); pass trainer.model."
         )
-    subject = Subject(model, method.float_safe)
+    subject = Subject(model, method.float_safe, ranks)
     method.check(subject.network)
     if reduced := subject.network.reduced:
         raise NotImplementedError(

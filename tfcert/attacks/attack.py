@@ -5,22 +5,28 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import keras
 import numpy as np
 from keras import ops
 
 from tfcert import backend
-from tfcert.attacks import inputs, losses
+from tfcert.attacks import losses
 from tfcert.attacks.inputs import Scores
+from tfcert.attacks.sought import Sought, sought
 from tfcert.entering import Inputs, Regions, enter
 from tfcert.programs import programs_of
+from tfcert.properties import OutputProperty
 from tfcert.regions import Numbers, Region, WordSubstitutions
 from tfcert.regions.product import as_region
 from tfcert.types import Tensor
 
 __all__ = ["Attack", "Found", "Search", "better", "positive"]
+
+
+# Labels, or what points should break.
+Wanted: TypeAlias = Tensor | OutputProperty | Sought
 
 
 class Found(NamedTuple):
@@ -30,7 +36,7 @@ class Found(NamedTuple):
         places: Which inputs of the batch, ``(inputs,)``.
         points: Of the shape of these inputs; of several inputs in their structure.
         margins: By how much a wrong class is ahead at these points, ``(inputs,)``; at most 0 where
-            the class is right.
+            the class is right. Of a property: minus the least margin that is needed.
     """
 
     places: np.ndarray
@@ -68,16 +74,17 @@ class Attack:
             )
 
     def __call__(
-        self, model: keras.Model, x: Inputs, y: Tensor, seed: int = 0, batch_size: int = 1024
+        self, model: keras.Model, x: Inputs, y: Wanted, seed: int = 0, batch_size: int = 1024
     ) -> Any:
         """The worst points found.
 
         Args:
             model: A model with one output, ``(batch, classes)``, or ``(batch, 1)`` for a logit or a
-                probability; runs in inference mode.
+                probability; with a property any numbers. Runs in inference mode.
             x: Inputs, ``(batch, *input_shape)``; a dictionary or a list of them where the model has
                 several inputs.
-            y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones.
+            y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones, or an object of
+                ``tfcert.properties``: what the points should break.
             seed: Decides all that is random, together with `batch_size`.
             batch_size: Inputs that are attacked together.
 
@@ -87,7 +94,7 @@ class Attack:
         return self.worst_points(model, x, y, seed, batch_size).points
 
     def worst_points(
-        self, model: keras.Model, x: Inputs, y: Tensor, seed: int = 0, batch_size: int = 1024
+        self, model: keras.Model, x: Inputs, y: Wanted, seed: int = 0, batch_size: int = 1024
     ) -> Found:
         """The worst points found with their margins; the arguments are those of a call."""
         entry = enter(model, x, self.region)
@@ -146,7 +153,7 @@ class Search(Attack):
         self.restarts, self.early_stop = positive("restarts", restarts), early_stop
 
     def worst_of_one(
-        self, model: keras.Model, x: Tensor, y: Tensor, seed: int, batch_size: int
+        self, model: keras.Model, x: Tensor, y: Wanted, seed: int, batch_size: int
     ) -> Found:
         places, *found = zip(*self.pieces(model, x, y, seed, batch_size), strict=True)
         if len(places) == 1:
@@ -154,7 +161,7 @@ class Search(Attack):
         return Found(np.concatenate(places), *(ops.concatenate(part, axis=0) for part in found))
 
     def pieces(
-        self, model: keras.Model, x: Tensor, y: Tensor, seed: int = 0, batch_size: int = 1024
+        self, model: keras.Model, x: Tensor, y: Wanted, seed: int = 0, batch_size: int = 1024
     ) -> Iterator[Found]:
         """The worst points, batch by batch, of a model with one input.
 
@@ -162,7 +169,7 @@ class Search(Attack):
         """
         if not isinstance(seed, (int, np.integer)):
             raise ValueError(f"`seed` must be an integer. Received: seed={seed!r}.")
-        x, y = inputs.check(model, x, y, *self._needs())
+        x, wanted = sought(model, x, y, *self._needs())
         self.region.validate(x)
         size = x.shape[0]
         piece = min(size, positive("batch_size", batch_size))
@@ -171,9 +178,9 @@ class Search(Attack):
             # The last batch is filled up, so that all of them run the same program.
             chosen = np.minimum(np.arange(start, start + piece), size - 1)
             key = ops.convert_to_tensor(np.array([int(seed) & 0x7FFFFFFF, index], "int32"))
-            cut = [ops.take(tensor, chosen, axis=0) for tensor in (x, y)]
-            arguments = (key, numbers.cut(chosen), *cut)
-            points, margins = self._program(model, arguments)(*arguments)
+            there = wanted.select(chosen)
+            arguments = (key, numbers.cut(chosen), ops.take(x, chosen, axis=0), *there.parts)
+            points, margins = self._program(model, there, arguments)(*arguments)
             real = min(piece, size - start)
             yield Found(chosen[:real], points[:real], margins[:real])
 
@@ -242,21 +249,23 @@ class Search(Attack):
         """Whether some input is still classified correctly, where that decides."""
         return ops.any(best_margin <= 0) if self.early_stop else ops.convert_to_tensor(True)
 
-    def _program(self, model: keras.Model, arguments: tuple) -> Callable:
+    def _program(self, model: keras.Model, wanted: Sought, arguments: tuple) -> Callable:
         """The search as one program for all sizes of the region."""
         # The numbers of the region are an argument of the program and no part of its key.
         rest = tuple(value for name, value in vars(self).items() if name != "region")
+        wanted = wanted.without_parts()
 
         def make() -> Callable:
             attack = self.with_region(self.region.template())  # whose attributes nobody changes
 
-            def run(seed: Tensor, numbers: Numbers, x: Tensor, y: Tensor) -> tuple:
+            def run(seed: Tensor, numbers: Numbers, x: Tensor, *parts: Tensor) -> tuple:
                 found = attack.with_region(attack.region.with_numbers(numbers))
-                return found.worst(inputs.scores_of(model), x, y, seed)
+                scores, y = wanted.scores(model, parts)
+                return found.worst(scores, x, y, seed)
 
             return run
 
-        key = (type(self), self.region.signature(), rest)
+        key = (type(self), self.region.signature(), rest, type(wanted), wanted.key)
         return programs_of(model).get(model, "attack", key, make, arguments)
 
 

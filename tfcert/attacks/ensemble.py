@@ -12,10 +12,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert.attacks import inputs, losses
+from tfcert.attacks import losses
 from tfcert.attacks.apgd import APGD
-from tfcert.attacks.attack import Attack, Found, Search, positive
+from tfcert.attacks.attack import Attack, Found, Search, Wanted, positive
 from tfcert.attacks.losses import TARGETED_CLASSES
+from tfcert.attacks.sought import sought
 from tfcert.attacks.square import Square
 from tfcert.entering import Regions
 from tfcert.types import Tensor
@@ -114,23 +115,23 @@ class Ensemble(Attack):
         return tuple(found)
 
     def worst_of_one(
-        self, model: keras.Model, x: Tensor, y: Tensor, seed: int, batch_size: int
+        self, model: keras.Model, x: Tensor, y: Wanted, seed: int, batch_size: int
     ) -> Found:
         begin = time.monotonic()
-        x, y = inputs.check(model, x, y)
+        x, wanted = sought(model, x, y)
         self.region.validate(x)
         most = min(positive("batch_size", batch_size), x.shape[0] * self.starts)
-        x, y = (np.asarray(ops.convert_to_numpy(part)) for part in (x, y))
+        x = np.asarray(ops.convert_to_numpy(x))
         worst = _Worst(x)
         # Where x itself is misclassified nothing is left to find.
-        worst.add(np.arange(len(x)), _Nothing(self.region).worst_points(model, x, y, 0, most))
-        for attack, own in self._turns(inputs.classes_of(model, x), seed):
+        worst.add(np.arange(len(x)), _Nothing(self.region).worst_points(model, x, wanted, 0, most))
+        for attack, own in self._turns(wanted.classes(model, x), seed):
             standing = worst.standing()
             if not len(standing) or self._is_late(begin):
                 break
             places, size = self._gathered(standing, most)
             there = attack.with_region(self.region.select(places, x))
-            for piece in there.pieces(model, x[places], y[places], own, size):
+            for piece in there.pieces(model, x[places], wanted.select(places), own, size):
                 worst.add(places, piece)
                 if self._is_late(begin):
                     break

@@ -13,6 +13,7 @@ from tfcert import backend, checks, heads, properties
 from tfcert.bounds import calls, methods, propagation
 from tfcert.entering import Inputs, Regions, enter
 from tfcert.programs import programs_of
+from tfcert.properties.questions import rounded_margins
 from tfcert.regions import Region
 from tfcert.types import Bounds, MethodName, Statistics, Tensor
 
@@ -136,13 +137,7 @@ def _property_margins(call: calls.Call, asked: properties.OutputProperty, output
     """Lower bounds of a property's margins, ``(batch, rows)``."""
     rows, offsets = asked.margins_of(call.batch or 1, outputs)
     dtype = call.method.dtype(call.network)
-    factors, shift = rows.astype(dtype), offsets.astype(dtype)
-    if (factors != rows).any():
-        raise NotImplementedError(
-            f"A factor of the property is no {dtype} number. Use a model of dtype float64."
-        )
-    # An offset that was rounded up would raise a lower bound.
-    shift = np.where(shift > offsets, np.nextafter(shift, -np.inf, dtype=dtype), shift)
+    factors, shift = rounded_margins(rows, offsets, dtype)
     tensor = ops.convert_to_tensor(factors)
     lower = call.run("specification", _rows, tensor, rows=int(rows.shape[1]))
     (lower,) = calls.as_numbers(call, [lower])

@@ -10,7 +10,7 @@ from keras import ops
 
 from tfcert.types import ArrayLike
 
-__all__ = ["broadcast", "classes", "numbers", "shown", "spread"]
+__all__ = ["broadcast", "classes", "numbers", "plain", "restored", "shown", "spread"]
 
 Array = npt.NDArray[np.float64]
 
@@ -64,3 +64,19 @@ def shown(value: Any) -> str:
     if not isinstance(value, np.ndarray):
         return repr(value)
     return repr(value.tolist()) if value.size <= 12 else f"<array of shape {value.shape}>"
+
+
+def plain(value: Any) -> Any:
+    """A value for a configuration: JSON knows no infinity, which is written as a text."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
+    return str(value) if isinstance(value, float) and np.isinf(value) else value
+
+
+def restored(value: Any) -> Any:
+    """What ``plain`` was given."""
+    if isinstance(value, list):
+        return [restored(entry) for entry in value]
+    return float(value) if value in ("inf", "-inf") else value

@@ -153,14 +153,11 @@ class OutputProperty:
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, for Keras's saving."""
-        return {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in vars(self).items()
-        }
+        return {name: arguments.plain(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> OutputProperty:
-        return cls(**config)
+        return cls(**{name: arguments.restored(value) for name, value in config.items()})
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={arguments.shown(value)}" for name, value in vars(self).items())

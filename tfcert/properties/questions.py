@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Problem", "Question", "rounded_outward"]
+__all__ = ["Problem", "Question", "rounded_margins", "rounded_outward"]
 
 Array = npt.NDArray[np.float64]
 
@@ -148,3 +148,22 @@ def rounded_outward(
     low = np.where(low > lower, np.nextafter(low, low.dtype.type(-np.inf)), low)
     high = np.where(high < upper, np.nextafter(high, high.dtype.type(np.inf)), high)
     return low, high
+
+
+def rounded_margins(
+    rows: npt.NDArray[Any], offsets: npt.NDArray[Any], dtype: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Margins in a float type, which are no larger than the given ones.
+
+    Args:
+        rows: Factors of the outputs; raises unless the type holds them exactly.
+        offsets: What is added; rounded down, since one that was rounded up would raise a bound.
+        dtype: The type.
+    """
+    factors, shift = rows.astype(dtype), offsets.astype(dtype)
+    if (factors != rows).any():
+        raise NotImplementedError(
+            f"A factor of the property is no {dtype} number. Use a model of dtype float64."
+        )
+    below = np.nextafter(shift, -np.inf, dtype=dtype)
+    return factors, np.where(shift > offsets, below, shift)
