@@ -31,6 +31,7 @@ _MAY_KNOW = {
     "graph": set(),
     "heads": {"graph", "network", "tracing"},
     "entering": {"types", "graph", "rules", "network", "regions"},
+    "derivatives": {"graph", "network", "properties", "relaxations", "rules"},
     "checks": {"types", "backend"},
     "rules": {"types", "backend", "regions", "relaxations", "graph", "layers"},
     "tracing": {"graph", "rules"},
@@ -38,7 +39,7 @@ _MAY_KNOW = {
     "programs": {"types", "backend", "network"},
     "bounds": {
         *("types", "backend", "checks", "regions", "relaxations", "graph", "rules", "network"),
-        *("names", "programs", "properties", "heads", "entering"),
+        *("names", "programs", "properties", "heads", "entering", "derivatives"),
     },
     "schedules": {"types"},
     "attacks": {
@@ -52,6 +53,7 @@ _MAY_KNOW = {
         *("types", "backend", "checks", "regions", "relaxations", "rules", "network", "programs"),
         *("bounds", "attacks", "properties", "interchange", "proofs", "heads"),
         "entering",
+        "derivatives",
     },
     "proofs": {"types", "regions", "relaxations", "rules", "network", "bounds", "tfcert_check"},
     "tfcert_check": set(),
@@ -74,7 +76,7 @@ _MAY_KNOW = {
     "certification": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),
         *("bounds", "attacks", "logs", "names", "naming", "provenance", "runs", "properties"),
-        *("branching", "entering"),
+        *("branching", "entering", "derivatives"),
     },
     "scaling": {"types", "regions", "logs", "files", "runs", "certification"},
     "assessment": {"regions", "bounds", "attacks"},
@@ -92,7 +94,7 @@ _MAY_KNOW = {
         *("types", "regions", "relaxations", "rules", "bounds", "datasets"),
         *("schedules", "attacks", "models", "objectives", "trainer", "smoothing"),
         *("version", "logs", "certification", "layers", "interchange", "reporting", "export"),
-        *("scaling", "callbacks", "branching", "properties", "proofs", "entering"),
+        *("scaling", "callbacks", "branching", "properties", "proofs", "entering", "derivatives"),
     },
     "cli": {
         *("types", "regions", "bounds", "datasets", "tfcert", "attacks", "assessment"),

@@ -30,6 +30,7 @@ from tfcert.bounds import (
 )
 from tfcert.branching import verify
 from tfcert.certification import certify
+from tfcert.derivatives import derivative
 from tfcert.entering import split_embedding
 from tfcert.export import export_certified
 from tfcert.regions import Box, LpBall
@@ -52,6 +53,7 @@ __all__ = [
     "certification",
     "certify",
     "datasets",
+    "derivative",
     "export_certified",
     "interchange",
     "least_margins",

@@ -22,6 +22,7 @@ __all__ = [
     "Visit",
     "attention_parts",
     "check_call",
+    "copied",
     "example_inputs",
     "inputs_of",
     "interpret",
@@ -314,12 +315,22 @@ def with_activation(layer: keras.layers.Layer, activation: Callable[..., Any]) -
 
     Whatever changes the variables of one changes both: training, loading, quantizing.
     """
-    other = object.__new__(type(layer))
-    other.__dict__.update(vars(layer))
     # A name must be unique among the layers of a model, and this one may be called twice.
     name = layer.name if len(layer._inbound_nodes) == 1 else f"{layer.name}_scores"
+    return copied(layer, activation=activation, name=name)
+
+
+def copied(layer: keras.layers.Layer, **changes: Any) -> Any:
+    """The same layer, with the same variables, that was called nowhere yet.
+
+    Args:
+        layer: The layer.
+        **changes: Other attributes that the copy has.
+    """
+    other = object.__new__(type(layer))
+    other.__dict__.update(vars(layer))
     nodes: dict[str, list] = {"_inbound_nodes": [], "_outbound_nodes": []}
-    other.__dict__.update(activation=activation, name=name, **nodes)
+    other.__dict__.update(**changes, **nodes)
     return other
 
 

@@ -11,6 +11,7 @@ from keras import ops
 
 from tfcert import backend, checks, heads, properties
 from tfcert.bounds import calls, methods, propagation
+from tfcert.derivatives import resolved
 from tfcert.entering import Inputs, Regions, enter
 from tfcert.programs import programs_of
 from tfcert.properties.questions import rounded_margins
@@ -65,7 +66,7 @@ def bound(
 def bound_margins(
     model: keras.Model,
     x: Inputs,
-    y: Tensor | properties.OutputProperty,
+    y: Tensor | properties.OutputProperty | properties.Monotone,
     region: Regions,
     method: MethodName | methods.Method = "crown",
     specification: Tensor | None = None,
@@ -108,6 +109,7 @@ def bound_margins(
     >>> verified = keras.ops.all(keras.ops.where(one_hot_y, 1.0, margins) > 0, axis=-1)
     """
     model, x, region, _ = enter(model, x, region)
+    model, y = resolved(model, y, region)
     ranks = y.ranks if isinstance(y, properties.OutputProperty) else y is not None
     if ranks and specification is None:
         model = _scores(model, method, x)

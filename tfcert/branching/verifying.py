@@ -26,9 +26,10 @@ from tfcert.branching.rows import Rows
 from tfcert.branching.search import Found, Limits, Progress, search
 from tfcert.branching.splitter import Splitter
 from tfcert.branching.units import UnitSplitter
+from tfcert.derivatives import resolved
 from tfcert.entering import Inputs, Regions, enter
 from tfcert.network import network_of
-from tfcert.properties import OutputProperty, Property
+from tfcert.properties import Monotone, OutputProperty, Property
 from tfcert.properties.questions import Problem
 from tfcert.regions import Box
 from tfcert.types import MethodName
@@ -70,7 +71,7 @@ class Settings:
 
 def verify(
     model: keras.Model,
-    asked: Property | OutputProperty,
+    asked: Property | OutputProperty | Monotone,
     x: Inputs | None = None,
     region: Regions | None = None,
     time_limit: float | None = None,
@@ -128,6 +129,7 @@ def verify(
     begin = time.monotonic()
     method = methods.get(method)
     model, inputs, around, apart = enter(model, x, region)
+    model, asked = resolved(model, asked, around)
     model = subject_of(model, asked, method.float_safe)
     check_output(model)
     if time_limit is not None and not time_limit > 0:
@@ -167,7 +169,7 @@ def verify(
 
 def find_counterexample(
     model: keras.Model,
-    asked: Property | OutputProperty,
+    asked: Property | OutputProperty | Monotone,
     x: Inputs | None = None,
     region: Regions | None = None,
     steps: int = 50,
@@ -195,6 +197,7 @@ def find_counterexample(
     >>> found = tfcert.branching.find_counterexample(model, asked, x, tfcert.LpBall(0.1))
     """
     model, inputs, around, apart = enter(model, x, region)
+    model, asked = resolved(model, asked, around)
     model = subject_of(model, asked)
     check_output(model)
     for name, value, least in (("steps", steps, 1), ("starts", starts, 1), ("seed", seed, 0)):

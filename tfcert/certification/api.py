@@ -21,10 +21,11 @@ from tfcert.certification.findings import Findings, Problem
 from tfcert.certification.results import Certificates
 from tfcert.certification.stages import Stage
 from tfcert.certification.subject import Subject
+from tfcert.derivatives import resolved
 from tfcert.entering import Inputs, Regions, enter
 from tfcert.naming import trained_with
 from tfcert.network import checked_model
-from tfcert.properties import OutputProperty
+from tfcert.properties import Monotone, OutputProperty
 from tfcert.runs import progress
 from tfcert.types import ArrayLike, MethodName, PathLike
 
@@ -48,7 +49,7 @@ _ATTACK_SIZE, _PREDICT_SIZE, _GPU_FACTOR = 128, 256, 4
 def certify(
     model: keras.Model,
     x: Inputs,
-    y: ArrayLike | OutputProperty,
+    y: ArrayLike | OutputProperty | Monotone,
     region: Regions,
     method: MethodLike | Sequence[MethodLike] = "auto",
     log: PathLike | None = None,
@@ -131,6 +132,7 @@ def certify(
     chain, complete = request.chain(method, float_safe)
     given = model
     model, inputs, around, apart = enter(model, x, region)
+    model, y = resolved(model, y, around)
     checked_model(model, inputs)
     ranks = y.ranks if isinstance(y, OutputProperty) else True
     subject = Subject(model, chain[0].float_safe, ranks)

@@ -10,12 +10,14 @@ from tfcert.properties.asked import (
 )
 from tfcert.properties.cases import Case, Property
 from tfcert.properties.near import Near
+from tfcert.properties.relations import Monotone
 from tfcert.properties.vnnlib import read_vnnlib
 
 __all__ = [
     "Case",
     "ClassStays",
     "Linear",
+    "Monotone",
     "Near",
     "OutputProperty",
     "OutputRange",
