@@ -205,6 +205,9 @@ def test_says_what_has_no_derivative():
     image = keras.Sequential([keras.Input((2, 2, 1)), layers.Flatten(), layers.Dense(1)])
     with pytest.raises(ValueError, match="one input of shape"):
         tfcert.derivative(image, 0)
+    box = tfcert.Box(np.zeros(3), np.ones(3), groups=[[0, 1]])
+    with pytest.raises(ValueError, match="one-hot group"):
+        tfcert.bound_margins(dense("relu"), np.eye(3)[:1], Monotone(0), box)
     region = tfcert.regions.Alternatives(np.zeros((1, 3, 2)))
     with pytest.raises(ValueError, match="one along lines"):
         tfcert.bound_margins(dense("relu"), CENTER, Monotone(0), region)

@@ -97,6 +97,11 @@ def resolved(model: Any, asked: Any, region: Any) -> tuple[Any, Any]:
             "A monotone output is one along lines: `region` must hold the line between two of its "
             f"points that differ in the feature. Received: region={region!r}."
         )
+    if any(asked.feature in group for group in getattr(region, "groups", ())):
+        raise ValueError(
+            "`feature` must not belong to a one-hot group, whose values no line joins. "
+            f"Received: feature={asked.feature}, groups={region.groups}."
+        )
     slopes = derivative(model, asked.feature)
     outputs = int(slopes.outputs[0].shape[-1])
     if asked.output is not None and asked.output >= outputs:

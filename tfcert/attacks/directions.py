@@ -58,8 +58,8 @@ def _steepest(
         length = ops.reshape(ops.cast(length, x.dtype), (-1,) + (1,) * (len(x.shape) - 1))
         return (best - points) / length
     radius = region.reach(x)
-    if region.norm == math.inf:
-        return radius * ops.sign(gradient)
+    if region.by_coordinate:
+        return region.leap(radius * ops.sign(gradient), gradient, points, x)
     lower, upper = region.inner_limits(x)
     stuck = ops.where(gradient > 0, points >= upper, points <= lower)
     weights = ops.where(stuck, ops.zeros_like(gradient), ops.abs(gradient)) * radius

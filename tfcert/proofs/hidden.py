@@ -44,7 +44,7 @@ def record_hidden(
     shape = (1, *network.input.shape)
     ends = [np.reshape(np.asarray(end, np.float64), shape) for end in (lower, upper)]
     middle = np.clip(0.5 * (ends[0] + ends[1]), *ends).astype(network.dtype)
-    region = Box(*ends)
+    region = Box(ends[0], ends[1])
     bound = region.bind(ops.convert_to_tensor(middle))
     evaluation = propagation.evaluate(network, region, bound, method)
     # Units whose sign is open by rule need slopes, even where better slopes settle the sign.

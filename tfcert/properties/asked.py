@@ -101,18 +101,13 @@ class OutputProperty:
         return [Question(own, more, groups, needs) for own, more in zip(rows, offsets, strict=True)]
 
     def problems(self, x: ArrayLike, region: Region, outputs: int) -> list[Problem]:
-        """The same as one problem an input, for regions that are boxes.
+        """The same as one problem for each box of an input's region: one where it is a box.
 
         Args:
             x: Inputs, ``(batch, *input_shape)``, in the type of the network.
             region: A ``Box``, or an ``LpBall`` of the norm "inf".
             outputs: The number of outputs of the network.
         """
-        if region.norm != np.inf:
-            raise NotImplementedError(
-                "Problems are about boxes of inputs: use a tfcert.Box, or a tfcert.LpBall with "
-                f'norm="inf". Received: region={region!r}.'
-            )
         region.validate(x)
         outward, inward = region.interval(x), region.inner_limits(x)
         lower, upper, low, high = (
@@ -120,10 +115,13 @@ class OutputProperty:
         )
         low, high = low.astype(np.float64), high.astype(np.float64)
         questions = self.questions(len(lower), outputs)
-        return [
-            Problem(lower[i], upper[i], question, (low[i], high[i]))
-            for i, question in enumerate(questions)
-        ]
+        found = []
+        for own, question in zip(zip(lower, upper, low, high, strict=True), questions, strict=True):
+            for fixed in region.boxes(own[1]):
+                free = np.isnan(fixed)
+                ends = [np.where(free, end, fixed.astype(end.dtype)) for end in own]
+                found.append(Problem(ends[0], ends[1], question, (ends[2], ends[3])))
+        return found
 
     def cases(self, x: ArrayLike, region: Region, outputs: int) -> list[tuple[Case, ...]]:
         """The ways to break the property around each input, for regions that are boxes.

@@ -246,6 +246,38 @@ class Region:
         lower, upper = self.inner_limits(x)
         return 0.5 * (upper - lower)
 
+    def boxes(self, upper: np.ndarray) -> list[np.ndarray]:
+        """The boxes that the region of one input consists of, by the entries that are fixed.
+
+        Args:
+            upper: The upper limits of the region, in the shape of an input.
+
+        Returns:
+            An array of this shape for each box: NaN where the limits are those of the region.
+        """
+        if self.norm != math.inf:
+            raise NotImplementedError(
+                "Problems are about boxes of inputs: use a tfcert.Box, or a tfcert.LpBall with "
+                f'norm="inf". Received: region={self!r}.'
+            )
+        return [np.full(upper.shape, np.nan)]
+
+    @property
+    def by_coordinate(self) -> bool:
+        """Whether each coordinate has limits of its own, so that all may move at once."""
+        return self.norm == math.inf
+
+    def leap(self, direction: Tensor, gradient: Tensor, points: Tensor, x: Tensor) -> Tensor:
+        """The direction of a step, where some coordinates have no way between their values.
+
+        Args:
+            direction: Where the step would lead if they had one.
+            gradient: What the step is to raise.
+            points: Where it begins.
+            x: Inputs.
+        """
+        return direction
+
     # The region's numbers, apart from the region: for code that is compiled once for all of them.
 
     def _described(self, rank: int) -> dict[str, Number]:
