@@ -31,7 +31,7 @@ _MAY_KNOW = {
     "graph": set(),
     "heads": {"graph", "network", "tracing"},
     "entering": {"types", "graph", "rules", "network", "regions"},
-    "derivatives": {"graph", "network", "properties", "relaxations", "rules"},
+    "derivatives": {"graph", "layers", "network", "properties"},
     "checks": {"types", "backend"},
     "rules": {"types", "backend", "regions", "relaxations", "graph", "layers"},
     "tracing": {"graph", "rules"},

@@ -64,6 +64,9 @@ _layer("unit_normalization_axes", lambda: layers.UnitNormalization(axis=[1, 2]),
 _layer("rms_normalization_axes", lambda: layers.RMSNormalization(axis=(1, 2)), (3, 2))
 
 
+_layer("step", linf.Step, (4,))
+
+
 # Layers of distances.
 
 for _p in (math.inf, 1.0, 2.5, 8.0, 1000.0):

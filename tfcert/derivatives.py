@@ -14,33 +14,11 @@ import numpy as np
 from keras import ops
 
 from tfcert import graph
+from tfcert.layers import Step
 from tfcert.network import checked_model, derived_from
 from tfcert.properties import Linear, Monotone
-from tfcert.relaxations import PiecewiseLinear
-from tfcert.rules import register_activation
 
-__all__ = ["Step", "derivative", "resolved"]
-
-
-@keras.saving.register_keras_serializable(package="tfcert")
-class Step(keras.layers.Layer):
-    """1 above 0, and 0 elsewhere: the derivative of a ReLU."""
-
-    def call(self, x: Any) -> Any:
-        """The step of every entry."""
-        return ops.cast(x > 0, x.dtype)
-
-
-register_activation(
-    Step,
-    PiecewiseLinear(
-        "step",
-        lambda x: ops.cast(x > 0, x.dtype),
-        (0.0,),
-        (0.0, 0.0),
-        (0.0, 1.0),
-    ),
-)
+__all__ = ["derivative", "resolved"]
 
 
 def derivative(model: keras.Model, feature: int) -> keras.Model:

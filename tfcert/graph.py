@@ -24,7 +24,9 @@ __all__ = [
     "check_call",
     "copied",
     "example_inputs",
+    "input_quantizer",
     "inputs_of",
+    "int8_parts",
     "interpret",
     "is_of_applications",
     "is_operation_of_keras",
@@ -332,6 +334,29 @@ def copied(layer: keras.layers.Layer, **changes: Any) -> Any:
     nodes: dict[str, list] = {"_inbound_nodes": [], "_outbound_nodes": []}
     other.__dict__.update(**changes, **nodes)
     return other
+
+
+def int8_parts(layer: keras.layers.Dense) -> tuple[Any, Any]:
+    """The integers of a Dense layer of the mode "int8", and the scale of each output."""
+    return layer._kernel, layer.kernel_scale
+
+
+def input_quantizer(layer: keras.layers.Dense) -> tuple[float, float] | None:
+    """How a Dense layer of the mode "int8" quantises its input: levels and epsilon.
+
+    None where it takes the input as it is.
+    """
+    quantizer = layer.inputs_quantizer
+    if quantizer is None:
+        return None
+    plain = type(quantizer) is keras.quantizers.AbsMaxQuantizer
+    low, high = quantizer.value_range if plain else (0, 0)
+    if not 0 < high == -low or quantizer.output_dtype != "int8":
+        raise NotImplementedError(
+            "quantises its input by a rule of its own; the one that is known is "
+            "keras.quantizers.AbsMaxQuantizer with a range that is symmetric about 0."
+        )
+    return float(high), float(quantizer.epsilon)
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:

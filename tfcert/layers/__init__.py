@@ -1,9 +1,10 @@
-"""Layers of l-infinity distance networks, whose robustness follows from their construction."""
+"""Layers of l-infinity distance networks, which are robust by construction, and the step."""
 
 from tfcert.layers.convolution import LInfDistanceConv2D
 from tfcert.layers.distance import IdentityNormal, LInfDistance, distance_layers, set_exponent
 from tfcert.layers.mean_shift import MeanShift
 from tfcert.layers.sorted_distance import SortedDistance
+from tfcert.layers.step import Step
 
 __all__ = [
     "IdentityNormal",
@@ -11,6 +12,7 @@ __all__ = [
     "LInfDistanceConv2D",
     "MeanShift",
     "SortedDistance",
+    "Step",
     "distance_layers",
     "set_exponent",
 ]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
-from tfcert import backend, relaxations
+from tfcert import backend, layers, relaxations
 from tfcert.rules import building
 from tfcert.rules.nonlinear import Elementwise
 from tfcert.rules.primitives import Node
@@ -97,3 +98,9 @@ register_rule(
 register_rule(keras.layers.PReLU, _prelu)
 register_rule(keras.layers.ELU, _by_curve(lambda layer: relaxations.elu(float(layer.alpha))))
 register_rule(keras.layers.Softmax, _softmax)
+
+# Both limits count where an interval reaches the jump.
+_STEP = relaxations.PiecewiseLinear(
+    "step", lambda x: ops.cast(x > 0, x.dtype), (0.0,), (0.0, 0.0), (0.0, 1.0)
+)
+register_activation(layers.Step, _STEP)

@@ -13,6 +13,7 @@ from tfcert.rules import building
 from tfcert.rules.linear import Kernel, Matrix, summed_terms
 from tfcert.rules.linear_maps import Convolution, Linear
 from tfcert.rules.primitives import Node
+from tfcert.rules.quantized import int8_dense
 from tfcert.rules.registry import apply, register_rule
 from tfcert.rules.windows import Sliding
 from tfcert.types import Tensor
@@ -29,11 +30,14 @@ def _plain_kernel(layer: Any) -> None:
     if getattr(layer, "quantization_mode", None) is not None:
         raise NotImplementedError(
             f"its weights are quantized ({layer.quantization_mode}). Bounds would be those of "
-            "another network; use the model before quantization."
+            "another network; use the model before quantization, or int8, whose Dense layers are "
+            "bounded."
         )
 
 
 def _dense(layer: Any, x: Node) -> Node:
+    if getattr(layer, "quantization_mode", None) == "int8":
+        return _finish(layer, int8_dense(layer, x))
     _plain_kernel(layer)
     # layer.kernel, not layer._kernel: it includes a LoRA update where one is enabled.
     fan_in = int(layer.kernel.shape[0])
