@@ -184,8 +184,9 @@ def _bent(operation: Any, function: Any, given: _Dual) -> _Dual:
     return _Dual(function(given.value), slope_of(given.value) * given.slope)
 
 
-def _step(x: Any) -> Any:
-    return Step(dtype=x.dtype)(x)
+def _step(x: Any, at: float = 0.0) -> Any:
+    # The type of x itself: symbolic differences may have another one.
+    return Step(dtype=x.dtype)(x - at if at else x)
 
 
 def _sigmoid_slope(x: Any) -> Any:
@@ -197,7 +198,7 @@ def _sigmoid_slope(x: Any) -> Any:
 _SLOPES: dict[str, Callable[[Any], Any]] = {
     "linear": ops.ones_like,
     "relu": _step,
-    "relu6": lambda x: _step(x) - _step(x - 6.0),
+    "relu6": lambda x: _step(x) - _step(x, at=6.0),
     "leaky_relu": lambda x: 0.2 + 0.8 * _step(x),
     "elu": lambda x: ops.exp(-ops.relu(-x)),
     "tanh": lambda x: 1.0 - ops.square(ops.tanh(x)),
