@@ -119,8 +119,8 @@ def _shaped(shape: Any, types: Any, dtype: str, name: str | None = None) -> Any:
         several = types if isinstance(types, dict) else {}
         return {key: _shaped(part, several.get(key), dtype, key) for key, part in shape.items()}
     if shape and not all(size is None or isinstance(size, int) for size in shape):
-        each = types if isinstance(types, list) else [None] * len(shape)
-        return [_shaped(part, own, dtype) for part, own in zip(shape, each, strict=True)]
+        listed = types if isinstance(types, list) else [None] * len(shape)
+        return [_shaped(part, own, dtype) for part, own in zip(shape, listed, strict=True)]
     return keras.Input(tuple(shape[1:]), dtype=dtype if types is None else types, name=name)
 
 
