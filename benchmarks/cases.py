@@ -183,6 +183,13 @@ def build_keras(network: Network) -> Any:
             layer = layers.Reshape((-1, shapes[name][-1]), name=name)
         elif op == "layernorm":
             layer = layers.LayerNormalization(epsilon=node["epsilon"], name=name)
+        elif op == "centering":
+            layer = layers.Identity(name=name)
+            value = value - keras.ops.mean(value, axis=-1, keepdims=True)
+        elif op == "rows":
+            layer = layers.Reshape(shapes[name], name=name)
+        elif op in ("lstm", "gru"):
+            layer = (layers.LSTM if op == "lstm" else layers.GRU)(node["units"], name=name)
         elif op == "attention":
             size = shapes[name][-1] // node["heads"]
             layer = layers.MultiHeadAttention(node["heads"], size, name=name)

@@ -20,12 +20,18 @@ WEIGHTS = {
     "dense": ("kernel", "bias"),
     "batchnorm": ("gamma", "beta", "moving_mean", "moving_variance"),
     "layernorm": ("gamma", "beta"),
+    "lstm": ("kernel", "recurrent", "bias"),
+    "gru": ("kernel", "recurrent", "bias"),
     "attention": tuple(
         f"{part}_{field}"
         for part in ("query", "key", "value", "output")
         for field in ("kernel", "bias")
     ),
 }
+
+
+# Gates of a recurrent layer and its candidate, each as wide as its state.
+_GATES = {"lstm": 4, "gru": 3}
 
 
 def _conv(name: str, source: str, filters: int, size: int, stride: int, pad: int) -> dict[str, Any]:
@@ -180,8 +186,16 @@ def _dense(inputs: int, units: Sequence[int]) -> dict[str, Any]:
     return {"input_shape": [1, 1, inputs], "nodes": nodes, "output": f"dense{len(units)}"}
 
 
-def _vit(depth: int, width: int, heads: int, patch: int) -> dict[str, Any]:
-    """A vision transformer: patches, a class token and positions, blocks that normalise before."""
+def _vit(depth: int, width: int, heads: int, patch: int, norm: str = "layernorm") -> dict[str, Any]:
+    """A vision transformer: patches, a class token and positions, blocks that normalise before.
+
+    Args:
+        depth: Number of blocks.
+        width: Numbers of a token.
+        heads: Heads of attention.
+        patch: Side of a patch in pixels.
+        norm: "layernorm", or "centering", which takes away the mean alone.
+    """
     nodes = [
         _conv("patches", "input", width, patch, patch, 0),
         _node("block0", "tokens", "patches"),
@@ -189,21 +203,31 @@ def _vit(depth: int, width: int, heads: int, patch: int) -> dict[str, Any]:
     for index in range(1, depth + 1):
         name, source = f"block{index}", f"block{index - 1}"
         nodes += [
-            _node(f"{name}_norm1", "layernorm", source, epsilon=1e-5),
+            _node(f"{name}_norm1", norm, source, epsilon=1e-5),
             _node(f"{name}_attention", "attention", f"{name}_norm1", heads=heads),
             _node(f"{name}_add", "add", f"{name}_attention", source),
-            _node(f"{name}_norm2", "layernorm", f"{name}_add", epsilon=1e-5),
+            _node(f"{name}_norm2", norm, f"{name}_add", epsilon=1e-5),
             _node(f"{name}_dense1", "dense", f"{name}_norm2", units=2 * width),
             _node(f"{name}_gelu", "gelu", f"{name}_dense1"),
             _node(f"{name}_dense2", "dense", f"{name}_gelu", units=width),
             _node(name, "add", f"{name}_dense2", f"{name}_add"),
         ]
     nodes += [
-        _node("norm", "layernorm", f"block{depth}", epsilon=1e-5),
+        _node("norm", norm, f"block{depth}", epsilon=1e-5),
         _node("class", "first", "norm"),
         _node("scores", "dense", "class", units=10),
     ]
     return {"input_shape": [32, 32, 3], "nodes": nodes, "output": "scores"}
+
+
+def _recurrent(op: str, steps: int, features: int, units: int) -> dict[str, Any]:
+    """A recurrent layer that reads the rows of an image, and scores of its last state."""
+    nodes = [
+        _node("rows", "rows", "input"),
+        _node("states", op, "rows", units=units),
+        _node("scores", "dense", "states", units=10),
+    ]
+    return {"input_shape": [steps, features, 1], "nodes": nodes, "output": "scores"}
 
 
 # Built-in shapes, for random weights: (graph, radius).
@@ -218,6 +242,12 @@ GRAPHS: dict[str, tuple[dict[str, Any], float]] = {
     "acas": (_dense(5, [50] * 6 + [5]), 0.02),
     "vit_2_3_16": (_vit(2, 48, 3, 16), 1 / 2550),
     "vit_3_3_16": (_vit(3, 48, 3, 16), 1 / 25500),
+    "vit_2_3_8": (_vit(2, 48, 3, 8), 1 / 25500),
+    "vit_2_3_16_centering": (_vit(2, 48, 3, 16, "centering"), 1 / 2550),
+    "lstm_8_32": (_recurrent("lstm", 8, 8, 32), 0.01),
+    "lstm_28_32": (_recurrent("lstm", 28, 28, 32), 0.001),
+    "gru_8_32": (_recurrent("gru", 8, 8, 32), 0.01),
+    "gru_28_32": (_recurrent("gru", 28, 28, 32), 0.001),
 }
 
 
@@ -247,6 +277,10 @@ def node_shapes(graph: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             shape = (math.prod(shape[:-1]) + 1, shape[-1])
         elif op == "first":
             shape = shape[1:]
+        elif op == "rows":
+            shape = (shape[0], math.prod(shape[1:]))
+        elif op in _GATES:
+            shape = (node["units"],)
         elif op == "flatten":
             shape = (math.prod(shape),)
         elif op == "concat":
@@ -283,6 +317,13 @@ def random_weights(graph: Mapping[str, Any], random: np.random.Generator) -> dic
                 shape = sides if kind == "kernel" else sides[2:] if part == "output" else sides[1:]
                 deviation = 1 / math.sqrt(channels) if kind == "kernel" else 0.05
                 add(node, field, random.normal(0.0, deviation, size=shape))
+        elif node["op"] in _GATES:
+            units, columns = node["units"], _GATES[node["op"]] * node["units"]
+            # A GRU of Keras has a bias of the input and one of the state.
+            bias = (2, columns) if node["op"] == "gru" else (columns,)
+            add(node, "kernel", random.normal(0.0, 1 / math.sqrt(channels), (channels, columns)))
+            add(node, "recurrent", random.normal(0.0, 1 / math.sqrt(units), (units, columns)))
+            add(node, "bias", random.normal(0.0, 0.05, bias))
         elif node["op"] in WEIGHTS:
             size = node.get("kernel_size", [])
             shape = (*size, channels, node["filters"] if size else node["units"])

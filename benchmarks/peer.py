@@ -20,9 +20,9 @@ from typing import Any
 import cases
 import graphs
 import numpy as np
-import peer_transformer
+import peer_layers
 
-__all__ = ["facts", "prepare"]
+__all__ = ["bounded_module", "facts", "prepare", "torch_module"]
 
 _PERMUTE_KERNEL = (3, 2, 0, 1)  # (height, width, in, out) -> (out, in, height, width)
 
@@ -43,7 +43,7 @@ def facts() -> dict[str, str]:
     }
 
 
-def _module(network: cases.Network) -> Any:
+def torch_module(network: cases.Network) -> Any:
     """The network as a torch module in evaluation mode."""
     import torch
     from torch import nn
@@ -87,12 +87,12 @@ def _module(network: cases.Network) -> Any:
             return nn.MaxPool2d(node["pool_size"], node["strides"])
         if op == "avgpool2d":
             return nn.AvgPool2d(node["pool_size"], node["strides"])
-        if op in ("tokens", "layernorm", "attention", "first", "gelu"):
+        if op in peer_layers.OPS:
             fields = {
                 field: torch.tensor(np.asarray(network.weights[f"{node['name']}/{field}"]))
                 for field in ("table",) * (op == "tokens") + graphs.WEIGHTS.get(op, ())
             }
-            return peer_transformer.layer(node, fields)
+            return peer_layers.layer(node, fields)
         simple = {"flatten": nn.Flatten, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
         return simple[op]()
 
@@ -120,13 +120,29 @@ def _module(network: cases.Network) -> Any:
     return Module().eval().requires_grad_(False)
 
 
+def bounded_module(module: Any, x: Any, eps: float, **options: Any) -> tuple[Any, Any]:
+    """The peer's form of a module, and its inputs with an l-inf ball around them.
+
+    Args:
+        module: From ``torch_module``.
+        x: Inputs, channels first.
+        eps: The radius.
+        **options: ``bound_opts`` of the peer.
+    """
+    from auto_LiRPA import BoundedModule, BoundedTensor
+    from auto_LiRPA.perturbations import PerturbationLpNorm
+
+    bounded = BoundedModule(module, x, bound_opts=options, device=x.device)
+    return bounded, BoundedTensor(x, PerturbationLpNorm(norm=np.inf, eps=eps))
+
+
 def prepare(case: cases.Case) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     """A function of no arguments that computes the case's bounds once."""
     warnings.simplefilter("ignore")  # Deprecated calls inside the peer, one per operator.
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    module = _module(case.network).to(device)
+    module = torch_module(case.network).to(device)
     images = cases.inputs_of(case.network, case.batch, case.seed)
     x = torch.tensor(images).permute(0, 3, 1, 2).contiguous().to(device)
 
@@ -142,12 +158,8 @@ def prepare(case: cases.Case) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
 
         return forward
 
-    from auto_LiRPA import BoundedModule, BoundedTensor
-    from auto_LiRPA.perturbations import PerturbationLpNorm
-
     options = {"iteration": case.iterations, "lr_alpha": case.learning_rate}
-    bounded = BoundedModule(module, x, bound_opts={"optimize_bound_args": options}, device=device)
-    perturbed = BoundedTensor(x, PerturbationLpNorm(norm=np.inf, eps=case.network.eps))
+    bounded, perturbed = bounded_module(module, x, case.network.eps, optimize_bound_args=options)
 
     if case.method == "alpha-crown":
         bounded.set_bound_opts({"optimize_bound_args": {"init_alpha": False}})

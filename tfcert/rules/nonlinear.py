@@ -194,8 +194,9 @@ class Product(Nonlinear):
     lies between the two planes of McCormick; so it is above, with one of the radii negated. All
     of them are as tight on the mean. Small coefficients pass on little of what is not known of x
     and y: the sum ``|c_y + s r_y| r_x + |c_x + s r_x| r_y`` is least at minus the steadiness of
-    either factor, and at all s between. Taken is that of the factor that is steadier; alpha-CROWN
-    goes on from there.
+    either factor, and at all s between. Taken is that of the factor that is steadier. Where both
+    keep their signs, it is that of the factor with the smaller radius: then the coefficient on the
+    other one is the smallest. alpha-CROWN goes on from there.
     """
 
     takes_more_axes = True
@@ -214,7 +215,7 @@ class Product(Nonlinear):
 
     def relax(self, p: Any, slope: str, *intervals: Interval) -> Any:
         x, y = intervals
-        below, above = _turns(x, y)
+        below, above = self._turns(x, y)
         return *_below(x, y, below), *_above(x, y, above)
 
     def backward(
@@ -229,7 +230,7 @@ class Product(Nonlinear):
         return _apply_planes(below, above, rows)
 
     def turn(self, tables: Any, rows: Rows, frame: Frame, shapes: Any) -> list[Tensor]:
-        found = _turns(*_balls(tables, rows, frame))
+        found = self._turns(*_balls(tables, rows, frame))
         return [number + ops.zeros_like(rows.coefficients) for number in found]
 
     def turned(
@@ -237,6 +238,17 @@ class Product(Nonlinear):
     ) -> tuple[Sequence[Rows], Tensor]:
         x, y = _balls(tables, rows, frame)
         return _apply_planes(_below(x, y, numbers[0]), _above(x, y, numbers[1]), rows)
+
+    def _turns(self, x: Interval, y: Interval) -> tuple[Tensor, Tensor]:
+        """The numbers s of the planes below and above ``x y``."""
+        of_x, of_y = steadiness(x), steadiness(y)
+        size_x, size_y = ops.abs(of_x), ops.abs(of_y)
+        first = (size_x > size_y) | ((size_x == size_y) & self.prefers_first(x, y))
+        return -ops.where(first, of_x, of_y), ops.where(first, -of_x, of_y)
+
+    def prefers_first(self, x: Interval, y: Interval) -> Tensor:
+        """Where the steadiness of x is taken, if both factors are equally steady."""
+        return x.radius < y.radius
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         tiny = flushed(2, unit)
@@ -246,13 +258,6 @@ class Product(Nonlinear):
 def _balls(tables: Any, rows: Rows, frame: Frame) -> list[Interval]:
     """Intervals of the inputs beside the rows, of their centres and radii."""
     return [Interval.from_center(*(frame.take(t, rows) for t in pair)) for pair in tables]
-
-
-def _turns(x: Interval, y: Interval) -> tuple[Tensor, Tensor]:
-    """The numbers s of the planes below and above ``x y``."""
-    of_x, of_y = steadiness(x), steadiness(y)
-    first = ops.abs(of_x) > ops.abs(of_y)
-    return -ops.where(first, of_x, of_y), ops.where(first, -of_x, of_y)
 
 
 def _below(x: Interval, y: Interval, s: Tensor) -> tuple:

@@ -16,7 +16,7 @@ from tfcert.rules import building
 from tfcert.rules.interval import Interval
 from tfcert.rules.linear import Sum
 from tfcert.rules.merging import concatenate
-from tfcert.rules.nonlinear import Elementwise
+from tfcert.rules.nonlinear import Elementwise, Product
 from tfcert.rules.primitives import Constant, Node
 from tfcert.rules.registry import apply, lower, register_rule
 from tfcert.types import Tensor
@@ -67,6 +67,20 @@ def _activated(function: Any, x: Node, count: int) -> list[Node]:
     return [building.activation(function, part) for part in _parts(x, count)]
 
 
+class _Gated(Product):
+    """``gate * x``: of factors that are equally steady, the gate is known better.
+
+    States have come through all steps before.
+    """
+
+    def prefers_first(self, x: Interval, y: Interval) -> Tensor:
+        return ops.ones_like(x.lower, dtype="bool")
+
+
+def _gated(gate: Node, x: Node) -> Node:
+    return apply(_Gated(), gate, x)
+
+
 # Cells.
 
 
@@ -87,8 +101,8 @@ def _lstm_step(cell: Any, x: Node, states: list) -> tuple[Node, list]:
     gates = concatenate([enter, forget, leave], axis=1)
     enter, forget, leave = _activated(cell.recurrent_activation, gates, 3)
     candidate = building.activation(cell.activation, candidate)
-    carry = building.add(building.multiply(forget, carry), building.multiply(enter, candidate))
-    output = building.multiply(leave, building.activation(cell.activation, carry))
+    carry = building.add(_gated(forget, carry), _gated(enter, candidate))
+    output = _gated(leave, building.activation(cell.activation, carry))
     return output, [output, carry]
 
 
@@ -109,11 +123,9 @@ def _gru_step(cell: Any, x: Node, states: list) -> tuple[Node, list]:
     gates = building.add(_part(x, 0, 2 * units), _part(from_state, 0, 2 * units))
     update, reset = _activated(cell.recurrent_activation, gates, 2)
     if cell.reset_after:
-        kept = building.multiply(reset, _part(from_state, 2 * units, 3 * units))
+        kept = _gated(reset, _part(from_state, 2 * units, 3 * units))
     else:
-        kept = building.dense(
-            building.multiply(reset, hidden), lambda: cell.recurrent_kernel[:, 2 * units :]
-        )
+        kept = building.dense(_gated(reset, hidden), lambda: cell.recurrent_kernel[:, 2 * units :])
     candidate = building.activation(
         cell.activation, building.add(_part(x, 2 * units, 3 * units), kept)
     )
@@ -122,7 +134,7 @@ def _gru_step(cell: Any, x: Node, states: list) -> tuple[Node, list]:
 
 
 class _Blended(Sum):
-    """``second + gate * (first - second)``, which Keras computes in another order."""
+    """``gate * first + (1 - gate) * second``, from both products."""
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
         raise NotImplementedError(
@@ -134,11 +146,12 @@ class _Blended(Sum):
 def _blend(gate: Node, first: Node, second: Node) -> Node:
     """``gate * first + (1 - gate) * second``.
 
-    Written with one product: its remainder is half the gate's width times that of the difference,
-    which sweeps bound as one value. Intervals are those of the mixture, where the gate is the same.
+    Planes of two products pass on less of what is not known of the states than those of
+    ``second + gate * (first - second)``: the least gate on one, the least of ``1 - gate`` on the
+    other. Intervals are those of the mixture, where the gate is the same.
     """
-    difference = building.subtract(first, second)
-    result = apply(_Blended(), second, building.multiply(gate, difference))
+    rest = building.scale(gate, -1.0, 1.0)
+    result = apply(_Blended(), _gated(gate, first), _gated(rest, second))
     return Node(
         result.primitive,
         result.inputs,
