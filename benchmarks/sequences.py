@@ -48,30 +48,25 @@ def _rows(network: cases.Network, sides: Sequence[str]) -> list[dict[str, Any]]:
         side: timing.call_once(_SIDES[side], question, _THREADS.value, _SECONDS.value)
         for side in sides
     }
-    failures = {side: value for side, value in found.items() if isinstance(value, str)}
     rows = []
     for i, eps in enumerate(radii):
         for method in _METHODS.value:
             row: dict[str, Any] = {"network": network.name, "eps": eps, "method": method}
-            for side, value in found.items():
-                if side not in failures:
-                    row |= _side(side, value[i], method)
-            if not failures and len(sides) == 2:
-                ours, theirs = (found[side][i][method] for side in sides)
-                row["looser"] = max(
-                    (their - own) / max(1e-6, abs(their))
-                    for own, their in zip(ours, theirs, strict=True)
-                )
-            rows.append(row | ({"failures": failures} if failures else {}))
+            for side, values in found.items():
+                row |= _side(side, values if isinstance(values, str) else values[i], method)
+            rows.append(row)
     return rows
 
 
-def _side(side: str, values: Mapping[str, list[float]], method: str) -> dict[str, float]:
-    """What one side tells of a method at one radius."""
+def _side(side: str, values: Mapping[str, Any] | str, method: str) -> dict[str, Any]:
+    """What one side tells of a method at one radius: means over the inputs."""
+    failure = values if isinstance(values, str) else values.get(f"{method} failure")
+    if failure is not None:
+        return {f"{side} failure": failure}
     known = {side: values[method], f"{side} cpu": values[f"{method} cpu"]}
     known |= {name: values[name] for name in ("clean", "attacked") if name in values}
     means = {name: statistics.fmean(numbers) for name, numbers in known.items()}
-    return {name: mean if math.isfinite(mean) else math.nan for name, mean in means.items()}
+    return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -92,8 +87,8 @@ def main(argv: Sequence[str]) -> None:
     rows: list[dict[str, Any]] = []
     for name in _NETWORKS.value:
         for row in _rows(cases.random_network(name, _SEED.value), sides):
-            rows.append({k: v if v == v else None for k, v in row.items()})
-            print(rows[-1], flush=True)
+            rows.append(row)
+            print(row, flush=True)
         if _OUT.value:
             machine.write(_OUT.value, facts, rows)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import cases
 
@@ -28,7 +29,7 @@ class Question:
     methods: Sequence[str]
 
 
-def measure(question: Question) -> list[dict[str, list[float]]]:
+def measure(question: Question) -> list[dict[str, Any]]:
     """By radius: the least margin of every input by method, attacked, and without a perturbation.
 
     "crown cpu" and the like are the processor seconds of the call, in a list of one.
@@ -49,7 +50,7 @@ def measure(question: Question) -> list[dict[str, list[float]]]:
         attack = tfcert.attacks.PGD(region, steps=50, restarts=2, early_stop=False)
         keras.utils.set_random_seed(0)
         found = attack.worst_points(model, x, y)[2]
-        row = {"clean": (scores.max(axis=1) - others.max(axis=1)).tolist()}
+        row: dict[str, Any] = {"clean": (scores.max(axis=1) - others.max(axis=1)).tolist()}
         row["attacked"] = (-ops.convert_to_numpy(found)).tolist()
         for method in question.methods:
             begin = time.process_time()

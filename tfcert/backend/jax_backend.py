@@ -205,6 +205,19 @@ def gather(values: Tensor, places: Tensor) -> Tensor:
     return ops.take(values, places, axis=0)
 
 
+def pad(values: Tensor, widths: Sequence[tuple[int, int]]) -> Tensor:
+    """The values with zeros around them."""
+    return ops.pad(values, widths)
+
+
+def total(coefficients: Tensor, values: Tensor) -> Tensor:
+    """Sums of products over all axes behind the first two: 0 where the coefficient is, also where
+    the value is infinite.
+    """
+    products = ops.where(coefficients == 0, ops.zeros_like(coefficients), coefficients * values)
+    return ops.sum(products, axis=list(range(2, len(products.shape))))
+
+
 def runs_at_once() -> bool:
     """Whether operations are carried out one by one, with numbers that Python can look at.
 

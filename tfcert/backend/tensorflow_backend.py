@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from tfcert.backend import shared
 from tfcert.types import Tensor
@@ -329,6 +330,22 @@ def gather(values: Tensor, places: Tensor) -> Tensor:
     which allows for negative places.
     """
     return tf.gather(values, places)
+
+
+def pad(values: Tensor, widths: Sequence[tuple[int, int]]) -> Tensor:
+    """The values with zeros around them; `ops.pad` takes some ten times as long from Python."""
+    return tf.pad(values, widths)
+
+
+def total(coefficients: Tensor, values: Tensor) -> Tensor:
+    """Sums of products over all axes behind the first two: 0 where the coefficient is, also where
+    the value is infinite.
+    """
+    axes = list(range(2, len(coefficients.shape)))
+    if tf.executing_eagerly():  # Two operations in place of five.
+        return tf.reduce_sum(tf.math.multiply_no_nan(values, coefficients), axes)
+    products = ops.where(coefficients == 0, ops.zeros_like(coefficients), coefficients * values)
+    return ops.sum(products, axis=axes)
 
 
 def runs_at_once() -> bool:

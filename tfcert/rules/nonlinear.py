@@ -53,8 +53,7 @@ def dot(first: Tensor, second: Tensor) -> Tensor:
 
 def total(coefficients: Tensor, values: Tensor) -> Tensor:
     """Like ``dot``, with 0 where the coefficient is 0, whatever the value."""
-    products = ops.where(coefficients == 0, ops.zeros_like(coefficients), coefficients * values)
-    return ops.sum(products, axis=list(range(2, len(products.shape))))
+    return backend.total(coefficients, values)
 
 
 def signs(coefficients: Tensor) -> tuple[Tensor, Tensor]:

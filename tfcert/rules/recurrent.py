@@ -6,16 +6,17 @@ one matrix serves all steps; the second makes one step from the projected input 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from tfcert import backend
 from tfcert.rules import building
 from tfcert.rules.interval import Interval
 from tfcert.rules.linear import Sum
-from tfcert.rules.merging import concatenate
 from tfcert.rules.nonlinear import Elementwise, Product
 from tfcert.rules.primitives import Constant, Node
 from tfcert.rules.registry import apply, lower, register_rule
@@ -36,7 +37,7 @@ def _part(x: Node, begin: int, end: int) -> Node:
 
     def pad(coefficients: Tensor, shape: tuple[int, ...]) -> Tensor:
         still = [(0, 0)] * len(shape)
-        return ops.pad(coefficients, [*still, (begin, after)])
+        return backend.pad(coefficients, [*still, (begin, after)])
 
     return building.rearrange(lambda value: value[..., begin:end], x, transposed=pad)
 
@@ -53,18 +54,34 @@ def _at(sequence: Node, place: int) -> Node:
 
     def pad(coefficients: Tensor, shape: tuple[int, ...]) -> Tensor:
         still = [(0, 0)] * (len(shape) - 1)
-        return ops.pad(ops.expand_dims(coefficients, 1), [(0, 0), (place, after), *still])
+        widths = [(0, 0), (place, after), *still]
+        return backend.pad(ops.expand_dims(coefficients, 1), widths)
 
     return building.rearrange(lambda value: value[:, place], sequence, transposed=pad)
 
 
-def _activated(function: Any, x: Node, count: int) -> list[Node]:
-    """An activation of each part of the last axis: at once where it acts on every entry alone."""
+def _activated(
+    function: Any, x: Node, count: int, places: Sequence[int] | None = None
+) -> list[Node]:
+    """An activation of parts of the last axis, all of them or those at some places.
+
+    Where it acts on every entry alone, all entries are activated, also those of parts that another
+    activation is for: then the parts are bounded by one sweep from x.
+    """
+    places = range(count) if places is None else places
     whole = building.activation(function, x)
-    primitive = whole.primitive
-    if isinstance(primitive, Elementwise) and primitive.variable is None and whole.inputs == (x,):
-        return _parts(whole, count)
-    return [building.activation(function, part) for part in _parts(x, count)]
+    if whole.inputs == (x,) and _takes_any_number(whole.primitive):
+        parts = _parts(whole, count)
+        return [parts[place] for place in places]
+    parts = _parts(x, count)
+    return [building.activation(function, parts[place]) for place in places]
+
+
+def _takes_any_number(primitive: Any) -> bool:
+    if not isinstance(primitive, Elementwise) or primitive.variable is not None:
+        return False
+    curve = primitive.parameters("float32")
+    return curve.domain == (-math.inf, math.inf) and not curve.poles
 
 
 class _Gated(Product):
@@ -97,10 +114,8 @@ def _simple_step(cell: Any, x: Node, states: list) -> tuple[Node, list]:
 def _lstm_step(cell: Any, x: Node, states: list) -> tuple[Node, list]:
     hidden, carry = states
     total = building.add(x, building.dense(hidden, cell.recurrent_kernel))
-    enter, forget, candidate, leave = _parts(total, 4)
-    gates = concatenate([enter, forget, leave], axis=1)
-    enter, forget, leave = _activated(cell.recurrent_activation, gates, 3)
-    candidate = building.activation(cell.activation, candidate)
+    enter, forget, leave = _activated(cell.recurrent_activation, total, 4, (0, 1, 3))
+    (candidate,) = _activated(cell.activation, total, 4, (2,))
     carry = building.add(_gated(forget, carry), _gated(enter, candidate))
     output = _gated(leave, building.activation(cell.activation, carry))
     return output, [output, carry]

@@ -243,6 +243,8 @@ class Frame:
                 before = rows.window.offset[axis] - window.offset[axis]
                 pads.append((before, extent[axis] - before - size))
             pads += [(0, 0)] * (len(rows.coefficients.shape) - len(pads))
-            return ops.pad(rows.coefficients, pads) if any(map(sum, pads)) else rows.coefficients
+            return (
+                backend.pad(rows.coefficients, pads) if any(map(sum, pads)) else rows.coefficients
+            )
 
         return Rows(grown(first) + grown(second), window, first.clean and second.clean)
