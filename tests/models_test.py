@@ -17,6 +17,9 @@ SIZES = {
     "resnet20": (272186, 272474),
     "resnet110": (1730426, 1730714),
     "densenet40": (1019434, 1019722),
+    # One and four patches of 16 x 16, nine and sixteen of 8 x 8.
+    "vit_2_3_16": (50794, 76954),
+    "vit_3_3_8": (64762, 74602),
 }
 
 

@@ -24,9 +24,15 @@ def _eager():
 def _model(kind="dense", dtype="float64"):
     with rule_cases.dtype_of_new_layers(dtype):
         words = keras.Input((_LENGTH,), dtype="int32")
-        x = layers.Embedding(_WORDS, 3)(words)
-        x = x + np.linspace(-1.0, 1.0, 3 * _LENGTH).reshape(_LENGTH, 3).astype(dtype)
-        if kind == "conv":
+        size = 4 if kind == "encoder" else 3
+        x = layers.Embedding(_WORDS, size)(words)
+        x = x + np.linspace(-1.0, 1.0, size * _LENGTH).reshape(_LENGTH, size).astype(dtype)
+        if kind == "encoder":  # A block of a transformer, and the mean of all words.
+            y = layers.LayerNormalization()(x)
+            x = x + layers.MultiHeadAttention(num_heads=2, key_dim=2)(y, y)
+            y = layers.Dense(5, activation="gelu")(layers.LayerNormalization()(x))
+            x = layers.GlobalAveragePooling1D()(x + layers.Dense(size)(y))
+        elif kind == "conv":
             x = layers.Conv1D(3, 2, activation="relu")(x)
             x = layers.GlobalMaxPooling1D()(x)
         elif kind == "gru":
@@ -70,7 +76,7 @@ def test_intervals_of_the_embedding_are_exact():
         np.testing.assert_array_equal(np.asarray(bounds.upper)[i], points.max(axis=0))
 
 
-@pytest.mark.parametrize("kind", ["conv", pytest.param("gru", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["conv", "encoder", pytest.param("gru", marks=pytest.mark.slow)])
 def test_outputs_of_all_replacements_lie_within_bounds(kind):
     model, words = _model(kind), _inputs()
     region, y = WordSubstitutions(_TABLE, 2), np.array([0, 1, 2])
@@ -142,11 +148,13 @@ def test_the_attack_finds_what_enumeration_finds():
             assert abs((others - outputs[:, y[i]]).max() - float(margins[i])) < 1e-9
 
 
-@pytest.mark.slow
-def test_certify():
-    model, words = _model("gru"), _inputs()
+@pytest.mark.parametrize("kind", ["encoder", pytest.param("gru", marks=pytest.mark.slow)])
+def test_certify(kind):
+    model, words = _model(kind), _inputs()
     y = np.asarray(model(words)).argmax(axis=1)
-    result = tfcert.certify(model, words, y, WordSubstitutions(_TABLE, 2), self_check=1.0)
+    result = tfcert.certify(
+        model, words, y, WordSubstitutions(_TABLE, 2), method=["crown"], self_check=1.0
+    )
     for i, sequence in enumerate(words):
         right = np.asarray(model(_all(sequence, 2))).argmax(axis=1) == y[i]
         assert result.verdict[i] in (("verified", "unknown") if right.all() else ("falsified",))

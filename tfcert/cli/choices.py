@@ -31,7 +31,7 @@ MODELS = (
     *("dm_small", "dm_medium", "dm_large", "cnn2_w2", "cnn2_w4", "cnn2_w8"),
     *("cnn4_w2", "cnn4_w4", "cnn4_w8", "cnn7", "cnn7_narrow", "cnn7_w8"),
     "lenet",
-    *("resnet20", "resnet110", "densenet40", "linf_conv"),
+    *("resnet20", "resnet110", "densenet40", "vit_1_1_4", "vit_2_3_16", "vit_3_3_8", "linf_conv"),
 )
 _FAMILIES = tuple(
     f"{family}_<layers>x<units>"

@@ -1,13 +1,14 @@
-"""Image classifiers that smoothing is measured on: LeNet, and CIFAR's ResNets and DenseNet."""
+"""Image classifiers that are no plain stacks: LeNet, CIFAR's ResNets and DenseNet, transformers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
-__all__ = ["densenet", "lenet", "resnet"]
+__all__ = ["densenet", "lenet", "resnet", "vit"]
 
 
 def lenet(x: Any, classes: int) -> Any:
@@ -58,6 +59,28 @@ def densenet(x: Any, classes: int, depth: int = 40, growth: int = 12) -> Any:
             more = _conv(_norm_relu(x), growth, 3, 1)
             x = layers.Concatenate()([x, more])
     return layers.Dense(classes)(layers.GlobalAveragePooling2D()(_norm_relu(x)))
+
+
+def vit(x: Any, classes: int, depth: int, heads: int, patch: int) -> Any:
+    """A vision transformer, with 16 numbers of a token for each head.
+
+    Patches with learned positions; blocks of attention and of a GELU layer, which normalise before;
+    the scores are a linear function of all tokens.
+
+    Reference: Dosovitskiy et al., 2021, https://arxiv.org/abs/2010.11929
+    """
+    width = 16 * heads
+    x = layers.Conv2D(width, patch, patch)(x)
+    x = layers.Reshape((-1, width))(x)
+    # Positions: the kernel of a layer that reads constants, as Keras has no layer of them alone.
+    places = ops.ones_like(x[:, :, :1]) * np.eye(x.shape[1], dtype="float32")
+    x = layers.Add()([x, layers.Dense(width, use_bias=False)(places)])
+    for _ in range(depth):
+        y = layers.LayerNormalization()(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(heads, width // heads)(y, y)])
+        y = layers.Dense(2 * width, activation="gelu")(layers.LayerNormalization()(x))
+        x = layers.Add()([x, layers.Dense(width)(y)])
+    return layers.Dense(classes)(layers.Flatten()(x))
 
 
 def _conv(x: Any, filters: int, kernel: int, stride: int) -> Any:
