@@ -25,7 +25,7 @@ from sequences_subject import Question
 
 _NETWORKS = flags.DEFINE_list(
     "networks",
-    ["vit_2_3_16", "vit_3_3_16", "vit_2_3_16_centering", "lstm_8_32", "gru_8_32"],
+    ["vit_2_3_16", "vit_2_3_16_centering", "lstm_8_32", "gru_8_32", "vit_3_3_16"],
     "Built-in networks.",
 )
 _METHODS = flags.DEFINE_list("methods", ["ibp", "crown"], "Methods to compare.")

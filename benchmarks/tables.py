@@ -324,6 +324,55 @@ def applications_table() -> str:
     return "\n".join([_facts(report), "", *lines])
 
 
+def _margin(row: Mapping[str, Any], side: str) -> str:
+    value = row.get(side)
+    if value is None:
+        return "none"
+    return f"{value:.4f}" if abs(value) < 1e3 else f"{value:.1e}"
+
+
+def sequences_table() -> str:
+    """Margins of transformers and recurrent networks, beside the peer's."""
+    report = json.loads((_RESULTS / "sequences.json").read_text())
+    rows = {(r["network"], r["eps"], r["method"]): r for r in report["rows"]}
+    lines = [
+        "| network | ε | IBP | peer | CROWN | peer | at an attack | without a change |",
+        "| --- " * 8 + "|",
+    ]
+    for network, eps in dict.fromkeys(key[:2] for key in rows):
+        ibp, crown = (rows[network, eps, method] for method in ("ibp", "crown"))
+        cells = [f"`{network}`", f"{eps:.2g}"]
+        cells += [_margin(row, side) for row in (ibp, crown) for side in ("tfcert", "auto_LiRPA")]
+        cells += [_margin(crown, name) for name in ("attacked", "clean")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([_facts(report), "", *lines])
+
+
+def trained_sequences_table() -> str:
+    """What certified training of a transformer and of a GRU reaches on digits."""
+    reports = {
+        network: json.loads((_RESULTS / f"{name}.json").read_text())
+        for network, name in (("transformer", "transformer"), ("GRU", "recurrent"))
+    }
+    lines = [
+        "| network | trained with | ε | digits | right | verified | by IBP | by CROWN-IBP "
+        "| with a counterexample | open |",
+        "| --- " * 10 + "|",
+    ]
+    for network, report in reports.items():
+        for row in report["rows"]:
+            verdicts = row["verdicts"]
+            count = row["certified_digits"]
+            trained = {"ibp": "IBP", "standard": "the clean loss"}[row["trained_with"]]
+            cells = [network, trained, f"{row['eps']:g}", str(count)]
+            cells.append(str(count - verdicts.get("misclassified", 0)))
+            cells.append(str(verdicts.get("verified", 0)))
+            cells += [str(row["verified_by"][method]) for method in ("ibp", "crown-ibp")]
+            cells += [str(verdicts.get(name, 0)) for name in ("falsified", "unknown")]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n\n".join([*map(_facts, reports.values()), "\n".join(lines)])
+
+
 def _percent(found: Mapping[str, float], sign: str = "") -> str:
     return f"{100 * found['mean']:{sign}.2f} ± {100 * found['error']:.2f}"
 
@@ -391,10 +440,14 @@ TABLES = {
     "tightness": tightness_table,
     "epochs": epochs_table,
     "paired": paired_table,
+    "sequences": sequences_table,
+    "trained_sequences": trained_sequences_table,
 }
 PAGES = tuple(
     _DOCS / f"{name}.md"
-    for name in ("attacks", "benchmarks", "layers", "scale", "paper_tightness", "results")
+    for name in (
+        *("attacks", "benchmarks", "layers", "scale", "sequences", "paper_tightness", "results"),
+    )
 )
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/transformer.py --out=benchmarks/results/transformer
 
-The data set is the UCI digits that ship with the package: four patches of 4 x 4 pixels. Each network is trained by one objective and then certified
-on test digits: by an attack, and by one method after another on the digits that the ones before
-left open.
+The data set is the UCI digits that ship with the package: four patches of 4 x 4 pixels. Each
+network is trained by one objective and then certified on test digits: by an attack, and by one
+method after another on the digits that the ones before left open.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import digits
 import machine

@@ -40,6 +40,7 @@ NAVIGATION: Mapping[str, Mapping[str, str]] = {
         "What the bounds mean": "bounds",
         "Regions": "regions",
         "What is supported": "layers",
+        "Sequences": "sequences",
         "Tabular models": "tabular",
     },
     "Training": {

@@ -115,9 +115,10 @@ def get(
     ``cnn4_w*`` have two and four convolutions in widths 2, 4 and 8; ``cnn7`` has five convolutions
     and two dense layers with batch normalisation (Shi et al.), ``cnn7_narrow`` a quarter of its
     channels, ``cnn7_w8`` an eighth, and a quarter of its units. ``lenet``, ``resnet20``,
-    ``resnet110`` and ``densenet40`` are the networks that smoothing is measured on. ``vit_2_3_16`` is a
-    vision transformer of 2 blocks with 3 heads on patches of 16 x 16; so are ``vit_3_3_8`` and
-    ``vit_1_1_4``. ``mlp_3x100`` has three hidden layers of 100 units; any numbers go.
+    ``resnet110`` and ``densenet40`` are the networks that smoothing is measured on.
+    ``vit_2_3_16`` is a vision transformer of 2 blocks with 3 heads on patches of 16 x 16; so are
+    ``vit_3_3_8`` and ``vit_1_1_4``. ``mlp_3x100`` has three hidden layers of 100 units; any
+    numbers go.
 
     ``linf_mlp_5x5120`` is a network of l-inf distances with 5 layers, 4 of them of 5120 units;
     ``linf_hybrid_5x5120`` has the 4, and two dense layers behind them; ``linf_conv`` has two
