@@ -17,6 +17,7 @@ _RESULTS = pathlib.Path(__file__).parent / "results"
 _DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 _METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
+_TITLES = dict(zip(_METHODS, ("IBP", "CROWN-IBP", "CROWN", "α-CROWN(20)"), strict=True))
 
 
 def _facts(report: Mapping[str, Any]) -> str:
@@ -34,37 +35,52 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 
 def bounds_table() -> str:
-    """Milliseconds per call, and how many times as long the peer takes."""
-    report = json.loads((_RESULTS / "bounds_cpu.json").read_text())
-    rows = {(r["network"], r["batch"], r["method"]): r for r in report["rows"]}
-    lines = [
-        "| network | batch | IBP | CROWN-IBP | CROWN | α-CROWN(20) |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for network, batch in dict.fromkeys((r["network"], r["batch"]) for r in report["rows"]):
-        cells = [_cell(rows[network, batch, method]) for method in _METHODS]
-        lines.append(f"| {network} | {batch} | " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
+    """Milliseconds per call, and how many times as long the peer takes; a part for each file."""
+    parts = []
+    for path in sorted(_RESULTS.glob("bounds_*.json")):
+        report = json.loads(path.read_text())
+        rows = {(r["network"], r["batch"], r["method"]): r for r in report["rows"]}
+        known = [method for method in _METHODS if any(key[2] == method for key in rows)]
+        titles = ["network", "batch", *(_TITLES[method] for method in known)]
+        lines = ["| " + " | ".join(titles) + " |", "| " + " | ".join(["---"] * len(titles)) + " |"]
+        for network, batch in dict.fromkeys(key[:2] for key in rows):
+            cells = [_cell(rows[network, batch, method]) for method in known]
+            lines.append(f"| {network} | {batch} | " + " | ".join(cells) + " |")
+        parts.append("\n".join([_facts(report), "", *lines]))
+    return "\n\n".join(parts)
+
+
+def _beside(row: Mapping[str, Any], part: str, digits: str, factor: float = 1.0) -> str:
+    """A number of tfcert's, and the peer's in brackets."""
+    both = [row[part], row[f"peer_{part}"]]
+    own, peer = ("-" if v is None else ("{:" + digits + "}").format(factor * v) for v in both)
+    return f"{own} ({peer})"
 
 
 def first_calls_table() -> str:
     """Seconds of first calls: tfcert, and the peer in brackets; and where those to compile go."""
-    report = json.loads((_RESULTS / "first_calls.json").read_text())
-    lines = [
-        _facts(report),
-        "",
-        "| network | method | first, s | compiling, s | of it tracing, optimising | later, ms "
-        "| first of 4 inputs, s |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in report["rows"]:
-        lines.append(
-            f"| {row['network']} | {row['method']} | {row['first']:.2f} ({row['peer_first']:.2f}) "
-            f"| {row['compiling']:.2f} | {row['tracing']:.2f}, {row['optimising']:.2f} "
-            f"| {1e3 * row['later']:.3g} ({1e3 * row['peer_later']:.3g}) "
-            f"| {row['other_batch']:.2f} |"
-        )
-    return "\n".join(lines)
+    parts = []
+    for path in sorted(_RESULTS.glob("first_calls*.json")):
+        report = json.loads(path.read_text())
+        lines = [
+            _facts(report),
+            "",
+            "| network | method | first, s | compiling, s | of it tracing, optimising | later, ms "
+            "| first of 4 inputs, s |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in report["rows"]:
+            named = [row[name] for name in ("compiling", "tracing", "optimising", "other_batch")]
+            compiling, tracing, optimising, other = (
+                "-" if value is None else f"{value:.2f}" for value in named
+            )
+            lines.append(
+                f"| {row['network']} | {row['method']} | {_beside(row, 'first', '.2f')} "
+                f"| {compiling} | {tracing}, {optimising} "
+                f"| {_beside(row, 'later', '.3g', 1e3)} | {other} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def xla_table() -> str:
