@@ -23,6 +23,10 @@ PROGRAMS = ("benchmarks", "trainers")
 # Modules that a program imports by a name in a string.
 BY_NAME = {
     "benchmarks/bounds": ["benchmarks/peer", "benchmarks/subject"],
+    "benchmarks/sequences": [
+        *("benchmarks/peer", "benchmarks/subject"),
+        *("benchmarks/sequences_peer", "benchmarks/sequences_subject"),
+    ],
     "benchmarks/distance": ["benchmarks/distance_formula", "benchmarks/distance_peer"],
 }
 # Groups of files that targets open: folder -> name -> patterns.
