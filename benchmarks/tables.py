@@ -344,7 +344,7 @@ def _margin(row: Mapping[str, Any], side: str) -> str:
     value = row.get(side)
     if value is None:
         return "none"
-    return f"{value:.4f}" if abs(value) < 1e3 else f"{value:.1e}"
+    return f"{value:.5f}" if abs(value) < 1 else f"{value:.3g}"
 
 
 def sequences_table() -> str:
