@@ -15,7 +15,6 @@ from tfcert import layers, objectives, schedules
 REGION = tfcert.LpBall(0.1, clip=(0.0, 1.0))
 
 
-# Kernels are compiled for each shape, which is what takes time here: most tests share this one.
 BATCH = 20
 
 
@@ -24,9 +23,11 @@ def network(name="linf_mlp_2x8", **options):
     return tfcert.models.get(name, (8, 8, 1), 10, **options)
 
 
-def trainer_of(model, objective, rate=0.02, **options):
+def trainer_of(model, objective, rate=0.02, eagerly=True, **options):
+    """A trainer whose steps run at once: to compile the kernels takes longer than a few of them."""
     trainer = tfcert.CertifiedTrainer(model, objective, **options)
-    trainer.compile(keras.optimizers.Adam(rate, beta_2=0.99, epsilon=1e-10))
+    optimizer = keras.optimizers.Adam(rate, beta_2=0.99, epsilon=1e-10)
+    trainer.compile(optimizer, run_eagerly=eagerly)
     return trainer
 
 
@@ -86,7 +87,7 @@ def test_schedules_move_together_and_nothing_is_traced_again():
     assert float(objective.exponent(clock)) == pytest.approx(math.sqrt(8.0 * 1000.0), rel=1e-5)
     assert float(objective.exponent(schedules.Clock(step=0))) == pytest.approx(8.0)
     assert float(objective.exponent(schedules.Clock(step=20, steps_per_epoch=10))) == math.inf
-    trainer = trainer_of(model, objective)
+    trainer = trainer_of(model, objective, eagerly=False)
     seen, traces = [], []
     original = objective.terms
 
@@ -153,7 +154,7 @@ def test_small_images_are_certified():
     x, y = x[: 16 * 64], y[: 16 * 64]  # Whole batches, and tests of the same size.
     test = tuple(array[:64] for array in test)
     objective = objectives.LInfDistance(REGION, ramp=(3, 14), weight=(1.0, 0.01), train_eps=0.15)
-    trainer = trainer_of(model, objective, rate=0.05, verified_share=0.0)
+    trainer = trainer_of(model, objective, rate=0.05, eagerly=False, verified_share=0.0)
     history = trainer.fit(
         *(x, y),
         batch_size=64,
@@ -175,7 +176,7 @@ def test_small_images_are_certified():
 def test_hybrid_trains_through_interval_bounds():
     model = network("linf_hybrid_2x32")
     objective = objectives.LInfDistance(REGION.with_eps(0.02), ramp=(0, 3), method="ibp")
-    trainer = trainer_of(model, objective, rate=0.005, verified_share=0.0)
+    trainer = trainer_of(model, objective, rate=0.005, eagerly=False, verified_share=0.0)
     x, y = digits(640)
     history = trainer.fit(
         x, y, batch_size=64, epochs=8, verbose=0, validation_data=(x[:64], y[:64])

@@ -164,7 +164,7 @@ class JaxTest(unittest.TestCase):
         )
 
     @pytest.mark.slow
-    def test_distances_without_tensorflow(self):
+    def test_distances_without_tensorflow_and_float64_is_asked_for(self):
         run_without_tensorflow(
             """
             from tfcert import objectives
@@ -187,29 +187,25 @@ class JaxTest(unittest.TestCase):
             assert all(np.isinf(layer.p.numpy()) for layer in layers)
             radius = np.asarray(tfcert.lipschitz.radius(network, digits[640:704], labels[640:704]))
             assert abs((radius > 0.05).mean() - history["val_verified_accuracy"][-1]) < 1e-6
+
+            safe = methods.Crown(float_safe=True)
+            double = keras.Sequential(
+                [keras.Input((2,), dtype="float64"), keras.layers.Dense(2, dtype="float64")]
+            )
+            for call in (
+                lambda: tfcert.bound(model, x, region, safe),
+                lambda: tfcert.bound_margins(model, x, y, region, safe),
+                lambda: tfcert.bound(double, np.ones((1, 2)), tfcert.LpBall(0.1)),
+            ):
+                try:
+                    call()
+                except ValueError as error:
+                    assert "needs float64" in str(error) and "JAX_ENABLE_X64=1" in str(error), error
+                else:
+                    raise AssertionError("not refused")
             """,
             **COMPILED_FAST,
         )
-
-    @pytest.mark.slow
-    def test_float64_is_asked_for(self):
-        run_without_tensorflow("""
-        safe = methods.Crown(float_safe=True)
-        double = keras.Sequential(
-            [keras.Input((2,), dtype="float64"), keras.layers.Dense(2, dtype="float64")]
-        )
-        for call in (
-            lambda: tfcert.bound(model, x, region, safe),
-            lambda: tfcert.bound_margins(model, x, y, region, safe),
-            lambda: tfcert.bound(double, np.ones((1, 2)), tfcert.LpBall(0.1)),
-        ):
-            try:
-                call()
-            except ValueError as error:
-                assert "needs float64" in str(error) and "JAX_ENABLE_X64=1" in str(error), error
-            else:
-                raise AssertionError("not refused")
-        """)
 
     @pytest.mark.slow
     def test_float_safe_with_float64(self):
@@ -230,6 +226,7 @@ class JaxTest(unittest.TestCase):
             assert kernel.dtype == "float64" and np.abs(bounds.lower - third @ kernel).max() < 1e-15
             """,
             JAX_ENABLE_X64="1",
+            **COMPILED_FAST,
         )
 
     @pytest.mark.slow
@@ -239,7 +236,7 @@ class JaxTest(unittest.TestCase):
             "(mnist_fc_3layer and (linf_moderate_clip or CROWN)) or padded_borders"
             " or wrong_in_float32 or computed_separately or (within_the_bounds and mlp)"
         )
-        self.run_suite(files, chosen, JAX_ENABLE_X64="1")
+        self.run_suite(files, chosen, JAX_ENABLE_X64="1", **COMPILED_FAST)
 
     @pytest.mark.slow
     def test_pages(self):

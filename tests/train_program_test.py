@@ -130,8 +130,7 @@ def test_a_loss_that_is_no_number_is_a_message(tmp_path):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     arguments = {"objective": "ibp", "epochs": "6", "model": "mlp_1x40", "verify": "ibp"}
-    whole = run(tmp_path / "whole", **arguments)
-    assert whole.returncode == 0, whole.stderr
+    run_here(tmp_path / "whole", **arguments)
     process = subprocess.Popen(
         command(tmp_path / "killed", **arguments),
         cwd=support.ROOT,
@@ -145,8 +144,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    resumed = run(tmp_path / "killed", resume="true", **arguments)
-    assert resumed.returncode == 0, resumed.stderr
+    run_here(tmp_path / "killed", resume="true", **arguments)
     facts = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("whole", "killed")]
     assert "earlier" not in facts[0]
     (part,) = facts[1]["earlier"]

@@ -9,6 +9,7 @@ import pytest
 from tests.train_program_test import config_of, run_here
 from tfcert import datasets
 from tfcert.cli import train_run
+from tfcert.models import architectures
 
 
 def test_clipping_of_the_whole_gradient_and_averages():
@@ -20,8 +21,11 @@ def test_clipping_of_the_whole_gradient_and_averages():
 
 
 @pytest.mark.slow
-def test_penalty_and_population_statistics(tmp_path):
+def test_penalty_and_population_statistics(tmp_path, monkeypatch):
     """One epoch of a network that normalises, twice: with the statistics of the set and without."""
+    # Of the networks with a name, those that normalise have seven layers, which take a minute.
+    small = lambda: architectures._convolutions([(4, 3, 2, 1)], [8], batch_norm=True)  # noqa: E731
+    monkeypatch.setitem(architectures._ARCHITECTURES, "cnn7_narrow", small)
     options = {"objective": "staps", "model": "cnn7_narrow", "epochs": "1", "ramp": None}
     options |= {"limit": "60", "batch_size": "20", "option": ["ratio=0.3", "trailing_layers=1"]}
     options |= {"verify": "ibp", "attack_steps": "2", "l1": "1e-5"}

@@ -104,7 +104,7 @@ def test_data_that_cannot_be_trained_on(name):
 @pytest.mark.slow
 def test_inputs_outside_of_the_region_are_never_verified():
     trainer = CertifiedTrainer(ts.mlp(), ibp())
-    trainer.compile("sgd")
+    trainer.compile("sgd", run_eagerly=True)
     with pytest.raises(ValueError, match="x must lie inside clip"):
         trainer.evaluate(255 * X, Y, verbose=0)
     with pytest.raises(ValueError, match="from 1 to 3"):
@@ -156,7 +156,7 @@ def test_data_sets_of_other_types(name):
     trainer.compile(keras.optimizers.Adam(1e-2))
     assert np.isfinite(trainer.fit(data, epochs=2, verbose=0).history["loss"]).all()
     same = CertifiedTrainer(ts.mlp(), OBJECTIVES[name](), seed=3)
-    same.compile(keras.optimizers.Adam(1e-2))
+    same.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
     same.fit(x, y, batch_size=16, shuffle=False, epochs=2, verbose=0)
     same_weights(trainer.model, same.model, rtol=1e-5, atol=1e-6)
 

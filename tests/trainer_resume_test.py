@@ -12,7 +12,7 @@ import pytest
 
 from tests import support
 from tests import training_support as ts
-from tests.trainer_support import TARGET, fitted, ibp, same_weights
+from tests.trainer_support import EAGERLY, TARGET, fitted, ibp, same_weights
 from tfcert import CertifiedTrainer, methods, objectives, schedules
 
 
@@ -36,12 +36,13 @@ RESUMED = {
 @pytest.mark.filterwarnings("error:A backup of step")
 @pytest.mark.parametrize("name", support.slow_except("adversarial".__eq__, RESUMED))
 def test_a_resumed_run_equals_an_unbroken_one(name, tmp_path):
-    whole, history = fitted(RESUMED[name]())
+    how = None if name == "adversarial" else EAGERLY  # Once as it is used.
+    whole, history = fitted(RESUMED[name](), compile_options=how)
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
     with pytest.raises(KeyboardInterrupt):
-        fitted(RESUMED[name](), callbacks=[backup, Kill(2)])
+        fitted(RESUMED[name](), compile_options=how, callbacks=[backup, Kill(2)])
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
-    resumed, rest = fitted(RESUMED[name](), callbacks=[backup])
+    resumed, rest = fitted(RESUMED[name](), compile_options=how, callbacks=[backup])
     assert len(rest["loss"]) == 2
     same_weights(whole, resumed, rtol=0, atol=0)
     np.testing.assert_array_equal(rest["loss"], history["loss"][2:])
@@ -53,10 +54,10 @@ def test_a_backup_of_the_middle_of_an_epoch_is_named(tmp_path):
         return keras.callbacks.BackupAndRestore(tmp_path / "backup", 2, delete_checkpoint=False)
 
     with pytest.raises(KeyboardInterrupt):
-        fitted(callbacks=[backup(), Kill(1)])
+        fitted(compile_options=EAGERLY, callbacks=[backup(), Kill(1)])
     # Of three steps in the first epoch two were backed up; all four epochs run whole.
     with pytest.warns(UserWarning, match="step 2 was restored.*an epoch of 3.*take 2 steps more"):
-        trainer, _ = fitted(callbacks=[backup()])
+        trainer, _ = fitted(compile_options=EAGERLY, callbacks=[backup()])
     assert int(trainer.step) == 2 + 4 * 3
     # Nothing is restored where a trainer goes on with epochs of another length.
     with warnings.catch_warnings():
@@ -66,12 +67,12 @@ def test_a_backup_of_the_middle_of_an_epoch_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_order_and_noise_follow_the_seed():
-    first, _ = fitted(RESUMED["adversarial"]())
-    again, _ = fitted(RESUMED["adversarial"]())
+    first, _ = fitted(RESUMED["adversarial"](), compile_options=EAGERLY)
+    again, _ = fitted(RESUMED["adversarial"](), compile_options=EAGERLY)
     same_weights(first, again, rtol=0, atol=0)
     x, y = ts.data(40)
     other = CertifiedTrainer(ts.mlp(units=(6,)), RESUMED["adversarial"](), seed=4)
-    other.compile(keras.optimizers.Adam(1e-2))
+    other.compile(keras.optimizers.Adam(1e-2), **EAGERLY)
     other.fit(x, y, epochs=4, batch_size=16, verbose=0)
     kernels = [trainer.model.get_weights()[0] for trainer in (first, other)]
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-5

@@ -11,6 +11,10 @@ tf = pytest.importorskip("tensorflow", reason="these tests use TensorFlow's trai
 TARGET = LpBall(0.03, clip=(0.0, 1.0))
 
 
+# To trace a step takes longer than to carry out a dozen steps one operation at a time.
+EAGERLY = {"run_eagerly": True}
+
+
 def ibp(**options):
     return objectives.IBP(TARGET, **{"train_eps": 0.06, "ramp": (1, 3), **options})
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests import training_support as ts
-from tests.trainer_support import TARGET, fitted, ibp, same_weights, tf
+from tests.trainer_support import EAGERLY, TARGET, fitted, ibp, same_weights, tf
 from tfcert import CertifiedTrainer, LpBall, backend, bound_margins, fitting, objectives
 
 
@@ -48,7 +48,7 @@ def test_verified_accuracy_while_training_is_of_a_part():
 
     def measured(share):
         trainer = CertifiedTrainer(ts.mlp(), ibp(), verified_share=share)
-        trainer.compile(keras.optimizers.SGD(0.0))
+        trainer.compile(keras.optimizers.SGD(0.0), **EAGERLY)
         return trainer.fit(x, y, batch_size=16, verbose=0, shuffle=False).history
 
     margins = np.asarray(bound_margins(ts.mlp(), x, y, TARGET, "ibp"))
@@ -78,7 +78,7 @@ def test_more_metrics_and_regularization():
         [keras.Input((5,)), keras.layers.Dense(3, kernel_regularizer=decay), keras.layers.Dense(3)]
     )
     metrics = [keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")]
-    _, history = fitted(model=model, compile_options={"metrics": metrics})
+    _, history = fitted(model=model, compile_options={"metrics": metrics, **EAGERLY})
     assert history["top2"][-1] >= history["accuracy"][-1]
     parts = ("natural", "robust", "regularization")
     np.testing.assert_allclose(history["loss"], sum(np.array(history[p]) for p in parts), rtol=1e-5)
@@ -109,8 +109,9 @@ def test_tensorboard_and_csv(tmp_path):
 def test_weights_of_samples_and_classes():
     x, y = ts.data(24)
     weight = np.array([2.0, 0.0, 0.5], "float32")[y]
-    first, _ = fitted(x=x, y=y, sample_weight=weight)
-    second, _ = fitted(x=x, y=y, class_weight={0: 2.0, 1: 0.0, 2: 0.5})
+    first, _ = fitted(x=x, y=y, sample_weight=weight, compile_options=EAGERLY)
+    weights = {0: 2.0, 1: 0.0, 2: 0.5}
+    second, _ = fitted(x=x, y=y, class_weight=weights, compile_options=EAGERLY)
     same_weights(first, second, rtol=1e-5)
     terms = ts.terms_at(ibp(), ts.mlp(), x, y, 2.0, sample_weight=weight)
     kept = weight > 0
@@ -122,17 +123,16 @@ def test_weights_of_samples_and_classes():
 @pytest.mark.slow
 def test_data_sets():
     x, y = ts.data(40)
-    arrays, history = fitted(shuffle=False)
+    arrays, history = fitted(shuffle=False, compile_options=EAGERLY)
+    options = {"y": None, "batch_size": None, "compile_options": EAGERLY}
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
-    piped, other = fitted(x=dataset, y=None, batch_size=None)
+    piped, other = fitted(x=dataset, **options)
     same_weights(arrays, piped, rtol=1e-5)
     np.testing.assert_allclose(history["eps"], other["eps"])
     column = dataset.map(lambda x, y: (x, y[:, None]))
-    same_weights(arrays, fitted(x=column, y=None, batch_size=None)[0], rtol=1e-5)
+    same_weights(arrays, fitted(x=column, **options)[0], rtol=1e-5)
     endless = dataset.repeat()
-    same_weights(
-        arrays, fitted(x=endless, y=None, batch_size=None, steps_per_epoch=3)[0], rtol=1e-5
-    )
+    same_weights(arrays, fitted(x=endless, steps_per_epoch=3, **options)[0], rtol=1e-5)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a tf.data pipeline")
@@ -154,7 +154,7 @@ def test_pipeline_of_arrays_is_not_tuned():
 
 @pytest.mark.slow
 def test_validation_split_and_several_steps_per_execution():
-    _, history = fitted(validation_split=0.25)
+    _, history = fitted(validation_split=0.25, compile_options=EAGERLY)
     assert len(history["val_loss"]) == 4
     one, _ = fitted()
     several, _ = fitted(compile_options={"steps_per_execution": 3})
@@ -221,7 +221,7 @@ def test_a_weight_that_the_loss_does_not_read():
 def test_gradient_clipping_applies():
     x, y = ts.data(16)
     trainer = CertifiedTrainer(ts.mlp(), ibp())
-    trainer.compile(keras.optimizers.SGD(1.0, global_clipnorm=1e-3))
+    trainer.compile(keras.optimizers.SGD(1.0, global_clipnorm=1e-3), **EAGERLY)
     before = trainer.model.get_weights()
     trainer.fit(x, y, batch_size=16, verbose=0)
     steps = [a - b for a, b in zip(trainer.model.get_weights(), before, strict=True)]
@@ -264,7 +264,7 @@ def test_augmentation_keeps_pixels():
     np.testing.assert_array_equal(moved, again)
     images, y = ts.data(16, shape=(6, 6, 1))
     trainer = CertifiedTrainer(ts.cnn(), ibp())
-    trainer.compile("adam")
+    trainer.compile("adam", **EAGERLY)
     trainer.fit(images, y, batch_size=8, augment="crop", verbose=0)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import training_support as ts
-from tests.trainer_support import TARGET, fitted, ibp, same_weights, tf
+from tests.trainer_support import EAGERLY, TARGET, fitted, ibp, same_weights, tf
 from tfcert import Box, CertifiedTrainer, heads, objectives, smoothing
 
 X, Y = ts.data(32)
@@ -106,7 +106,7 @@ def test_classes_without_a_weight_weigh_1():
 @pytest.mark.slow
 def test_names_of_metrics_are_in_the_order_of_their_values():
     for objective in (objectives.AdvIBP(TARGET), ibp()):
-        trainer = trainer_of(objective)
+        trainer = trainer_of(objective, **EAGERLY)
         trainer.fit(X, Y, verbose=0, batch_size=32)
         values = trainer.evaluate(X, Y, verbose=0)
         named = trainer.evaluate(X, Y, verbose=0, return_dict=True)
@@ -118,7 +118,7 @@ def test_names_of_metrics_are_in_the_order_of_their_values():
 def test_early_stopping_knows_which_way_is_up():
     for name in ("val_accuracy", "val_verified_accuracy", "verified_accuracy", "val_robust"):
         callback = keras.callbacks.EarlyStopping(name, patience=1)
-        trainer_of(ibp(ramp=1.0)).fit(
+        trainer_of(ibp(ramp=1.0), **EAGERLY).fit(
             X, Y, validation_data=(X, Y), epochs=1, verbose=0, callbacks=[callback]
         )
         rising = callback.monitor_op(2.0, 1.0)

@@ -36,7 +36,7 @@ def test_nan_stops_with_its_cause():
         trainer_of(ts.mlp(), ibp()).fit(x, y, 16, callbacks=[Poison(1)], verbose=0)
     model = ts.mlp()
     trainer = CertifiedTrainer(model, ibp())
-    trainer.compile(keras.optimizers.SGD(1e30))
+    trainer.compile(keras.optimizers.SGD(1e30), run_eagerly=True)
     x, y = ts.data(40)
     with pytest.raises(FloatingPointError, match="The loss became"):
         trainer.fit(x, y, epochs=3, batch_size=16, verbose=0)
