@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import report_page_test, support
+from tests import page_support, support
 from tfcert import certification
 from tfcert.cli import demo_page, demo_run
 
@@ -172,4 +172,4 @@ def test_page_of_one_eps_and_few_images(examples, tmp_path):
     assert ("plain says: 9" in page) == bool(examples)
     name = '<th scope="row" class="name">CROWN</th>'
     assert f"{name}<td>0.0%</td><td>66.7%</td>" in page
-    report_page_test.check(page)
+    page_support.check(page)

@@ -10,7 +10,8 @@ import pytest
 from keras import layers, ops
 
 import tfcert
-from tests import float_safe_support, rule_cases, soundness, support
+from tests import rule_cases, soundness, support
+from tests.distance_support import distance_network, inputs_of
 from tfcert import lipschitz, methods
 from tfcert.bounds import method as bound_method
 from tfcert.layers import LInfDistance, LInfDistanceConv2D, MeanShift, set_exponent
@@ -34,44 +35,6 @@ def examples(count):
     )
 
 
-def distance_network(seed, p=math.inf, hybrid=False, dtype=None):
-    """A random network of distances; a hybrid goes on with dense layers."""
-    rng = np.random.default_rng(seed)
-    dtype = dtype or soundness.dtypes()[0]
-
-    def pick(*values):
-        return values[int(rng.integers(len(values)))]
-
-    with rule_cases.dtype_of_new_layers(dtype):
-        entry = x = keras.Input(pick((6,), (9,), (3, 3, 1), (4, 3, 2)))
-        if rng.integers(2):
-            variance = rng.uniform(0.05, 2.0, size=x.shape[-1])
-            x = layers.Normalization(mean=rng.normal(size=x.shape[-1]), variance=variance)(x)
-        if len(x.shape) == 4:
-            filters, groups = 2 * int(rng.integers(1, 3)), pick(1, x.shape[-1])
-            padding, strides = pick("same", "valid"), pick(1, 2)
-            x = LInfDistanceConv2D(filters, 2, strides, padding, groups=groups, p=p)(x)
-            x = MeanShift()(x)
-            x = layers.Flatten()(x)
-        for _ in range(int(rng.integers(0, 3))):
-            x = MeanShift()(LInfDistance(int(rng.integers(3, 7)), p=p)(x))
-        x = LInfDistance(pick(3, 5), p=p, use_bias=True)(x)
-        if hybrid:
-            x = layers.Dense(5, activation=pick("relu", "tanh"))(MeanShift()(x))
-            x = layers.Dense(4, activation="relu")(x)
-            x = layers.Dense(3)(x)
-        else:
-            x = layers.Rescaling(-1.0)(x)
-        model = keras.Model(entry, x)
-    return rule_cases.randomise(model, seed, float(rng.uniform(0.5, 2.0)))
-
-
-def _inputs(model, seed, batch=2):
-    rng = np.random.default_rng(seed + 1)
-    shape = (batch, *model.input_shape[1:])
-    return rng.uniform(0.0, 1.0, size=shape).astype(model.inputs[0].dtype)
-
-
 def _region(seed, eps):
     # No radius may be larger than the clip range.
     eps, clip = (min(eps, 1.0), (0.0, 1.0)) if seed % 2 else (eps, None)
@@ -83,7 +46,7 @@ def _region(seed, eps):
 @hp.given(seed=SEEDS, p=EXPONENTS, eps=hps.sampled_from([0.01, 0.2, 3.0]))
 def test_outputs_of_hybrids_lie_within_the_bounds_of_every_method(seed, p, eps):
     model = distance_network(seed, p, hybrid=True)
-    x, region = _inputs(model, seed), _region(seed, eps)
+    x, region = inputs_of(model, seed), _region(seed, eps)
     tolerance = soundness.TOLERANCE[str(x.dtype)]
     reached = soundness.Reached(model, x, region, seed=seed)
     loosest = tfcert.bound(model, x, region, "ibp")
@@ -101,7 +64,7 @@ def test_outputs_of_hybrids_lie_within_the_bounds_of_every_method(seed, p, eps):
 @hp.given(seed=SEEDS, p=EXPONENTS, eps=hps.sampled_from([0.01, 0.2, 3.0]))
 def test_outputs_lie_within_the_intervals(seed, p, eps):
     model = distance_network(seed, p)
-    x, region = _inputs(model, seed), _region(seed, eps)
+    x, region = inputs_of(model, seed), _region(seed, eps)
     reached = soundness.Reached(model, x, region, count=200, attacks=6, seed=seed)
     for method in ("ibp", "crown"):
         reached.check(tfcert.bound(model, x, region, method), f"{method} at p={p}")
@@ -111,7 +74,7 @@ def test_outputs_lie_within_the_intervals(seed, p, eps):
 @hp.given(seed=SEEDS, eps=hps.sampled_from([0.02, 0.3, 2.0]))
 def test_outputs_move_no_further_than_the_declared_factor(seed, eps):
     model = distance_network(seed)
-    x = _inputs(model, seed, batch=200)
+    x = inputs_of(model, seed, batch=200)
     factor = float(lipschitz.factor(model))
     first = model.layers[1]
     scaled = isinstance(first, layers.Normalization)
@@ -127,7 +90,7 @@ def test_outputs_move_no_further_than_the_declared_factor(seed, eps):
 @hp.given(seed=SEEDS, eps=hps.sampled_from([0.02, 0.3, 2.0]), clipped=hps.booleans())
 def test_intervals_certify_all_that_the_margin_rule_does(seed, eps, clipped):
     model = distance_network(seed)
-    x = _inputs(model, seed, batch=4)
+    x = inputs_of(model, seed, batch=4)
     eps = min(eps, 1.0) if clipped else eps
     region = tfcert.LpBall(eps, clip=(0.0, 1.0) if clipped else None)
     y = np.asarray(model(x)).argmax(axis=1)
@@ -172,7 +135,7 @@ def test_a_convolution_is_the_dense_layer_on_unfolded_inputs(p, padding, options
         conv = LInfDistanceConv2D(2, (2, 3), padding=padding, p=p, use_bias=True, **options)
         model = keras.Sequential([keras.Input((3, 5, 2)), conv])
     rule_cases.randomise(model, 3)
-    x, region = _inputs(model, 0), tfcert.LpBall(0.3)
+    x, region = inputs_of(model, 0), tfcert.LpBall(0.3)
     found = tfcert.bound(model, x, region, "ibp")
     kernel, bias = np.asarray(conv.kernel), np.asarray(conv.bias)
     for channel in range(2):
@@ -244,7 +207,7 @@ def test_nothing_is_swept_where_intervals_are_exact(monkeypatch):
     original = bound_method.refine
     monkeypatch.setattr(bound_method, "refine", refine)
     for region in (tfcert.LpBall(0.1), tfcert.LpBall(0.1, norm=2)):
-        tfcert.bound(model, _inputs(model, 4), region, "crown")
+        tfcert.bound(model, inputs_of(model, 4), region, "crown")
     distances = [layer.name for layer in model.layers if isinstance(layer, LInfDistance)]
     assert distances
     readers = {
@@ -266,7 +229,7 @@ def test_affine_layers_before_and_between_distances_are_joined():
         x = layers.Dense(4)(layers.Dense(4)(LInfDistance(4)(x)))
         model = keras.Model(entry, LInfDistance(2)(x))
     rule_cases.randomise(model, 1)
-    x, region = _inputs(model, 2), tfcert.LpBall(0.3)
+    x, region = inputs_of(model, 2), tfcert.LpBall(0.3)
     reached = soundness.Reached(model, x, region)
     widths = {}
     for method in ("ibp", "crown"):
@@ -280,7 +243,7 @@ def test_batch_statistics_are_those_of_a_training_step():
     model = distance_network(8)
     shift = next(layer for layer in model.layers if isinstance(layer, MeanShift))
     shift.moving_mean.assign(100.0 + np.asarray(shift.moving_mean))
-    x = _inputs(model, 8, batch=5)
+    x = inputs_of(model, 8, batch=5)
     bounds = tfcert.bound(model, x, tfcert.LpBall(0.0), "ibp", statistics="batch")
     frozen = [layer for layer in model.layers if isinstance(layer, MeanShift)]
     kept = [np.asarray(layer.moving_mean).copy() for layer in frozen]
@@ -303,7 +266,7 @@ def test_margins_have_the_gradients_of_finite_differences(method, p):
         pytest.skip("refused at a finite p")
     soundness.needs_float64()
     model = distance_network(21, p, hybrid=method != "lipschitz", dtype="float64")
-    x, y, region = _inputs(model, 21), np.array([0, 2]), tfcert.LpBall(0.05)
+    x, y, region = inputs_of(model, 21), np.array([0, 2]), tfcert.LpBall(0.05)
 
     def total():
         return ops.sum(tfcert.bound_margins(model, x, y, region, method))
@@ -320,96 +283,3 @@ def test_margins_have_the_gradients_of_finite_differences(method, p):
             variable.assign(np.asarray(variable) + sign * 1e-6 * direction)
         ends.append(float(total()))
     assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-6)
-
-
-# Rounding.
-
-SAFE = [methods.IBP(float_safe=True), methods.Crown(float_safe=True)]
-
-
-@pytest.mark.parametrize("seed", support.slow_except((1).__eq__, range(2)))
-@pytest.mark.parametrize("hybrid", [False, True])
-def test_executions_stay_inside_of_float_safe_bounds(seed, hybrid):
-    soundness.needs_float64()
-    model = distance_network(seed, hybrid=False, dtype="float32")
-    if hybrid:
-        head = keras.Sequential([layers.Dense(4, activation="relu"), layers.Dense(3)])
-        model = keras.Model(model.inputs[0], head(model.outputs[0]))
-        rule_cases.randomise(head, seed)
-    x = _inputs(model, seed)
-    chosen = SAFE if hybrid else [*SAFE, methods.Lipschitz(float_safe=True)]
-    for eps in (0.0, 1e-6, 0.1):
-        region = tfcert.LpBall(eps)
-        float_safe_support.check_executions(model, x, region, count=6, seed=seed, chosen=chosen)
-
-
-@pytest.mark.slow
-def test_rounding_is_covered_and_not_by_chance():
-    soundness.needs_float64()
-    model = distance_network(2, dtype="float32")
-    x = 1000.0 + _inputs(model, 2)
-    share = float_safe_support.check_executions(
-        model, x, tfcert.LpBall(0.0), count=12, chosen=[methods.Lipschitz(float_safe=True)]
-    )
-    assert share > 0.1
-
-
-# Errors.
-
-
-def _calls(model):
-    x = _inputs(model, 0)
-    region = tfcert.LpBall(0.1)
-    y = np.zeros(len(x), "int32")
-    return {
-        "bound": lambda: tfcert.bound(model, x, region, "lipschitz"),
-        "margins": lambda: tfcert.bound_margins(model, x, y, region, "lipschitz"),
-        "factor": lambda: lipschitz.factor(model),
-        "radius": lambda: lipschitz.radius(model, x),
-        "float_safe": lambda: tfcert.bound(model, x, region, methods.IBP(float_safe=True)),
-    }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("call", ["bound", "margins", "factor", "radius", "float_safe"])
-def test_refused_at_a_finite_p_and_only_there(call):
-    if call == "float_safe":
-        soundness.needs_float64()
-    model = distance_network(5, dtype="float32")
-    name = next(layer.name for layer in model.layers if hasattr(layer, "p"))
-    calls = _calls(model)
-    calls[call]()
-    set_exponent(model, 8.0)
-    with pytest.raises(NotImplementedError, match=rf"Layer '{name}'.* p = inf .*Received: p=8"):
-        calls[call]()
-    set_exponent(model, math.inf)
-    calls[call]()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("call", ["bound", "factor", "radius"])
-def test_hybrids_have_no_margin_rule(call):
-    model = distance_network(6, hybrid=True, dtype="float32")
-    name = next(layer.name for layer in model.layers if isinstance(layer, layers.Dense))
-    with pytest.raises(NotImplementedError, match=f"Layer '{name}': declares no l-inf Lipschitz"):
-        _calls(model)[call]()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses tf.function")
-def test_compiled_code_certifies_nothing_at_a_finite_p():
-    import tensorflow as tf
-
-    model = distance_network(7, dtype="float32")
-    x = _inputs(model, 7)
-    with soundness.eagerly():
-        expected = np.asarray(lipschitz.radius(model, x))
-    tf.config.run_functions_eagerly(False)
-    try:
-        compiled = tf.function(lambda t: lipschitz.radius(model, t), autograph=False)
-        np.testing.assert_allclose(compiled(x), expected, rtol=1e-5)
-        assert expected.max() > 0
-        set_exponent(model, 100.0)
-        assert (np.asarray(compiled(x)) == 0).all()
-    finally:
-        tf.config.run_functions_eagerly(True)

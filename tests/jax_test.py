@@ -230,7 +230,7 @@ class JaxTest(unittest.TestCase):
 
     @pytest.mark.slow
     def test_a_part_of_the_suite(self):
-        chosen = "mnist_fc_3layer and (linf_moderate_clip or CROWN) or lie_within_bounds[dense-chain]"
+        chosen = "mnist_fc_3layer and (linf_moderate_clip or CROWN) or bounds[dense-chain]"
         files = "tests/agreement_test.py tests/rules_test.py"
         self.run_suite(files, chosen, JAX_ENABLE_X64="1", **COMPILED_FAST)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests import report_support
-from tests.report_page_test import Page
+from tests.page_support import Page
 from tfcert import logs, reporting
 from tfcert.reporting import about, figures, images, page, radii, tables
 
