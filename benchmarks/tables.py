@@ -11,20 +11,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import table_parts
+import training_tables
 from absl import app
 
-_RESULTS = pathlib.Path(__file__).parent / "results"
 _DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 _METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 _TITLES = dict(zip(_METHODS, ("IBP", "CROWN-IBP", "CROWN", "α-CROWN(20)"), strict=True))
-
-
-def _facts(report: Mapping[str, Any]) -> str:
-    facts = report["facts"]
-    names = ("processor", "cores", "backend", "auto_LiRPA", "torch", "commit")
-    known = [f"{name} {facts[name]}" for name in names if name in facts]
-    return f"Measured with `{facts['command']}` ({', '.join(known)})."
 
 
 def _cell(row: Mapping[str, Any]) -> str:
@@ -37,7 +31,7 @@ def _cell(row: Mapping[str, Any]) -> str:
 def bounds_table() -> str:
     """Milliseconds per call, and how many times as long the peer takes; a part for each file."""
     parts = []
-    for path in sorted(_RESULTS.glob("bounds_*.json")):
+    for path in sorted(table_parts.RESULTS.glob("bounds_*.json")):
         report = json.loads(path.read_text())
         rows = {(r["network"], r["batch"], r["method"]): r for r in report["rows"]}
         known = [method for method in _METHODS if any(key[2] == method for key in rows)]
@@ -46,7 +40,7 @@ def bounds_table() -> str:
         for network, batch in dict.fromkeys(key[:2] for key in rows):
             cells = [_cell(rows[network, batch, method]) for method in known]
             lines.append(f"| {network} | {batch} | " + " | ".join(cells) + " |")
-        parts.append("\n".join([_facts(report), "", *lines]))
+        parts.append("\n".join([table_parts.facts(report), "", *lines]))
     return "\n\n".join(parts)
 
 
@@ -60,10 +54,10 @@ def _beside(row: Mapping[str, Any], part: str, digits: str, factor: float = 1.0)
 def first_calls_table() -> str:
     """Seconds of first calls: tfcert, and the peer in brackets; and where those to compile go."""
     parts = []
-    for path in sorted(_RESULTS.glob("first_calls*.json")):
+    for path in sorted(table_parts.RESULTS.glob("first_calls*.json")):
         report = json.loads(path.read_text())
         lines = [
-            _facts(report),
+            table_parts.facts(report),
             "",
             "| network | method | first, s | compiling, s | of it tracing, optimising | later, ms "
             "| first of 4 inputs, s |",
@@ -85,9 +79,9 @@ def first_calls_table() -> str:
 
 def xla_table() -> str:
     """Milliseconds of later calls without and with XLA, and the calls that pay for compiling."""
-    report = json.loads((_RESULTS / "first_calls.json").read_text())
+    report = json.loads((table_parts.RESULTS / "first_calls.json").read_text())
     lines = [
-        _facts(report),
+        table_parts.facts(report),
         "",
         "| network | method | start, s | later, ms | XLA: start, s | later, ms | × | pays after |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -104,30 +98,9 @@ def xla_table() -> str:
     return "\n".join(lines)
 
 
-def training_table() -> str:
-    """Milliseconds per training step, as multiples of a plain one, and the peer's."""
-    path = _RESULTS / "training_cpu.json"
-    report = json.loads(path.read_text())
-    lines = [
-        "| objective | batch | ms | samples/s | × plain | peer ms | peer × plain | times as fast |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    plain = {r["batch"]: r for r in report["rows"] if r["objective"] == "plain"}
-    for row in report["rows"]:
-        base, ours, peer = plain[row["batch"]], row["tfcert_ms"], row["peer_ms"]
-        cells = [row["objective"], str(row["batch"]), f"{ours:.1f}"]
-        cells += [f"{row['tfcert_samples_per_second']:.0f}", f"{ours / base['tfcert_ms']:.1f}"]
-        if peer is None:
-            cells += ["-", "-", "-"]
-        else:
-            cells += [f"{peer:.1f}", f"{peer / base['peer_ms']:.1f}", f"{peer / ours:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
-
-
 def serving_table() -> str:
     """Milliseconds per request, and as multiples of the plain model's."""
-    report = json.loads((_RESULTS / "serving_cpu.json").read_text())
+    report = json.loads((table_parts.RESULTS / "serving_cpu.json").read_text())
     lines = [
         "| network | method | batch | certified | plain ms | ms | × | XLA: plain ms | ms | × |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -142,7 +115,7 @@ def serving_table() -> str:
             names = ("plain_ms", "certified_ms", "times_plain")
             cells += [f"{row[name]:.3g}" for name in names] if row else ["-"] * 3
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
+    return "\n".join([table_parts.facts(report), "", *lines])
 
 
 _VNNCOMP = {
@@ -157,7 +130,7 @@ _VNNCOMP = {
 
 def vnncomp_table() -> str:
     """How many instances each method decides, and the median of its seconds."""
-    report = json.loads((_RESULTS / "vnncomp.json").read_text())
+    report = json.loads((table_parts.RESULTS / "vnncomp.json").read_text())
     lines = [
         f"| benchmark | instances (sat / unsat / unknown) | {' | '.join(_VNNCOMP.values())} |",
         "| --- | --- " + "| --- " * len(_VNNCOMP) + "|",
@@ -174,12 +147,12 @@ def vnncomp_table() -> str:
             seconds = statistics.median([row[f"{name}_seconds"] for row in tried] or [0.0])
             cells.append(f"{decided} ({seconds:.2f} s)" if tried else "-")
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
+    return "\n".join([table_parts.facts(report), "", *lines])
 
 
 def verify_table() -> str:
     """How many instances are decided to the end, and what that takes."""
-    report = json.loads((_RESULTS / "verify.json").read_text())
+    report = json.loads((table_parts.RESULTS / "verify.json").read_text())
     lines = [
         "| benchmark | known answer | decided | seconds, median | slowest | most parts |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -194,12 +167,12 @@ def verify_table() -> str:
             f"| {statistics.median(seconds):.1f} | {max(seconds):.1f} "
             f"| {max(row['domains'] for row in decided):,} |"
         )
-    return "\n".join([_facts(report), "", *lines])
+    return "\n".join([table_parts.facts(report), "", *lines])
 
 
 def scale_table() -> str:
     """What the small network takes, and what the large one would."""
-    report = json.loads((_RESULTS / "scale.json").read_text())
+    report = json.loads((table_parts.RESULTS / "scale.json").read_text())
     facts = report["facts"]
     small, large = facts["small"], facts["large"]
     lines = [
@@ -219,115 +192,12 @@ def scale_table() -> str:
         cells = [title or row["method"].upper(), f"{row['inputs_per_second']:.3g}"]
         cells += [f"{1e9 * row['large_gmacs']:.1e}", f"{row['large_hours']:,.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
-
-
-def _times(row: Mapping[str, Any], side: str) -> str:
-    milliseconds = row.get(f"{side}_ms")
-    return "-" if milliseconds is None else f"{milliseconds / row['tfcert_ms']:.3g}"
-
-
-def distance_table() -> str:
-    """Milliseconds of the kernels of distances, and how many times as long others take."""
-    reports = [
-        json.loads((_RESULTS / f"distance_cpu_{name}.json").read_text())
-        for name in ("784", "large")
-    ]
-    lines = [
-        "| layer | batch | p | | ms | G terms/s | limit ÷ it | formula, × | `cdist`, × |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in [row for report in reports for row in report["rows"]]:
-        size = f"{row['inputs']} → {row['units']}"
-        p = "∞" if row["p"] == "inf" else f"{row['p']:g}"
-        what = "both" if row["backward"] else "forward"
-        rate = row["tfcert_gterms_per_s"]
-        cells = [size, str(row["batch"]), p, what, f"{row['tfcert_ms']:.3g}", f"{rate:.3g}"]
-        cells.append("" if row["backward"] else f"{row['limit_gterms_per_s'] / rate:.3g}")
-        cells += [_times(row, "formula"), _times(row, "peer")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*map(_facts, reports), "", *lines])
-
-
-def distance_training_table() -> str:
-    """Accuracy of networks trained with fast powers and with the library's."""
-    report = json.loads((_RESULTS / "distance_training.json").read_text())
-    lines = [
-        "| seed | powers | clean | certified | seconds |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in report["rows"]:
-        cells = [str(row["seed"]), row["powers"]]
-        cells += [f"{100 * row[name]:.2f} %" for name in ("clean", "certified")]
-        lines.append("| " + " | ".join([*cells, f"{row['seconds']:.0f}"]) + " |")
-    return "\n".join([_facts(report), "", *lines])
-
-
-_SMOOTHING_SIDES = ("bare forward", "certify", "certify, bfloat16", "plain Keras loop")
-_SMOOTHING_PEER = "PyTorch loop"
-
-
-def smoothing_table() -> str:
-    """Noisy samples a second, and images a minute with adaptive sampling."""
-    report = json.loads((_RESULTS / "smoothing_cpu.json").read_text())
-    sides = (*_SMOOTHING_SIDES, _SMOOTHING_PEER)
-    lines = [f"| network | {' | '.join(sides)} |", "| --- " * (len(sides) + 1) + "|"]
-    for row in report["rows"]:
-        rates = row["samples_per_second"]
-        cells = [row["network"]]
-        for side in sides:
-            share = rates.get(side, 0.0) / rates["bare forward"]
-            cells.append(f"{rates[side]:,.0f} ({share:.0%})" if side in rates else "-")
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "| sampling | images a minute | × fixed | samples an image | ACR | certified |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    fixed = report["adaptive"][0]["images_a_minute"]
-    for row in report["adaptive"]:
-        rate = row["images_a_minute"]
-        cells = [row["sampling"], f"{rate:.1f}", f"{rate / fixed:.2f}"]
-        cells.append(f"{row['samples_an_image']:,.0f}")
-        cells += [f"{row['acr']:.3f}" if "acr" in row else "-"]
-        cells += [f"{row['certified']:.0%}" if "certified" in row else "-"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
-
-
-def adaptive_table() -> str:
-    """What adaptive sampling saves and costs on the kept runs."""
-    report = json.loads((_RESULTS / "adaptive_sampling.json").read_text())
-    precisions = list(report["rows"][0]["adaptive"])
-    titles = ["run", "all votes agree", "ACR", *(f"precision {text}" for text in precisions)]
-    lines = ["| " + " | ".join(titles) + " |", "| --- " * len(titles) + "|"]
-    for row in report["rows"]:
-        cells = [f"`{row['run']}`", f"{row['all_votes_agree']:.0%}", f"{row['acr']:.3f}"]
-        for text in precisions:
-            found = row["adaptive"][text]
-            cells.append(f"{found['times_fewer_samples']:.1f} (−{found['acr_lost']:.1%})")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
-
-
-def tightness_table() -> str:
-    """Gap and infeasibility of trained networks."""
-    report = json.loads((_RESULTS / "tightness.json").read_text())
-    lines = [
-        "| run | base | gap | share of the clean margin | infeasibility | verified error |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in report["rows"]:
-        cells = [f"`{row['run']}`", row["method"], f"{row['gap']:.4f}"]
-        cells.append(f"{row['gap'] / row['clean_margin']:.1%}")
-        cells += [f"{row['infeasibility']:.4f}", f"{row['verified_error']:.2%}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
+    return "\n".join([table_parts.facts(report), "", *lines])
 
 
 def applications_table() -> str:
     """Seconds and memory of one call for a model of keras.applications."""
-    report = json.loads((_RESULTS / "applications.json").read_text())
+    report = json.loads((table_parts.RESULTS / "applications.json").read_text())
     lines = ["| model | method | seconds | GB | widest bound |", "| --- " * 5 + "|"]
     for row in report["rows"]:
         cells = [f"`{row['model']}`", row["method"]]
@@ -337,7 +207,7 @@ def applications_table() -> str:
             width = "infinite" if row["width"] is None else f"{row['width']:.3g}"
             cells += [f"{row['seconds']:.0f}", f"{row['memory'] / 2**30:.2f}", width]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
+    return "\n".join([table_parts.facts(report), "", *lines])
 
 
 def _margin(row: Mapping[str, Any], side: str) -> str:
@@ -349,7 +219,7 @@ def _margin(row: Mapping[str, Any], side: str) -> str:
 
 def sequences_table() -> str:
     """Margins of transformers and recurrent networks, beside the peer's."""
-    report = json.loads((_RESULTS / "sequences.json").read_text())
+    report = json.loads((table_parts.RESULTS / "sequences.json").read_text())
     rows = {(r["network"], r["eps"], r["method"]): r for r in report["rows"]}
     lines = [
         "| network | ε | IBP | peer | CROWN | peer | at an attack | without a change |",
@@ -361,13 +231,13 @@ def sequences_table() -> str:
         cells += [_margin(row, side) for row in (ibp, crown) for side in ("tfcert", "auto_LiRPA")]
         cells += [_margin(crown, name) for name in ("attacked", "clean")]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
+    return "\n".join([table_parts.facts(report), "", *lines])
 
 
 def trained_sequences_table() -> str:
     """What certified training of a transformer and of a GRU reaches on digits."""
     reports = {
-        network: json.loads((_RESULTS / f"{name}.json").read_text())
+        network: json.loads((table_parts.RESULTS / f"{name}.json").read_text())
         for network, name in (("transformer", "transformer"), ("GRU", "recurrent"))
     }
     lines = [
@@ -386,47 +256,12 @@ def trained_sequences_table() -> str:
             cells += [str(row["verified_by"][method]) for method in ("ibp", "crown-ibp")]
             cells += [str(verdicts.get(name, 0)) for name in ("falsified", "unknown")]
             lines.append("| " + " | ".join(cells) + " |")
-    return "\n\n".join([*map(_facts, reports.values()), "\n".join(lines)])
-
-
-def _percent(found: Mapping[str, float], sign: str = "") -> str:
-    return f"{100 * found['mean']:{sign}.2f} ± {100 * found['error']:.2f}"
-
-
-def paired_table() -> str:
-    """Certified training against its bases, seed by seed; a part for each file of results."""
-    parts = []
-    for path in sorted(_RESULTS.glob("paired_*.json")):
-        report = json.loads(path.read_text())
-        titles = ["method", "clean", "verified", "minus its base", "seconds a run"]
-        lines = [_facts(report), "", "| " + " | ".join(titles) + " |", "| --- " * len(titles) + "|"]
-        for row in report["rows"]:
-            less = [f"{base}: {_percent(found, '+')}" for base, found in row["less"].items()]
-            cells = [row["method"], _percent(row["clean"]), _percent(row["verified"])]
-            cells += ["; ".join(less), f"{row['seconds_a_run']:.0f}"]
-            lines.append("| " + " | ".join(cells) + " |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-def epochs_table() -> str:
-    """What epochs take beyond their steps."""
-    report = json.loads((_RESULTS / "epochs.json").read_text())
-    lines = [
-        "| fit of | steps | seconds of the steps | mean wait | longest wait | epochs that waited |",
-        "| --- " * 6 + "|",
-    ]
-    for row in report["rows"]:
-        cells = [row["fit"], str(row["steps"])]
-        cells += [f"{row[name]:.2f}" for name in ("seconds_of_steps", "mean_wait", "longest_wait")]
-        cells.append(f"{row['epochs_that_waited']} of {row['epochs']}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([_facts(report), "", *lines])
+    return "\n\n".join([*map(table_parts.facts, reports.values()), "\n".join(lines)])
 
 
 def attacks_table() -> str:
     """Accuracy under attack, a row for each region."""
-    report = json.loads((_RESULTS / "attacks.json").read_text())
+    report = json.loads((table_parts.RESULTS / "attacks.json").read_text())
     rows = {(str(r["norm"]), r["eps"], r["attack"]): r["accuracy"] for r in report["rows"]}
     names = list(dict.fromkeys(r["attack"] for r in report["rows"]))
     lines = ["| region | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
@@ -435,7 +270,7 @@ def attacks_table() -> str:
         cells = ["-" if share is None else f"{100 * share:.1f}" for share in found]
         lines.append(f"| norm {norm}, ε = {eps} | " + " | ".join(cells) + " |")
     clean = 100 * report["rows"][0]["clean"]
-    return "\n".join([_facts(report), f"Clean: {clean:.1f}.", "", *lines])
+    return "\n".join([table_parts.facts(report), f"Clean: {clean:.1f}.", "", *lines])
 
 
 TABLES = {
@@ -444,18 +279,18 @@ TABLES = {
     "applications": applications_table,
     "attacks": attacks_table,
     "bounds": bounds_table,
-    "training": training_table,
+    "training": training_tables.training_table,
     "serving": serving_table,
     "vnncomp": vnncomp_table,
     "verify": verify_table,
     "scale": scale_table,
-    "distance": distance_table,
-    "distance_training": distance_training_table,
-    "smoothing": smoothing_table,
-    "adaptive": adaptive_table,
-    "tightness": tightness_table,
-    "epochs": epochs_table,
-    "paired": paired_table,
+    "distance": training_tables.distance_table,
+    "distance_training": training_tables.distance_training_table,
+    "smoothing": training_tables.smoothing_table,
+    "adaptive": training_tables.adaptive_table,
+    "tightness": training_tables.tightness_table,
+    "epochs": training_tables.epochs_table,
+    "paired": training_tables.paired_table,
     "sequences": sequences_table,
     "trained_sequences": trained_sequences_table,
 }

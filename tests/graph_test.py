@@ -19,7 +19,7 @@ def walked(model):
         names.append(operation.name)
         return [None] * len(outputs)
 
-    graph.interpret(model, [None] * len(graph._function_of(model).inputs), visit)
+    graph.interpret(model, [None] * len(keras.tree.flatten(graph.inputs_of(model))), visit)
     return names
 
 
@@ -85,7 +85,7 @@ class KerasInternalsTest(absltest.TestCase):
         entry = keras.Input((4, 4, 1))
         model = keras.Model(entry, layers.RandomFlip()(entry))
         (call,) = model._nodes_by_depth[0]
-        # The default is noted like a wish of the user's: graph.py tells them apart.
+        # The default is noted like a wish of the user's: tfcert.graph tells them apart.
         self.assertIs(call.arguments.kwargs["training"], True)
 
     def test_layers_of_nested_models(self):
@@ -198,7 +198,7 @@ class KerasInternalsTest(absltest.TestCase):
             for path in folder.glob("**/*.py")
             if private.search(path.read_text(encoding="utf-8"))
         }
-        known = {"graph.py", "backend/shared.py"}
+        known = {"graph/walk.py", "backend/shared.py"}
         self.assertEqual(found, known)
 
 

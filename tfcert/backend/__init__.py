@@ -16,11 +16,9 @@ if _NAME == "tensorflow":
         check_float64,
         check_full_precision,
         check_saved_model,
-        compile_for_devices,
         compile_function,
         compiled,
         convolution_transpose,
-        devices_of,
         eagerly,
         for_one_form,
         fused,
@@ -34,8 +32,6 @@ if _NAME == "tensorflow":
         pad,
         phases_pay,
         prefers_xla,
-        replica,
-        replicas,
         reshape,
         runs_at_once,
         total,
@@ -44,6 +40,12 @@ if _NAME == "tensorflow":
         vector_jacobian,
         with_gradient,
         writes_tensorboard,
+    )
+    from tfcert.backend.tensorflow_devices import (
+        compile_for_devices,
+        devices_of,
+        replica,
+        replicas,
     )
     from tfcert.backend.tensorflow_noise import draw_noise, noise_keys, noise_parameters
     from tfcert.backend.tensorflow_training import TrainStep, pipeline

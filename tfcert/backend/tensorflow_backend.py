@@ -35,10 +35,9 @@ __all__ = [
     "on_accelerator",
     "phases_pay",
     "prefers_xla",
-    "replica",
-    "replicas",
     "reshape",
     "runs_at_once",
+    "traced",
     "traced_once",
     "value_and_gradients",
     "vector_jacobian",
@@ -169,7 +168,7 @@ def compile_function(
     del model  # A tf.function reads the current values of the variables by itself.
     # XLA on a CPU turns transposed convolutions into plain loops (measured 3x slower than the
     # kernels TensorFlow calls); it is used where it is asked for.
-    return _traced(function, jit_compile=bool(jit_compile))
+    return traced(function, jit_compile=bool(jit_compile))
 
 
 def for_one_form(function: Any) -> Callable[..., Any]:
@@ -189,7 +188,7 @@ def for_one_form(function: Any) -> Callable[..., Any]:
     return call
 
 
-def _traced(function: Callable[..., Any], **options: Any) -> Any:
+def traced(function: Callable[..., Any], **options: Any) -> Any:
     """A ``tf.function`` that is one of several made of the same lines of this package.
 
     TensorFlow would warn at the fifth of them, as of a function that is made anew in a loop.
@@ -197,51 +196,6 @@ def _traced(function: Callable[..., Any], **options: Any) -> Any:
     made = tf.function(function, autograph=False, **options)
     made._omit_frequent_tracing_warning = True
     return made
-
-
-def devices_of(model: keras.Model) -> int:
-    """On how many devices the model lies: those of the tf.distribute strategy it was made in."""
-    return model.distribute_strategy.num_replicas_in_sync
-
-
-def replica() -> Any:
-    """The number of the device that runs this code inside of a strategy; 0 without one."""
-    context = tf.distribute.get_replica_context()
-    return 0 if context is None else context.replica_id_in_sync_group
-
-
-def replicas() -> int:
-    """How many devices share a batch inside of a strategy; 1 without one."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def compile_for_devices(
-    function: Callable[..., Any], model: keras.Model, jit_compile: bool | None = None
-) -> Callable[..., Any]:
-    """``compile_function`` over all devices of the model.
-
-    Each device is given its share of the rows of every array, and scalars as they are; the results
-    stand below each other. The number of rows must be a multiple of that of the devices.
-    """
-    compiled = compile_function(function, model, jit_compile)
-    devices = devices_of(model)
-    if devices == 1:
-        return compiled
-
-    def on_device(*arguments: Tensor) -> Tensor:
-        def share(value: Tensor) -> Tensor:
-            if len(value.shape) == 0:
-                return value
-            return tf.reshape(value, (devices, -1, *value.shape[1:]))[replica()]
-
-        return compiled(*map(share, arguments))
-
-    def everywhere(*arguments: Tensor) -> Tensor:
-        strategy = model.distribute_strategy
-        results = strategy.run(on_device, args=arguments)
-        return tf.concat(strategy.experimental_local_results(results), axis=0)
-
-    return _traced(everywhere)
 
 
 def fused(function: Callable[..., Any], *arguments: Tensor) -> Any:
@@ -290,7 +244,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     XLA compiles for every shape, but it is traced for the first two or three only.
     """
-    return _traced(function, jit_compile=True, reduce_retracing=True)
+    return traced(function, jit_compile=True, reduce_retracing=True)
 
 
 def traced_once(function: Callable[..., Any], *vectors: str) -> Callable[..., Any]:
@@ -301,7 +255,7 @@ def traced_once(function: Callable[..., Any], *vectors: str) -> Callable[..., An
         *vectors: The types of these vectors.
     """
     signature = [tf.TensorSpec([None], kind) for kind in vectors]
-    return _traced(function, input_signature=signature or None)
+    return traced(function, input_signature=signature or None)
 
 
 def eagerly() -> Any:

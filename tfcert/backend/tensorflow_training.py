@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfcert.backend import shared
-from tfcert.backend.tensorflow_backend import replicas
+from tfcert.backend.tensorflow_devices import replicas
 from tfcert.types import Tensor
 
 __all__ = ["TrainStep", "pipeline"]

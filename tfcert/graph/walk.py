@@ -1,14 +1,9 @@
-"""Walks a Keras model call by call, and knows what else tfcert needs of Keras's internals.
-
-All knowledge of how Keras records and trains a model lives here; ``tests/graph_test.py`` fails when
-Keras changes it.
-"""
+"""Walks a Keras model call by call, and reads what its layers are made of."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +11,6 @@ import keras
 
 __all__ = [
     "AttentionParts",
-    "Settings",
     "Origin",
     "Types",
     "Visit",
@@ -448,61 +442,3 @@ def weight_type(model: keras.Model) -> str | None:
     """The type of a model's weights: that of the first layer that has any; None without."""
     layers = [layer for layer in layers_of(model) if not isinstance(layer, keras.Model)]
     return next((layer.variable_dtype for layer in layers if layer.weights), None)
-
-
-_PLAIN = (bool, int, float, str, tuple, type(None))
-
-
-class Settings:
-    """What decides, besides the variables, what a model computes: its layers and their attributes.
-
-    Attributes can be replaced at any time: ``layer.activation = None``, ``layer.adapt(data)``,
-    ``layer.enable_lora(4)``.
-    """
-
-    def __init__(self, model: keras.Model):
-        self._layers = [_LayerSettings(layer) for layer in _parts(model)]
-
-    def hold(self, model: keras.Model) -> bool:
-        """Whether nothing was replaced since. Every call for bounds asks, so it has to be fast."""
-        layers = _parts(model)
-        return len(layers) == len(self._layers) and all(
-            known.hold(layer) for known, layer in zip(self._layers, layers, strict=True)
-        )
-
-
-def _parts(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of a model, and the model itself where its own code decides, too."""
-    return layers_of(model) if wants_walk(model) else [model, *layers_of(model)]
-
-
-class _LayerSettings:
-    """The attributes of one layer."""
-
-    def __init__(self, layer: keras.layers.Layer):
-        self._layer, self._policy = layer, layer.dtype_policy
-        self._names = _public(layer)
-        self._size = len(vars(layer))
-        self._values = [*map(vars(layer).get, self._names)]
-
-    def hold(self, layer: keras.layers.Layer) -> bool:
-        if layer is not self._layer or layer.dtype_policy is not self._policy:
-            return False
-        attributes = vars(layer)
-        if len(attributes) != self._size:  # Private ones come and go.
-            if _public(layer) != self._names:
-                return False
-            self._size = len(attributes)
-        values = [*map(attributes.get, self._names)]
-        return all(map(operator.is_, values, self._values)) or all(map(_same, values, self._values))
-
-
-def _public(layer: keras.layers.Layer) -> list[str]:
-    return [name for name in vars(layer) if not name.startswith("_")]
-
-
-def _same(first: Any, second: Any) -> bool:
-    """Objects are compared by identity: tensors have no equality."""
-    if first is second:
-        return True
-    return type(first) is type(second) and isinstance(first, _PLAIN) and first == second
