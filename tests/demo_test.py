@@ -72,7 +72,7 @@ def test_program_leaves_its_results(tmp_path):
     "command",
     [
         [support.ROOT / "trainers/demo.py"],
-        ["-c", "from tfcert.cli import demo; demo.run()"],
+        ["-c", "import tfcert_programs; tfcert_programs.demo()"],
     ],
     ids=["trainers", "console_entry_point"],
 )

@@ -72,9 +72,14 @@ class JaxTest(unittest.TestCase):
         if importlib.util.find_spec("jax") is None:
             self.skipTest("needs jax, which is not installed")
 
-    def test_bounds_without_tensorflow(self):
+    def test_the_library_and_its_bounds_need_no_tensorflow(self):
         run_without_tensorflow(
             """
+        for name in tfcert.__all__:
+            getattr(tfcert, name)
+        (digits, _), _ = tfcert.datasets.load("digits")
+        assert digits.shape == (1437, 8, 8, 1)
+
         points = np.asarray(region.sample(x, 50, seed=0)).reshape(-1, 6, 6, 1)
         scores = np.asarray(model(points)).reshape(2, 50, 4)
         for method in ("ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown"):
