@@ -67,7 +67,6 @@ def test_program_leaves_its_results(tmp_path):
         assert min(image.size) > 400
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
