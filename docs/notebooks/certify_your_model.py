@@ -8,12 +8,12 @@ Accelerator: None
 """
 
 """
-A trained classifier is right on most images. Is it still right when every pixel changes a little?
-An attack can find images where it is not. Only a bound can show that there are none: a number below
-which the right class's lead cannot fall, whatever the change is.
+A trained classifier is right on most images. Is the classifier still right if every pixel changes a
+little? An attack can find images where it is wrong. Only a bound can show that there are no such
+images: whatever the change is, the lead of the right class never falls below the bound.
 
-This example takes an ordinary Keras model and asks tfcert for bounds and verdicts. Nothing about
-the model has to be special, and it is not trained again.
+This example takes an ordinary Keras model, and asks tfcert for bounds and verdicts. The model needs
+no preparation and no further training.
 
 ## Set up
 
@@ -42,8 +42,8 @@ keras.utils.set_random_seed(0)
 ## A model
 
 The digits ship with tfcert: 1,437 images of 8×8 pixels for training and 360 for testing, with
-values from 0 (white) to 1 (black). The model has a convolution and a branch around a layer. It
-ends in logits, without a softmax.
+values from 0 (white) to 1 (black). The model has a convolution and a branch around a layer. The
+model ends in logits, without a softmax.
 """
 
 (x_train, y_train), (x_test, y_test) = tfcert.datasets.load("digits")
@@ -64,8 +64,8 @@ print(f"accuracy on the test images: {accuracy:.1%}")
 """
 ## What may change
 
-A *region* says which inputs an attacker may choose. Here every pixel may move by 0.02, and stays
-between 0 and 1.
+A *region* says which inputs an attacker may choose. In this example every pixel may move by 0.02,
+and stays between 0 and 1.
 """
 
 region = tfcert.LpBall(eps=0.02, norm="inf", clip=(0.0, 1.0))
@@ -73,9 +73,9 @@ region = tfcert.LpBall(eps=0.02, norm="inf", clip=(0.0, 1.0))
 """
 ## Bounds of one image
 
-`tfcert.bound` gives limits of all ten logits over the region. Random points of the region show
-what is reached at least; the truth lies between the points and the bounds. Interval arithmetic
-("ibp") is fast and loose, "crown" is tighter.
+`tfcert.bound` returns limits of all ten logits over the region. The dots are the logits at random
+points of the region. The true range lies between the dots and the bounds. Interval arithmetic
+("ibp") is fast and loose; "crown" is tighter.
 """
 
 one, label = x_test[2:3], y_test[2]
@@ -101,22 +101,22 @@ plt.show()
 """
 ## The verdict on every image
 
-`tfcert.certify` does the whole work: an attack first, then bounds from fast to tight, for the
-images that are still open.
+`tfcert.certify` decides every image. It starts with an attack, and continues with bounds, from fast
+to tight, on the images that are still open.
 """
 
 result = tfcert.certify(model, x_test, y_test, region)
 print(result.summary())
 
 """
-- **verified**: no point of the region is misclassified. This is proved.
+- **verified**: a proof shows that the model is right on every point of the region.
 - **falsified**: the attack found a point of the region that the model gets wrong.
 - **misclassified**: the model is wrong on the image itself.
 - **unknown**: neither a proof nor a counterexample was found.
 
 ## Counterexamples
 
-A falsified image comes with the point that misleads the model.
+Every falsified image has a counterexample: a point of the region that the model gets wrong.
 """
 
 places = list(result.counterexamples)[:4]
@@ -132,11 +132,11 @@ for column, place in enumerate(places):
 plt.show()
 
 """
-The lower row differs from the upper one by at most 0.02 per pixel.
+The lower row differs from the upper row by at most 0.02 per pixel.
 
-## How far does it hold?
+## The largest radius
 
-With `max_eps` every image also gets the largest radius that was verified, found by bisection.
+With `max_eps` every image also gets the largest verified radius. A bisection finds this radius.
 """
 
 found = tfcert.certify(
@@ -150,8 +150,8 @@ plt.show()
 """
 ## Where to go from here
 
-- An ordinary model verifies at small radii only. The example on training a certified classifier
-  shows how to do better.
-- Layers that tfcert does not know are refused by name; you can register a rule for your own.
-- `result.to_frame()` gives the verdicts as a table, and `log="run.tsv"` keeps them on disk.
+- An ordinary model can be verified at small radii only. The example on training a certified
+  classifier shows how to do better.
+- tfcert refuses unknown layers by name. You can register a rule for your own layer.
+- `result.to_frame()` returns the verdicts as a table, and `log="run.tsv"` writes them to a file.
 """

@@ -8,12 +8,12 @@ Accelerator: None
 """
 
 """
-Bounds need layers that tfcert knows, and they get loose in deep networks. Randomized smoothing
-needs neither: it adds noise to an image many times and counts the classes. If one class wins
-clearly, the *smoothed* classifier provably keeps it within a radius around the image.
+Bounds need a rule for every layer, and get loose in deep networks. Randomized smoothing works for
+any network: it adds noise to an image many times, and counts the classes. If one class wins
+clearly, the *smoothed* classifier provably keeps this class within a radius around the image.
 
-The price: the certificate holds with a chosen probability, it is about the smoothed classifier, and
-it takes thousands of forward passes.
+Smoothing has a price. The certificate holds with a chosen probability, describes the smoothed
+classifier, and takes thousands of forward passes.
 
 ## Set up
 
@@ -43,13 +43,13 @@ x, y = x_test[:100], y_test[:100]
 """
 ## Train under noise
 
-The network has to be right on noisy images, so it is trained on them. `GaussianSmoothing` adds the
-noise to every batch.
+The network must be right on noisy images, so it needs training on noisy images. `GaussianSmoothing`
+adds the noise to every batch.
 """
 
 
 def train(sigma: float) -> keras.Model:
-    """A network that is trained on images with noise of this size."""
+    """Trains a network on images with noise of this size."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -68,7 +68,7 @@ def train(sigma: float) -> keras.Model:
 models = {sigma: train(sigma) for sigma in (0.12, 0.25)}
 
 """
-What the networks see: an image, and the same image with noise.
+The networks see images like these: one image without noise, and with the two sizes of noise.
 """
 
 generator = np.random.default_rng(0)
@@ -83,8 +83,8 @@ plt.show()
 """
 ## Certify
 
-`certify_set` draws 2,000 noisy copies of each image. The statement about each image is wrong with
-probability at most `alpha`.
+`certify_set` draws 2,000 noisy copies of each image. Each certificate is wrong with probability at
+most `alpha`.
 """
 
 results = {}
@@ -96,8 +96,8 @@ for sigma, model in models.items():
     print(f"{results[sigma].certified_accuracy(0.25):.0%}")
 
 """
-The curve says which share of the images is right and certified at each radius, in the l2 norm. More
-noise gives larger radii and costs accuracy.
+Each curve shows the share of images that are right and certified at each radius, in the l2 norm.
+More noise gives larger radii and costs accuracy.
 """
 
 radii = np.linspace(0.0, 0.8, 81)
@@ -112,9 +112,9 @@ plt.show()
 """
 ## What the certificate says
 
-- It is about the smoothed classifier. Deploy `smoothed.predict`, which returns that classifier's
-  answer or abstains, and not the network itself.
-- The radius is limited by the number of samples, even if all of them agree.
+- The certificate describes the smoothed classifier. So deploy `smoothed.predict`, not the network
+  itself. `smoothed.predict` returns the class of the smoothed classifier, or abstains.
+- The number of samples limits the radius, even if all samples agree.
 - `sigma` trades accuracy for radius. Train with the noise that you certify with.
 
 `objectives.ConsistencySmoothing`, `SmoothAdv` and `MACER` train networks with larger radii.

@@ -8,12 +8,12 @@ Accelerator: None
 """
 
 """
-A network that is trained as usual is hard to verify: nothing asked its bounds to be tight.
-Certified training puts the bounds into the loss. The network becomes one whose answers can be
-proved, and often loses a little accuracy on unchanged images.
+A network from ordinary training is hard to verify, because its bounds are loose. Certified training
+adds the bounds to the loss. After certified training, far more answers can be proved. The network
+often loses a little accuracy on unchanged images.
 
-This example trains the same network twice, as usual and with interval bounds (IBP), and compares
-what can be proved about each.
+This example trains the same network twice: as usual, and with interval bounds (IBP). Then it
+compares the proofs for both networks.
 
 ## Set up
 
@@ -39,7 +39,7 @@ import tfcert
 
 
 def make_model() -> keras.Model:
-    """A new network, always with the same first weights."""
+    """Returns a new network, always with the same initial weights."""
     keras.utils.set_random_seed(0)
     return keras.Sequential(
         [
@@ -53,7 +53,7 @@ def make_model() -> keras.Model:
 
 
 """
-## As usual
+## Ordinary training
 """
 
 ordinary = make_model()
@@ -66,9 +66,9 @@ print(f"accuracy on the test images: {accuracy:.1%}")
 """
 ## With bounds in the loss
 
-Three things are new: the region, an *objective*, and a trainer around the model. The radius starts
-at 0 and reaches its full size in epoch 10, since a large radius at the start would leave nothing
-to learn from.
+Three objects are new: the region, an *objective*, and a trainer around the model. The radius starts
+at 0 and reaches its full size in epoch 10. With a large radius from the start, the network would
+learn nothing.
 """
 
 region = tfcert.LpBall(eps=0.08, clip=(0.0, 1.0))
@@ -86,9 +86,9 @@ history = trainer.fit(
 ).history
 
 """
-The History has the accuracy on unchanged images and the verified accuracy, the share of images
-that are right and proved to stay right. `certified` is an ordinary Keras model: save it, load it
-and serve it without tfcert.
+The History shows two accuracies. The accuracy counts unchanged images. The verified accuracy counts
+images that are right and proved to stay right. `certified` is an ordinary Keras model: you can
+save, load and serve it without tfcert.
 """
 
 figure, axes = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
@@ -101,10 +101,10 @@ axes.set_title("dotted: the radius of training, up to 0.08", fontsize=10)
 plt.show()
 
 """
-## What can be proved
+## Comparing the two networks
 
-The same question for both networks: how many test images are right, and provably right for every
-change of the pixels by at most eps?
+How many test images are right, and provably stay right for every change of the pixels by at most
+eps? The figure compares both networks.
 """
 
 sizes = (0.03, 0.055, 0.08)
@@ -123,9 +123,9 @@ plt.show()
 """
 ## Where to go from here
 
-- `tfcert.objectives` has tighter methods: CROWN-IBP, MAAR, SABR, MTL-IBP and others. Each is one
-  object, used in the same way.
+- `tfcert.objectives` has more methods: CROWN-IBP, MAAR, SABR, MTL-IBP and others. Each method is
+  one object, used in the same way.
 - Watch `val_verified_accuracy` while the radius grows. If the accuracy collapses, give the ramp
   more epochs.
-- The objective takes `train_eps`: many papers train at a larger radius than they test at.
+- The objective takes `train_eps`. Many papers train at a larger radius than they test at.
 """

@@ -8,12 +8,13 @@ Accelerator: None
 """
 
 """
-Bounds are not only for classifiers. A controller is a network from numbers to numbers, and the
-questions are about ranges: does the temperature stay within its limits, whatever the state is now?
+Bounds are not only for classifiers. A controller is a network from numbers to numbers, and
+questions about a controller are questions about ranges. For example: does the temperature stay
+within its limits, whatever the state is now?
 
-A server room heats itself: left alone, its temperature moves away from the target by 10 % a minute.
-A network reads two temperatures and sets the heating or cooling. This example proves that the room
-stays within its limits, for ever, with `tfcert.verify`.
+A server room heats itself: without control, its temperature moves away from the target by 10 % a
+minute. A network reads two temperatures and sets the heating or cooling. This example proves with
+`tfcert.verify` that the room stays within its limits for ever.
 
 ## Set up
 
@@ -42,9 +43,9 @@ keras.utils.set_random_seed(0)
 """
 ## The controller
 
-The state is how far the server room and the corridor beside it are from their targets, in units of
-the largest distance that is allowed. A network learns a command from a smooth rule that somebody
-wrote: cool when it is warm, heat when it is cold.
+The state has two numbers: how far the server room and the corridor are from their targets, in units
+of the largest allowed distance. A network learns a command from a smooth rule: cool if the room is
+warm, and heat if the room is cold.
 """
 
 states = np.random.default_rng(0).uniform(-1.0, 1.0, (4000, 2)).astype("float32")
@@ -66,9 +67,9 @@ print(f"largest difference from the rule, on the training states: {error:.2f}")
 """
 ## One question about the command
 
-Is there always cooling when the server room is more than halfway to its upper limit? `Linear` asks
-whether `rows @ outputs + offsets` is positive for all inputs of a box: here, whether the command
-lies below -0.3.
+Does the controller always cool if the server room is more than halfway to its upper limit? `Linear`
+asks whether `rows @ outputs + offsets` is positive for all inputs of a box. In this example the
+condition says that the command lies below -0.3.
 """
 
 warm = tfcert.Box(lower=[0.5, -1.0], upper=[1.0, 1.0])
@@ -80,8 +81,8 @@ print(outcome.verdict)
 """
 ## The room and its controller as one network
 
-The next state depends linearly on this state and on the command. Both are layers, so the room with
-its controller is a Keras model, too.
+The next state depends linearly on the present state and on the command. Two layers describe these
+effects, so the room with its controller is a Keras model too.
 """
 
 state = keras.Input((2,))
@@ -92,10 +93,10 @@ room.set_weights([np.array([[1.1, 0.1], [0.05, 0.8]], "float32")])
 effect.set_weights([np.array([[0.5, 0.0]], "float32")])
 
 """
-## It stays within its limits
+## The room stays within its limits
 
 If every allowed state leads to an allowed state, the room stays within its limits for ever.
-`OutputRange` asks just that: both next numbers lie strictly between -1 and 1.
+`OutputRange` asks exactly this: both numbers of the next state lie strictly between -1 and 1.
 """
 
 allowed = tfcert.Box(lower=[-1.0, -1.0], upper=[1.0, 1.0])
@@ -104,9 +105,9 @@ stays = tfcert.verify(step, properties.OutputRange(-1.0, 1.0), middle, allowed, 
 print(f"{stays.verdict}, proved in {stays.domains} parts")
 
 """
-In the picture the grey box is what is allowed, and each arrow is one minute. The red box is a bound
-of all states after a minute. It sticks out of the grey box: one bound for all states at once is too
-loose here. `verify` went on, split the grey box into parts, and proved each of them.
+In the picture the grey box contains the allowed states, and each arrow is one minute. The red box
+bounds all states after a minute. The red box extends beyond the grey box, because a single bound
+for all states is too loose. `verify` split the grey box into parts, and proved each part.
 """
 
 lower, upper = (np.asarray(limit)[0] for limit in tfcert.bound(step, middle, allowed, "crown"))
@@ -125,8 +126,8 @@ plt.show()
 """
 ## A property that does not hold
 
-Does one minute always bring the room within half of its limits? It does not, and `verify` says
-where it fails.
+Does one minute always bring the room within half of its limits? The answer is no, and `verify`
+finds a state where the property fails.
 """
 
 half = tfcert.verify(step, properties.OutputRange(-0.5, 0.5), middle, allowed, time_limit=60)
@@ -138,7 +139,7 @@ print("leads to ", [round(float(value), 2) for value in np.ravel(found.outputs)]
 """
 ## Where to go from here
 
-- Write a property of your own as a subclass of `tfcert.properties.OutputProperty`.
-- `tfcert-verify network.onnx property.vnnlib` asks the same from the command line.
-- `certificate="proof.npz"` writes a proof that another program checks, for ONNX networks.
+- To write your own property, subclass `tfcert.properties.OutputProperty`.
+- `tfcert-verify network.onnx property.vnnlib` does the same on the command line.
+- For ONNX networks, `certificate="proof.npz"` writes a proof that another program can check.
 """
