@@ -29,39 +29,42 @@ __all__ = ["AdvIBP"]
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class AdvIBP(RobustObjective):
-    """Joint training on an attack's loss L1 and on the certified loss L2.
+    """Trains jointly on an attack's loss L1 and on the certified loss L2.
 
     In the joint phase each step follows ``c1 g1 + c2 g2`` (and ``L2 g2`` more in a conflict), with
-    weights from moving averages of *past* gradients (``tfcert.objectives.moments``). Before it come
-    three phases: while both radii are 0 the loss is that of clean inputs; while the attack's radius
-    grows, L1; while the certified radius grows, L2.
+    weights from moving averages of *past* gradients (``tfcert.objectives.moments``). Three phases
+    come first. While both radii are 0, the loss is the loss of clean inputs. While the attack's
+    radius grows, the loss is L1. While the certified radius grows, the loss is L2.
 
-    What the released code does differently can be had by a switch where that makes sense: its
-    attack runs at the certified radius while the attack's should grow, so that phase trains on
-    clean inputs (``clean_warmup=True``); it takes the weights from the first layer's kernel alone
-    (``gradients="first"``, the default, since it is cheap; ``"all"`` is what the theory speaks of);
-    it rescales the weights in the main phase (``rescale=True``). Its CROWN-IBP variant is
-    configured but incomplete there; here it is ``backward_weight=(1.0, 0.0)``. The measure of the
-    attack's quality is taken over the clipped box, which the attack cannot leave.
+    Some arguments follow the released code. ``clean_warmup=True``: while the attack's radius should
+    grow, the release trains on clean inputs, because its attack runs at the certified radius.
+    ``gradients="first"`` (the default, because it is cheap): the weights use the gradient of the
+    first layer's kernel only; the theory uses ``"all"``. ``rescale=True``: the main phase rescales
+    the weights. The release's CROWN-IBP variant is incomplete; here it is
+    ``backward_weight=(1.0, 0.0)``. The quality of the attack is measured over the clipped box,
+    which the attack cannot leave.
 
-    While training the History shows means over the epoch of that measure, ``quality``, and of c1
-    and c2, ``weight_adversarial`` and ``weight_certified``.
+    During training the History shows means over the epoch of this ``quality``, and of c1 and c2 as
+    ``weight_adversarial`` and ``weight_certified``.
 
     Args:
         region: The target region, with norm inf.
         ramp: The fraction of the certified radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
-        attack_ramp: The fraction of the attack's radius, likewise; it grows before `ramp` does.
+        attack_ramp: The fraction of the attack's radius: a schedule from 0 to 1, or a pair
+            ``(begin, end)`` of epochs. It grows before `ramp` does.
         joint_begin: The epoch from which both objectives are joined, not before the ramp ends;
             default: when it ends.
-        conflict_threshold: c_t: an attack whose measure is at most this leads in a conflict; a
-            number or a schedule. It scales with 1 / batch size: papers' values are for 256.
+        conflict_threshold: c_t, a number or a schedule. In a conflict, L1 leads if the attack's
+            quality is at most c_t. c_t scales with 1 / batch size: the paper's values are for a
+            batch of 256.
         attack_steps: Steps of the attack: one of 1.25 eps, or several of eps / 2.
-        gradients: "first" or "all": the weights whose gradients decide, see above.
-        rescale: Whether the weights of an agreement are multiplied by the norm of g1.
+        gradients: "first" or "all": the weights of the model whose gradients decide, see above.
+        rescale: Whether to multiply c1 and c2 by the norm of g1 if the gradients agree.
         clean_warmup: Whether the phase of the growing attack trains on clean inputs, see above.
-        stage: 1; in stage l > 1 the attack is on the input of the l-th layer with weights, within
-            its interval, and all layers before it must be frozen: ``tfcert.objectives.next_stage``.
+        stage: Number of the stage, from 1 on. In stage l > 1 the attack searches the input of the
+            l-th layer with weights, within its interval, and all earlier layers must be frozen: see
+            ``tfcert.objectives.next_stage``.
         backward_weight: beta, the share of CROWN-IBP's backward bound, from 0 to 1: a number, a
             schedule, or a pair (at radius 0, at full radius). 0.0 for AdvIBP, ``(1.0, 0.0)`` for
             AdvCROWN-IBP.

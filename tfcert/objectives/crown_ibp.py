@@ -25,10 +25,10 @@ class SweptLoss(CertifiedLoss, total=False):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class CrownIBP(IBP):
-    """IBP whose margins are mixed with those of a backward sweep, at first entirely.
+    """Trains with margins of a backward sweep at first, and with interval margins in the end.
 
-    ``m = beta m_backward + (1 - beta) m_interval``. With the default, beta falls from 1 to 0 as the
-    radius grows, so that training ends as pure IBP, and no sweep is computed from there on.
+    ``m = beta m_backward + (1 - beta) m_interval``. By default beta falls from 1 to 0 as the radius
+    grows. So training ends as pure IBP, and computes no sweep once beta is 0.
 
     Args:
         region: The target region.
@@ -41,10 +41,10 @@ class CrownIBP(IBP):
             u > -l, else 0), "zero", "one", or "same" (parallel to the upper line).
         regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
             radius grows. They balance how fast intervals widen and how many units stay unstable.
-            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+            Use them with ``tfcert.models.ibp_initialization``. The paper uses 0.5.
         tolerance: tau, the tolerance of these regularisers.
-        train_eps: The radius to train at, where it differs from the region's. The literature
-            trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
+        train_eps: The radius for training. Default: the region's radius. The literature trains at a
+            larger radius than it tests: on MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
         validation_method: How ``verified_accuracy`` is bounded: a name or an object of

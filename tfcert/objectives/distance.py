@@ -32,40 +32,41 @@ _MEANS = ("classes", "rivals")
 # The layer of the same name goes without the addition.
 @keras.saving.register_keras_serializable(package="tfcert", name="LInfDistanceObjective")
 class LInfDistance(RobustObjective):
-    """Scaled cross-entropy that fades out, and a clipped hinge on the certified margin.
+    """Adds a scaled cross-entropy that fades out and a clipped hinge on the certified margin.
 
-    ``weight CE(s f, y) + clip(1 - m / (2 L eps), 0, 1)``, with the margin ``m = f_y - max_{j != y}
-    f_j``, the Lipschitz factor L of the network, and a trained scalar s that serves the
-    cross-entropy alone. An input is certified at the training radius eps where the second term is
-    0. It has no gradient where the input is misclassified: such inputs are left to the first.
+    ``weight CE(s f, y) + clip(1 - m / (2 L eps), 0, 1)``, with the margin
+    ``m = f_y - max_{j != y} f_j``, the Lipschitz factor L of the network, and a trained scalar s in
+    the cross-entropy. The second term is 0 if the input is certified at the training radius eps.
+    The second term has no gradient if the input is misclassified: only the first term trains such
+    inputs.
 
-    The exponent p of all layers of distances grows from its first to its last value by equal
-    factors as `ramp` goes from 0 to 1, then becomes infinite; `weight` shrinks likewise. The radius
-    is the full one from the start. Validation and ``verified_accuracy`` are at p = inf, where
-    certificates hold; the network is left there once the ramp is over.
+    As `ramp` goes from 0 to 1, the exponent p of all distance layers grows by equal factors from
+    its first to its last value, and `weight` shrinks in the same way. After the ramp p is infinite.
+    The radius has its full size from the start. Validation and ``verified_accuracy`` use p = inf,
+    where certificates hold.
 
     Args:
         region: The target region, an l-inf ``LpBall``.
         ramp: A schedule from 0 to 1, or a pair ``(begin, end)`` of epochs; default: p infinite at
             once.
-        weight: Weight of the cross-entropy, a pair (at ramp 0, at ramp 1), both > 0. The paper has
+        weight: Weight of the cross-entropy, a pair (at ramp 0, at ramp 1), both > 0. The paper uses
             0.05 to 0.0002 on MNIST.
         exponents: The first and the last finite p, from 1 to 1000.
         loss: "boosted" as above, or "hinge": the first paper's ``max(1 - m_j / (2 L eps), 0)``,
             not clipped, without cross-entropy, a mixture of its largest value over the classes
             ``j != y`` and their mean.
         mixture: Share of the mean in "hinge". The authors' code has 0.25.
-        mean_over: What the sum of "hinge" over ``j != y`` is divided by: "classes", the number of
-            classes, as in the authors' code, or "rivals", one less.
+        mean_over: Divisor of the sum of "hinge" over ``j != y``: "classes", the number of classes,
+            as in the authors' code, or "rivals", one less.
         scale_rate: The learning rate of s, as a multiple of the optimizer's (Adam's, or another's
             whose steps do not depend on the size of gradients).
-        method: How the margin at the training radius is bounded: "lipschitz" as above, or "ibp":
-            ``m`` less ``2 L eps`` is the interval bound. The latter trains hybrids, whose last
-            layers are dense, too; L is there the factor of what lies before the first layer of
-            distances, and 1 where that has none.
-        train_eps: The radius to train at, where it differs from the region's; the papers take 0.45
+        method: The bound of the margin at the training radius: "lipschitz" as above, or "ibp",
+            where the interval bound replaces ``m - 2 L eps``. "ibp" also trains hybrids, whose last
+            layers are dense. L is then the factor of the layers before the first distance layer, or
+            1 if there are none.
+        train_eps: The radius to train at, where it differs from the region's; the papers use 0.45
             for MNIST at 0.3.
-        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+        validation_method: The bound method behind ``verified_accuracy``: a name or an object of
             ``tfcert.methods``. Default: `method`.
         property: Must be None: this objective trains margins between classes.
         natural_loss: Must be None.

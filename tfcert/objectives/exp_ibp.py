@@ -22,35 +22,36 @@ _LEAST = 1e-12
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class ExpIBP(Expressive):
-    """The loss of IBP and that of an attacked input, multiplied.
+    """Multiplies the loss of IBP and the loss of an attacked input.
 
     ``L_ibp^alpha L_attack^(1 - alpha)`` with ``L_ibp = CE(worst, y)`` of interval bounds and
-    ``L_attack = CE(z', y)`` where an attack ends. As in the released code both are means over the
-    batch before they are multiplied; ``per_sample=True`` multiplies sample by sample.
+    ``L_attack = CE(z', y)`` at the end of an attack. As in the released code, both losses are means
+    over the batch; ``per_sample=True`` multiplies sample by sample.
 
     Args:
         region: The target region.
         ibp_weight: alpha, from 0 to 1: a number, a schedule, or a pair (at radius 0, at full
-            radius). 1 is IBP, 0 adversarial training. The authors take 0.095
-            and 0.5 for CIFAR-10 at 2/255 and 8/255.
+            radius). 1 gives IBP, 0 gives adversarial training. The authors use 0.095 and 0.5 for
+            CIFAR-10 at 2/255 and 8/255.
         natural_weight: The share of the clean loss, from 0 to 1: a number, a schedule, or a pair
             (at radius 0, at full radius) between which it moves as the radius grows.
-        per_sample: Whether losses are multiplied sample by sample, see above.
+        per_sample: Whether to multiply the losses sample by sample. By default their means are
+            multiplied.
         attack_steps: Gradient steps of the attack.
         attack_step_size: Length of a step, as a fraction of the attack's radius. Default: 1/4, or
-            what lets the steps cross the region.
-        attack_restarts: Number of starts of the attack. Of several the worst point met counts, of
-            one the last.
+            more if the steps could not cross the region otherwise.
+        attack_restarts: Number of starts of the attack. With several starts, the loss uses the
+            worst point of the search; with one start, the last point.
         attack_scale: The attack's radius while training, as a multiple of the training radius. The
-            authors take 2.1 for CIFAR-10 at 2/255, and 1 elsewhere.
+            authors use 2.1 for CIFAR-10 at 2/255, and 1 for the other settings.
         regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
             radius grows. They balance how fast intervals widen and how many units stay unstable.
-            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+            Use them with ``tfcert.models.ibp_initialization``. The paper uses 0.5.
         tolerance: tau, the tolerance of these regularisers.
-        train_eps: The radius to train at, where it differs from the region's.
+        train_eps: The radius for training. Default: the region's radius.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
-        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+        validation_method: The bound method behind ``verified_accuracy``: a name or an object of
             ``tfcert.methods``. Default: "crown-ibp".
         property: What has to hold on the region in place of labels, of ``tfcert.properties``.
         natural_loss: With a property: the loss of the model's outputs against the targets of

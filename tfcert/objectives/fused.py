@@ -21,20 +21,20 @@ _TINY = 1e-30
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class FusedCrownIBP(CrownIBP):
-    """CROWN-IBP whose backward sweep bounds the loss, at the cost of a single margin.
+    """Trains as CROWN-IBP, with one backward sweep that bounds the loss itself.
 
     With ``w_j = z_j - z_y`` the loss is ``log(1 + sum_j exp(w_j))``. Over the intervals
     ``[l_j, u_j]`` of the w_j each exponential lies below its chord, and the sum of the chords is
-    one linear function of the scores, so one row is swept where ``CrownIBP`` sweeps one for each
-    other class:
+    one linear function of the scores. So one row is swept, while ``CrownIBP`` sweeps one row for
+    each other class:
 
         loss <= log(1 + T - min over the relaxation of sum_j s_j (z_y - z_j)),
         s_j = (exp(u_j) - exp(l_j)) / (u_j - l_j),    T = sum_j (exp(u_j) - s_j u_j)
 
-    The sum is mixed with that of the intervals, ``sum_j exp(u_j)``, by beta. What is bounded is the
-    largest loss of one point, while ``CrownIBP`` lets each margin have a worst point of its own;
-    for that, the chords are looser than the exponentials. Verified accuracy is measured with exact
-    margins, as always.
+    The share beta mixes this sum with the sum of the intervals, ``sum_j exp(u_j)``. The result
+    bounds the largest loss at one point, while ``CrownIBP`` allows a different worst point for each
+    margin. On the other hand, chords are looser than exponentials. Verified accuracy still uses
+    exact margins.
 
     Args:
         region: The target region.
@@ -47,10 +47,10 @@ class FusedCrownIBP(CrownIBP):
             u > -l, else 0), "zero", "one", or "same" (parallel to the upper line).
         regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
             radius grows. They balance how fast intervals widen and how many units stay unstable.
-            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+            Use them with ``tfcert.models.ibp_initialization``. The paper uses 0.5.
         tolerance: tau, the tolerance of these regularisers.
-        train_eps: The radius to train at, where it differs from the region's. The literature
-            trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
+        train_eps: The radius for training. Default: the region's radius. The literature trains at a
+            larger radius than it tests: on MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
         validation_method: How ``verified_accuracy`` is bounded: a name or an object of

@@ -27,7 +27,7 @@ class CertifiedLoss(Ramped, total=False):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class IBP(RobustObjective):
-    """Cross-entropy of worst-case logits from intervals, mixed with that of clean ones.
+    """Mixes the cross-entropy of worst-case logits from intervals with the clean cross-entropy.
 
     ``(1 - kappa) CE(worst, y) + kappa CE(z, y)``, where ``worst_j = -(lower bound of z_y - z_j)``.
 
@@ -37,13 +37,13 @@ class IBP(RobustObjective):
             pair (at radius 0, at full radius) between which it moves as the radius grows.
         regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
             radius grows. They balance how fast intervals widen and how many units stay unstable.
-            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+            Use them with ``tfcert.models.ibp_initialization``. The paper uses 0.5.
         tolerance: tau, the tolerance of these regularisers.
-        train_eps: The radius to train at, where it differs from the region's. The literature
-            trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
+        train_eps: The radius for training. Default: the region's radius. The literature trains at a
+            larger radius than it tests: on MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
-        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+        validation_method: The bound method behind ``verified_accuracy``: a name or an object of
             ``tfcert.methods``. Default: "ibp".
         property: What has to hold on the region in place of labels, of ``tfcert.properties``.
         natural_loss: With a property: the loss of the model's outputs against the targets of

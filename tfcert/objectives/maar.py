@@ -32,12 +32,12 @@ class MAAR(CrownIBP):
 
     ``(1 - kappa) CE(worst, y) + kappa CE(z, y) + lambda (1 - p_y) KL(p || p_worst)`` with
     ``p = softmax(z)`` of the clean input and ``p_worst`` the softmax of the worst-case logits that
-    the base method trains on. The base is CROWN-IBP; ``backward_weight=0.0`` makes it IBP, and
-    ``weight=0.0`` leaves the base method exactly, without that term.
+    the base method trains on. The base is CROWN-IBP. ``backward_weight=0.0`` makes IBP the base,
+    and ``weight=0.0`` gives exactly the base method.
 
-    The paper's text fixes that the term compares output distributions over the whole certified
-    region for misclassified inputs; its form here is the closest one in its authors' public work
-    (MART), and every choice can be switched.
+    The paper's abstract says that the term compares output distributions over the whole certified
+    region, for misclassified inputs. The form here follows the authors' public work (MART), and an
+    argument changes every choice.
 
     Args:
         region: The target region.
@@ -49,8 +49,8 @@ class MAAR(CrownIBP):
             or a pair (at radius 0, at full radius). 0.0 makes the base IBP.
         classification: "cross_entropy", or "boosted" for MART's loss of the worst-case logits.
         divergence: "clean" for KL(p || p_worst), "worst" for the reverse, "symmetric" for half the
-            sum of both, or "upper_bound" for a number that no KL(p(x) || p(x')) in the region
-            exceeds: ``sum_k p_k (log p_k + log sum_j exp(u_jk))`` with ``u_jk >= z'_j - z'_k``.
+            sum of both, or "upper_bound" for an upper bound of KL(p(x) || p(x')) in the region:
+            ``sum_k p_k (log p_k + log sum_j exp(u_jk))`` with ``u_jk >= z'_j - z'_k``.
         selection: "soft" for the weight 1 - p_y, "hard" for 1 where the clean input is
             misclassified and 0 elsewhere.
         consistency_bound: "training" for the worst-case logits of the base, or "ibp".
@@ -59,10 +59,10 @@ class MAAR(CrownIBP):
             u > -l, else 0), "zero", "one", or "same" (parallel to the upper line).
         regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
             radius grows. They balance how fast intervals widen and how many units stay unstable.
-            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+            Use them with ``tfcert.models.ibp_initialization``. The paper uses 0.5.
         tolerance: tau, the tolerance of these regularisers.
-        train_eps: The radius to train at, where it differs from the region's. The literature
-            trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
+        train_eps: The radius for training. Default: the region's radius. The literature trains at a
+            larger radius than it tests: on MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
         validation_method: How ``verified_accuracy`` is bounded: a name or an object of

@@ -206,8 +206,8 @@ class RobustObjective(Objective):
 
     Args:
         region: The target region.
-        train_eps: The radius to train at, where it differs from the region's. The literature
-            trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
+        train_eps: The radius for training. Default: the region's radius. The literature trains at a
+            larger radius than it tests: on MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
         ramp: A schedule from 0 to 1, the fraction of the training radius, with a warning where it
             ends below 1; default: at full size at once. A pair ``(begin, end)`` of epochs stands
             for a straight line.
@@ -240,7 +240,7 @@ class RobustObjective(Objective):
 
     @property
     def train_eps(self) -> float | None:
-        """The radius to train at, where it differs from the region's."""
+        """The radius for training. Default: the region's radius."""
         return self.settings.train_eps
 
     @property

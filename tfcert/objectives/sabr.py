@@ -19,37 +19,37 @@ __all__ = ["SABR"]
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class SABR(IBP):
-    """IBP over a small box that holds an attacked input, in place of the whole region.
+    """Trains with interval bounds of a small box around an attacked input.
 
     ``(1 - kappa) CE(worst, y) + kappa CE(z, y)``, where the worst-case logits are the interval
-    bounds of a box. It is ``ratio`` times as wide as the clipped region, has the point that an
-    attack found in its middle, and is moved into the region where it would leave it. A ratio of 1
-    is IBP; as it goes to 0 the loss becomes that of the attacked input.
+    bounds of a box. The box is ``ratio`` times as wide as the clipped region. The point of an
+    attack is its middle; if the box would leave the region, it is moved inside. A ratio of 1 gives
+    IBP. As the ratio goes to 0, the loss becomes the loss of the attacked input.
 
-    What is trained has looser intervals than a network of IBP: verify it with CROWN or a complete
-    method. The warm-up regularisers are those of the small box.
+    The trained network has looser intervals than a network of IBP: verify it with CROWN or a
+    complete method. The warm-up regularisers use the small box.
 
     Args:
         region: The target region, with norm inf.
         ratio: The width of the small box as a fraction of the region's, from 0 to 1. The authors
-            take 0.4 and 0.9 for MNIST at 0.1 and 0.3, 0.1 and 0.9 for CIFAR-10 at 2/255 and 8/255.
+            use 0.4 and 0.9 for MNIST at 0.1 and 0.3, 0.1 and 0.9 for CIFAR-10 at 2/255 and 8/255.
         natural_weight: kappa, the share of the clean loss, from 0 to 1: a number, a schedule, or a
             pair (at radius 0, at full radius) between which it moves as the radius grows.
-        relu_shrink: What the upper end of an unstable ReLU's input is multiplied with in the loss,
-            1.0 for nothing. The authors take 0.8 for CIFAR-10 at 2/255.
+        relu_shrink: Factor applied in the loss to the upper end of an unstable ReLU's input; 1.0
+            changes nothing. The authors use 0.8 for CIFAR-10 at 2/255.
         attack_steps: Gradient steps of the attack.
-        attack_step_size: Length of a step, as a fraction of the radius. Default: 1/4, or what lets
-            the steps cross the region.
-        attack_restarts: Number of starts of the attack. Of several the worst point met counts, of
-            one the last.
+        attack_step_size: Length of a step, as a fraction of the radius. Default: 1/4, or more if
+            the steps could not cross the region otherwise.
+        attack_restarts: Number of starts of the attack. With several starts, the loss uses the
+            worst point of the search; with one start, the last point.
         regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
             radius grows. They balance how fast intervals widen and how many units stay unstable.
-            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+            Use them with ``tfcert.models.ibp_initialization``. The paper uses 0.5.
         tolerance: tau, the tolerance of these regularisers.
-        train_eps: The radius to train at, where it differs from the region's.
+        train_eps: The radius for training. Default: the region's radius.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
-        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+        validation_method: The bound method behind ``verified_accuracy``: a name or an object of
             ``tfcert.methods``. Default: "crown-ibp".
         property: What has to hold on the region in place of labels, of ``tfcert.properties``.
         natural_loss: With a property: the loss of the model's outputs against the targets of

@@ -30,14 +30,13 @@ _TINY = 1e-20
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class GaussianSmoothing(NoisyObjective):
-    """Cross-entropy of noisy copies; the noise is Gaussian, or another one that is given.
+    """Cross-entropy of noisy copies, with Gaussian or another noise.
 
     Args:
-        sigma: Standard deviation of the noise, in the units of the input; None where `noise` is
-            given.
-        copies: m, the noisy copies of each input. The papers cut a batch of 256 into m chunks of
-            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
-        noise: Another noise that ``SmoothedClassifier`` certifies, instead of `sigma`.
+        sigma: Standard deviation of the noise, in the units of the input. None if you pass `noise`.
+        copies: m, the number of noisy copies of each input. The papers cut a batch of 256 into m
+            chunks of 256 / m inputs, one chunk per step: pass ``batch_size=256 // m`` to ``fit``.
+        noise: Another noise of ``tfcert.smoothing``, in place of `sigma`.
 
     Reference: Cohen et al., 2019, https://arxiv.org/abs/1902.02918, section 3.3
     """
@@ -50,19 +49,18 @@ class GaussianSmoothing(NoisyObjective):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class StabilitySmoothing(NoisyObjective):
-    """Cross-entropy of the clean input, and of the noisy output against the clean one.
+    """Cross-entropy of the clean input, plus the cross-entropy of noisy and clean outputs.
 
     ``CE(f(x), y) + lambda mean_i H(softmax f(x), softmax f(x + d_i))``, with H the cross-entropy of
-    two distributions and gradients through both. With a large lambda and noise that hides the class
-    the second term wins, and the model settles on one class for everything.
+    two distributions and gradients through both. If lambda is large and the noise hides the class,
+    the second term wins, and the model gives all inputs one class.
 
     Args:
-        sigma: Standard deviation of the noise, in the units of the input; None where `noise` is
-            given.
+        sigma: Standard deviation of the noise, in the units of the input. None if you pass `noise`.
         weight: lambda, a number or a schedule.
-        copies: m, the noisy copies of each input. The papers cut a batch of 256 into m chunks of
-            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
-        noise: Another noise that ``SmoothedClassifier`` certifies, instead of `sigma`.
+        copies: m, the number of noisy copies of each input. The papers cut a batch of 256 into m
+            chunks of 256 / m inputs, one chunk per step: pass ``batch_size=256 // m`` to ``fit``.
+        noise: Another noise of ``tfcert.smoothing``, in place of `sigma`.
 
     Reference: Li et al., 2019, https://arxiv.org/abs/1809.03113, in the form that Jeong and Shin,
     2020, https://arxiv.org/abs/2006.04062, compare with.
@@ -86,24 +84,23 @@ class StabilitySmoothing(NoisyObjective):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class SmoothAdv(NoisyObjective):
-    """Cross-entropy of noisy copies of an attacked input; the attack is on the smoothed model.
+    """Cross-entropy of noisy copies of an input that an attack on the smoothed model found.
 
-    Ascent on ``-log`` of the mean softmax of the copies, in the l2 ball of the radius, with the
-    noise that is trained on: steps of ``2 r / T`` along the normalised gradient, clipped to
-    valid pixels. The model is in inference mode meanwhile, with moving statistics: no bound needs
-    those of the clean batch here, and any layer will do.
+    The attack ascends ``-log`` of the copies' mean softmax within the l2 ball, with the same noise
+    as the loss. Its steps of ``2 r / T`` follow the normalised gradient, and are clipped to valid
+    pixels. During the attack the model is in inference mode, with moving statistics. Any layer is
+    allowed.
 
     Args:
-        sigma: Standard deviation of the noise, in the units of the input; None where `noise` is
-            given.
+        sigma: Standard deviation of the noise, in the units of the input. None if you pass `noise`.
         radius: r, the radius of the l2 ball.
         steps: T, the steps of the attack.
-        copies: m, the noisy copies of each input. The papers cut a batch of 256 into m chunks of
-            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
+        copies: m, the number of noisy copies of each input. The papers cut a batch of 256 into m
+            chunks of 256 / m inputs, one chunk per step: pass ``batch_size=256 // m`` to ``fit``.
         warmup: Epochs over which the radius grows: ``min(r, (epoch + 1) r / warmup)``.
-        clip: Limits of valid inputs, (low, high), each a number or one per channel; None for none.
-            An input outside of them is an error.
-        noise: Another noise that ``SmoothedClassifier`` certifies, instead of `sigma`.
+        clip: Limits of valid inputs, (low, high), each one number or one number per channel. None:
+            no limits. An input outside the limits raises an error.
+        noise: Another noise of ``tfcert.smoothing``, in place of `sigma`.
 
     Reference: Salman et al., 2019, https://arxiv.org/abs/1906.04584, section 2.2.
     """
@@ -181,12 +178,12 @@ class SmoothAdv(NoisyObjective):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class MACER(NoisyObjective):
-    """Classification of the smoothed model, and a hinge on its certified radius.
+    """Adds the smoothed model's cross-entropy and a hinge on its certified radius.
 
     With p the mean softmax of the copies and q that of ``beta`` times their scores:
     ``-log p_y + lambda sigma/2 max(0, gamma - xi)`` with
-    ``xi = Phi^-1(q_y) - Phi^-1(max of q_j, j != y)``; the second term only where y has the largest
-    q and ``|xi| <= gamma``.
+    ``xi = Phi^-1(q_y) - Phi^-1(max of q_j, j != y)``; the second term counts only if y has the
+    largest q and ``|xi| <= gamma``.
 
     Args:
         sigma: Standard deviation of the noise, in the units of the input.
@@ -194,8 +191,8 @@ class MACER(NoisyObjective):
             learning rate on MNIST.
         gamma: The largest difference xi that the hinge still raises.
         beta: The inverse temperature of q.
-        copies: m, the noisy copies of each input. The papers cut a batch of 256 into m chunks of
-            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
+        copies: m, the number of noisy copies of each input. The papers cut a batch of 256 into m
+            chunks of 256 / m inputs, one chunk per step: pass ``batch_size=256 // m`` to ``fit``.
 
     Reference: Zhai et al., 2020, https://arxiv.org/abs/2001.02378, algorithm 1.
     """
@@ -243,27 +240,26 @@ _FORMS = ("default", "cross_entropy", "kl", "squared")
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class ConsistencySmoothing(SmoothAdv):
-    """Cross-entropy of noisy copies, which are asked to agree with each other.
+    """Cross-entropy of noisy copies, plus a term that makes the copies agree.
 
     With F_i the softmax of copy i and F their mean:
-    ``mean_i CE(f(x + d_i), y) + lambda mean_i KL(F || F_i) + eta H(F)``; gradients flow through all
-    of it. With a radius the copies are those of an attacked input, as in ``SmoothAdv``.
+    ``mean_i CE(f(x + d_i), y) + lambda mean_i KL(F || F_i) + eta H(F)``; gradients flow through
+    every term. With a radius, the copies surround an attacked input, as in ``SmoothAdv``.
 
     Args:
-        sigma: Standard deviation of the noise, in the units of the input; None where `noise` is
-            given.
+        sigma: Standard deviation of the noise, in the units of the input. None if you pass `noise`.
         weight: lambda, a number or a schedule.
         eta: Weight of the entropy, a number or a schedule.
-        copies: m, the noisy copies of each input. The papers cut a batch of 256 into m chunks of
-            256 / m, each a step of its own: pass ``batch_size=256 // m`` to ``fit``.
+        copies: m, the number of noisy copies of each input. The papers cut a batch of 256 into m
+            chunks of 256 / m inputs, one chunk per step: pass ``batch_size=256 // m`` to ``fit``.
         form: "default"; "cross_entropy" for ``lambda mean_i H(F, F_i)`` (both weights lambda);
             "kl" without the entropy; "squared" for ``lambda |F_1 - F_2|^2`` of the first two.
         radius: Radius of the attack's l2 ball; 0 for no attack.
         steps: Steps of the attack.
         warmup: Epochs over which the attack's radius grows.
-        clip: Limits of attacked inputs, (low, high), each a number or one per channel; None for
-            none. An input outside of them is an error.
-        noise: Another noise that ``SmoothedClassifier`` certifies, instead of `sigma`.
+        clip: Limits of attacked inputs, (low, high), each one number or one number per channel.
+            None: no limits. An input outside the limits raises an error.
+        noise: Another noise of ``tfcert.smoothing``, in place of `sigma`.
 
     Example:
 

@@ -11,16 +11,16 @@ __all__ = ["next_stage"]
 
 
 def next_stage(trainer: Any, **changes: Any) -> Any:
-    """A trainer for the next layer-wise stage of AdvIBP, on the same model.
+    """Creates a trainer for the next layer-wise stage of AdvIBP, on the same model.
 
-    Freezes every layer up to the dense or convolutional one that the finished stage began with, and
-    what lies between it and the next, such as batch normalisation; keeps seed and verified_share;
-    and starts with the full radius, conflict threshold 0 and fresh moments. Compile it with a new
-    optimizer.
+    The function freezes every layer up to the dense or convolutional layer of the finished stage,
+    and the layers before the next one, such as batch normalisation. The new trainer keeps seed and
+    verified_share, and starts with the full radius, conflict threshold 0 and new moments. Compile
+    it with a new optimizer.
 
     Args:
         trainer: A ``CertifiedTrainer`` with an ``AdvIBP`` objective.
-        **changes: Arguments of ``AdvIBP`` that differ from this.
+        **changes: New values of arguments of ``AdvIBP``.
 
     Example:
 

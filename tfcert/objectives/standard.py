@@ -22,8 +22,8 @@ class Standard(Objective):
     """Cross-entropy of clean inputs.
 
     Args:
-        region: Where ``verified_accuracy`` is measured; None: it is not measured.
-        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+        region: The region of ``verified_accuracy``. None: it is not measured.
+        validation_method: The bound method behind ``verified_accuracy``: a name or an object of
             ``tfcert.methods``. Default: "crown-ibp".
         property: What has to hold on the region, in place of labels: of ``tfcert.properties``.
         natural_loss: With a property: the loss of the model's own outputs, see ``IBP``.
@@ -64,18 +64,18 @@ class Standard(Objective):
 class AdversarialTraining(RobustObjective):
     """Cross-entropy of attacked inputs.
 
-    While training, the attack and the loss see one network: batch normalisation has the statistics
-    of the clean batch in both.
+    During training, the attack and the loss see the same network: batch normalisation uses the
+    statistics of the clean batch in both.
 
     Args:
         region: The target region.
         steps: Gradient steps of the attack.
         step_size: Length of each step, as a fraction of the radius; default:
             ``min(1, 2.5 / steps)``, as in ``tfcert.attacks.PGD``.
-        train_eps: The radius to train at, where it differs from the region's.
+        train_eps: The radius for training. Default: the region's radius.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
-        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+        validation_method: The bound method behind ``verified_accuracy``: a name or an object of
             ``tfcert.methods``. Default: "crown-ibp".
         property: What has to hold on the region in place of labels, of ``tfcert.properties``.
         natural_loss: With a property: the loss of the model's outputs against the targets of

@@ -18,45 +18,47 @@ __all__ = ["STAPS"]
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class STAPS(TAPS):
-    """TAPS whose intervals start from the small box of SABR.
+    """Trains as TAPS, with intervals that start from the small box of SABR.
 
-    The box is ``ratio`` times as wide as the clipped region and lies around the point that an
-    attack on the input finds; from it on everything is as in ``TAPS``. A ratio of 1 is TAPS, and
-    without trailing layers STAPS is SABR.
+    The box is ``ratio`` times as wide as the clipped region, and surrounds the point of an attack
+    on the input. All later layers are treated as in ``TAPS``. A ratio of 1 gives TAPS, and
+    ``trailing_layers=0`` gives SABR.
 
     Args:
         region: The target region, with norm inf.
         ratio: The width of the small box as a fraction of the region's, from 0 to 1. The authors
-            take 0.4 and 0.6 for MNIST at 0.1 and 0.3, 0.1 and 0.9 for CIFAR-10 at 2/255 and 8/255.
-        trailing_layers: How many dense and convolutional layers the search passes, counted from the
-            outputs: a split before the second last layer is 2. 0: the loss is that of IBP. Of the 7
-            layers of ``cnn7`` the authors take 2.
+            use 0.4 and 0.6 for MNIST at 0.1 and 0.3, 0.1 and 0.9 for CIFAR-10 at 2/255 and 8/255.
+        trailing_layers: Number of dense and convolutional layers that the search covers, counted
+            from the outputs: 2 splits the network before its second last layer. 0 gives the loss of
+            IBP. For the 7 layers of ``cnn7`` the authors use 2.
         natural_weight: The share of the clean loss, from 0 to 1: a number, a schedule, or a pair
             (at radius 0, at full radius) between which it moves as the radius grows.
-        gradient_scale: What the gradient of the estimate is multiplied with, beside that of IBP.
-            The authors take 4 for MNIST and 2 for CIFAR-10.
-        link: How far into the box a point hands its gradient to the box's ends, as a share of the
-            width, from above 0 to 1: ``tfcert.objectives.latent_search.linked``.
+        gradient_scale: Factor applied to the gradient of the estimate, while the gradient of IBP
+            stays. The authors use 4 for MNIST and 2 for CIFAR-10.
+        link: Distance from an end of the box, as a share of the box's width, within which a point
+            passes its gradient to this end; above 0, at most 1. See
+            ``tfcert.objectives.latent_search.linked``.
         search_steps: Gradient steps of the search for each margin.
         search_restarts: Random starts of each search.
-        relu_shrink: What the upper end of an unstable ReLU's input is multiplied with in intervals
-            of the loss, 1.0 for nothing. The authors take 0.8 for CIFAR-10 at 2/255.
-        ibp_warmup: Whether the loss is that of IBP alone while the radius grows, as in the
+        relu_shrink: Factor applied in the loss to the upper end of an unstable ReLU's input; 1.0
+            changes nothing. The authors use 0.8 for CIFAR-10 at 2/255.
+        ibp_warmup: Whether to train with the loss of IBP alone while the radius grows, as in the
             authors' code.
-        per_sample: Whether losses are multiplied sample by sample, in place of their means.
+        per_sample: Whether to multiply the losses sample by sample. By default their means are
+            multiplied.
         attack_steps: Gradient steps of the attack on the input.
-        attack_step_size: Length of a step, as a fraction of the radius. Default: 1/4, or what lets
-            the steps cross the region.
-        attack_restarts: Number of starts of this attack. Of several the worst point met counts, of
-            one the last.
+        attack_step_size: Length of a step, as a fraction of the radius. Default: 1/4, or more if
+            the steps could not cross the region otherwise.
+        attack_restarts: Number of starts of this attack. With several starts, the loss uses the
+            worst point of the search; with one start, the last point.
         regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
             radius grows. They balance how fast intervals widen and how many units stay unstable.
-            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+            Use them with ``tfcert.models.ibp_initialization``. The paper uses 0.5.
         tolerance: tau, the tolerance of these regularisers.
-        train_eps: The radius to train at, where it differs from the region's.
+        train_eps: The radius for training. Default: the region's radius.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
-        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+        validation_method: The bound method behind ``verified_accuracy``: a name or an object of
             ``tfcert.methods``. Default: "crown-ibp".
         property: What has to hold on the region in place of labels, of ``tfcert.properties``.
         natural_loss: With a property: the loss of the model's outputs against the targets of

@@ -36,45 +36,47 @@ class LatentLoss(CertifiedLoss, total=False):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class TAPS(IBP):
-    """A loss of margins that attacks inside a latent box estimate, times that of IBP.
+    """Multiplies the loss of IBP by a loss that attacks on the last layers estimate.
 
-    Intervals give a box for the value that the first trailing layer reads. For each margin an
-    attack searches this box for its worst point; ``worst'`` are the logits found so. The loss is
-    ``CE(worst', y) CE(worst, y)`` with the worst-case logits of intervals through all layers: the
-    first factor is at most the second, and sums of both overestimate less than IBP does. As in the
-    authors' code both are means over the batch before they are multiplied.
+    Intervals give a box for the input of the first trailing layer. For each margin an attack
+    searches this box for the worst point. These points give the logits ``worst'``. The loss is
+    ``CE(worst', y) CE(worst, y)``, with the worst-case logits of intervals through all layers. The
+    first factor is at most the second. As in the authors' code, both factors are means over the
+    batch.
 
-    Without trailing layers the estimate would be IBP's bound itself, and the loss its square;
-    ``trailing_layers=0`` is defined as the loss of IBP, not squared. With one trailing layer the
-    search is exact, since a margin is linear in what the last layer reads.
+    ``trailing_layers=0`` is defined as the loss of IBP. (The formula would give its square.) With
+    one trailing layer the search is exact, because a margin is linear in the input of the last
+    layer.
 
     Args:
         region: The target region.
-        trailing_layers: How many dense and convolutional layers the search passes, counted from the
-            outputs: a split before the second last layer is 2. 0: the loss is that of IBP. Of the 7
-            layers of ``cnn7`` the authors take 4 and 3 for MNIST at
-            0.1 and 0.3, 6 and 2 for CIFAR-10 at 2/255 and 8/255.
+        trailing_layers: Number of dense and convolutional layers that the search covers, counted
+            from the outputs: 2 splits the network before its second last layer. 0 gives the loss of
+            IBP. For the 7 layers of ``cnn7`` the authors use 4 and 3 for MNIST at 0.1 and 0.3, 6
+            and 2 for CIFAR-10 at 2/255 and 8/255.
         natural_weight: The share of the clean loss, from 0 to 1: a number, a schedule, or a pair
             (at radius 0, at full radius) between which it moves as the radius grows.
-        gradient_scale: What the gradient of the estimate is multiplied with, beside that of IBP.
-            The authors take 4, and 2 for CIFAR-10 at 8/255.
-        link: How far into the box a point hands its gradient to the box's ends, as a share of the
-            width, from above 0 to 1: ``tfcert.objectives.latent_search.linked``.
+        gradient_scale: Factor applied to the gradient of the estimate, while the gradient of IBP
+            stays. The authors use 4, and 2 for CIFAR-10 at 8/255.
+        link: Distance from an end of the box, as a share of the box's width, within which a point
+            passes its gradient to this end; above 0, at most 1. See
+            ``tfcert.objectives.latent_search.linked``.
         search_steps: Gradient steps of the search for each margin.
         search_restarts: Random starts of each search.
-        relu_shrink: What the upper end of an unstable ReLU's input is multiplied with in intervals
-            of the loss, 1.0 for nothing. The authors take 0.8 for CIFAR-10 at 2/255.
-        ibp_warmup: Whether the loss is that of IBP alone while the radius grows, as in the
+        relu_shrink: Factor applied in the loss to the upper end of an unstable ReLU's input; 1.0
+            changes nothing. The authors use 0.8 for CIFAR-10 at 2/255.
+        ibp_warmup: Whether to train with the loss of IBP alone while the radius grows, as in the
             authors' code.
-        per_sample: Whether losses are multiplied sample by sample, in place of their means.
+        per_sample: Whether to multiply the losses sample by sample. By default their means are
+            multiplied.
         regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
             radius grows. They balance how fast intervals widen and how many units stay unstable.
-            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+            Use them with ``tfcert.models.ibp_initialization``. The paper uses 0.5.
         tolerance: tau, the tolerance of these regularisers.
-        train_eps: The radius to train at, where it differs from the region's.
+        train_eps: The radius for training. Default: the region's radius.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
-        validation_method: How ``verified_accuracy`` is bounded: a name or an object of
+        validation_method: The bound method behind ``verified_accuracy``: a name or an object of
             ``tfcert.methods``. Default: "crown-ibp".
         property: What has to hold on the region in place of labels, of ``tfcert.properties``.
         natural_loss: With a property: the loss of the model's outputs against the targets of

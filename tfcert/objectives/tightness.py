@@ -146,29 +146,31 @@ def _is_relu(curve: Any) -> bool:
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class TightRelaxation(CrownIBP):
-    """Certified training that pushes the network towards being exactly relaxable.
+    """Trains a network so that its linear relaxation becomes tight.
 
     ``CE(worst, y) + lambda * gap + gamma * infeasibility``. The gap is the network's margin at the
-    input where the relaxed margin is least, minus that relaxed margin; at 0 the bound is exact.
-    The infeasibility asks every unstable ReLU to lie where its active face touches the function.
+    input with the least relaxed margin, minus this relaxed margin. If the gap is 0, the bound is
+    exact. The infeasibility is the distance of unstable ReLUs from the points where their active
+    face touches the function.
 
-    The abstract fixes that there are two regularisers, built on the feasibility of the relaxed
-    optimum; their form here is the direct reading, with the alternatives as switches.
+    The paper's abstract says that there are two regularisers, based on the feasibility of the
+    relaxed optimum. Their form here is the direct reading, and arguments select the alternatives.
 
     Args:
         region: The target region.
         gap_weight: lambda, the weight of the gap: a number, a schedule, or a pair (at radius 0, at
             full radius).
-        feasibility_weight: gamma, the weight of the infeasibility, likewise. ReLU networks only.
+        feasibility_weight: gamma, the weight of the infeasibility: a number, a schedule, or a pair
+            (at radius 0, at full radius). For ReLU networks only.
         natural_weight: kappa, the share of the clean loss, from 0 to 1: a number, a schedule, or a
             pair (at radius 0, at full radius) between which it moves as the radius grows.
         backward_weight: beta, the share of the backward bound, from 0 to 1: a number, a schedule,
-            or a pair (at radius 0, at full radius). By default the loss is that of the
-            relaxation.
-        base: "crown-ibp", or "fast-lin" for the relaxation of Wong and Kolter, with hidden layers
-            bounded by it too (much slower).
-        specifications: "worst": the class with the smallest margin bound; "random": one drawn at
-            random; "all": the mean over all classes, at one more forward pass for each.
+            or a pair (at radius 0, at full radius). By default the loss uses the backward bound
+            only.
+        base: "crown-ibp", or "fast-lin" for the relaxation of Wong and Kolter, also in hidden
+            layers (much slower).
+        specifications: "worst": the class with the smallest margin bound; "random": a random class;
+            "all": the mean over all classes, which costs one more forward pass for each.
         distance: "touching": a unit's distance from the points where its active face meets the
             ReLU; "face": the vertical distance between ReLU and face.
         reduction: "mean" or "sum" over unstable units.
@@ -176,10 +178,10 @@ class TightRelaxation(CrownIBP):
             u > -l, else 0), "zero", "one", or "same" (parallel to the upper line).
         regularizer: Weight of the warm-up regularisers of Shi et al. (2021), which fade out as the
             radius grows. They balance how fast intervals widen and how many units stay unstable.
-            Use them with ``tfcert.models.ibp_initialization``. Their paper takes 0.5.
+            Use them with ``tfcert.models.ibp_initialization``. The paper uses 0.5.
         tolerance: tau, the tolerance of these regularisers.
-        train_eps: The radius to train at, where it differs from the region's. The literature
-            trains at a larger radius than it tests at: MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
+        train_eps: The radius for training. Default: the region's radius. The literature trains at a
+            larger radius than it tests: on MNIST at 0.2 for 0.1 and at 0.4 for 0.3.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line. Default: the full radius at once.
         validation_method: How ``verified_accuracy`` is bounded: a name or an object of
