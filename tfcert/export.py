@@ -41,15 +41,16 @@ def export_certified(
 ) -> pathlib.Path:
     """Writes a SavedModel that classifies inputs and certifies its answers.
 
-    TensorFlow alone loads it: Python, C++, TensorFlow Serving. It has the signatures
+    Loading the SavedModel needs only TensorFlow: in Python, in C++ or in TensorFlow Serving. The
+    SavedModel has the signatures
 
-    - ``serving_default``: ``x`` to ``label`` (the class with the largest score), ``scores`` (what
-      the model returns), ``margin`` (a lower bound, over all inputs of the region around x, of the
-      label's score, or logit, minus the largest other one) and ``certified`` (whether
-      ``margin > 0``: no input of the region has another label),
-    - ``certify``: the same for ``x`` and, where the region is an ``LpBall``, ``eps``: float64, one
-      radius per input or one for all,
-    - ``facts``: what was exported and how, a JSON text, also in ``assets/certificate.json``.
+    - ``serving_default``: ``x`` to ``label`` (the class with the largest score), ``scores`` (the
+      outputs of the model), ``margin`` (a lower bound of the label's score, or logit, minus the
+      largest other one, over all inputs of the region around x) and ``certified`` (``margin > 0``:
+      no input of the region has another label),
+    - ``certify``: ``x`` and ``eps`` to the same outputs; ``eps`` is float64, one radius per input
+      or one for all, and absent if the region is a ``Box``,
+    - ``facts``: a JSON text that describes the export, also in ``assets/certificate.json``.
 
     A model with several inputs takes each of them by its name in place of ``x``.
 
@@ -58,9 +59,9 @@ def export_certified(
     here, since other clients' inputs may be in the same batch: ``margin`` is NaN and ``certified``
     false. The method "lipschitz" also gives ``radius``, within which the label is certain.
 
-    Verdicts are those of ``bound_margins``, but where ``abs(margin)`` is below ``1e-4 * max(1,
-    largest abs(score))``, which rounding may decide. With ``float_safe=True`` a certificate holds
-    in any case.
+    Verdicts equal those of ``bound_margins``, except if ``abs(margin)`` is below
+    ``1e-4 * max(1, largest abs(score))``: then rounding may decide. With ``float_safe=True`` a
+    certificate holds in any case.
 
     With a property the model may be any with one output, ``(batch, outputs)``. The signatures then
     answer with ``outputs`` (what the model returns), ``lower`` and ``upper`` (what it returns for

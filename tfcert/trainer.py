@@ -29,17 +29,17 @@ Callbacks: TypeAlias = (
 class CertifiedTrainer(backend.TrainStep, keras.Model):
     """Trains a model with a certified objective, through Keras's own ``compile`` and ``fit``.
 
-    Logged are ``loss``; every term of the objective, which add up to it; ``accuracy`` of the clean
-    inputs; ``verified_accuracy``: the share that is classified correctly with all margin bounds
-    positive at the objective's *target* region, whatever the schedules say; and the schedules'
-    values (``eps`` and others). An input that the region does not admit, such as one outside of its
-    clip limits, is never verified, and a batch that holds one has a loss of NaN. In validation the
-    terms are those of the target region too, so that ``val_`` numbers compare from epoch to epoch.
-    While training, ``verified_accuracy`` is that of a part of each batch, see ``verified_share``.
+    The trainer logs ``loss``; every term of the objective, which add up to the loss; ``accuracy``
+    of the clean inputs; ``verified_accuracy``, the share of inputs that are classified right and
+    have positive margin bounds at the objective's *target* region; and the values of the schedules
+    (``eps`` and others). An invalid input, such as one outside the clip limits, is never verified,
+    and a batch with such an input has a loss of NaN. In validation all terms use the target region,
+    so you can compare ``val_`` numbers from epoch to epoch. During training, ``verified_accuracy``
+    covers a part of each batch, see ``verified_share``.
 
-    ``fit`` tells schedules how long an epoch is. ``train_on_batch`` before the first ``fit`` knows
-    of none, and each step counts as an epoch: set ``trainer.steps_per_epoch.assign(...)`` first, or
-    use schedules with ``unit="steps"``.
+    ``fit`` tells schedules how long an epoch is. If you call ``train_on_batch`` before the first
+    ``fit``, each step counts as an epoch: set ``trainer.steps_per_epoch.assign(...)`` first, or use
+    schedules with ``unit="steps"``.
 
     ``trainer.model`` stays a plain Keras model: save, export and share it without tfcert.
 
@@ -126,7 +126,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
     @property
     def scores(self) -> keras.Model:
-        """The model that is trained, with the variables of ``model``: it gives the scores.
+        """The model of the scores in the loss, with the variables of ``model``.
 
         Scores leave out a final softmax, and are (0, z) for a single output z. Several inputs are
         one vector.
@@ -171,9 +171,9 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
         Args:
             optimizer: A Keras optimizer.
-            jit_compile: Whether steps are compiled with XLA. "auto" does what is faster: JAX
-                always, TensorFlow on a GPU; not TensorFlow on a CPU, whose convolutions are then
-                several times slower (benchmarks/training.py).
+            jit_compile: Whether XLA compiles the steps. "auto" uses XLA on JAX and on TensorFlow
+                with a GPU. On a CPU, XLA makes TensorFlow's convolutions several times slower
+                (benchmarks/training.py).
             **kwargs: Other arguments of ``keras.Model.compile``, such as more ``metrics`` of the
                 logits, or ``steps_per_execution``. The loss is the objective's.
         """
@@ -206,7 +206,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         sample_weight: ArrayLike | None = None,
         **kwargs: Any,
     ) -> Any:  # A number, a list or, with return_dict, a dictionary of them.
-        """As ``keras.Model.evaluate``, with the checks of ``fit``."""
+        """Evaluates the model as ``keras.Model.evaluate`` does, with the checks of ``fit``."""
         if not kwargs.get("_use_cached_eval_dataset"):  # Keras's fit: checked before training.
             x, y, sample_weight, batch_size = fitting.checked(self, x, y, sample_weight, batch_size)
         return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
@@ -224,13 +224,13 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         shuffle: bool = True,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """As ``keras.Model.fit``, with checks before the first step, and ``augment``.
+        """Trains the model as ``keras.Model.fit`` does, with checks of the data and ``augment``.
 
-        Arrays are shuffled by the trainer's seed and the epoch, so that a run that was stopped and
-        resumed sees the samples in the order of an unbroken one. Bring a ``tf.data.Dataset`` for
-        another pipeline; its order is its own. For arrays of images ``augment`` is "none", "crop"
-        (random shifts by up to ``crop_pixels``, default 4) or "crop_flip" (mirrored at random,
-        too); ``crop_fill`` is "black" or "edge": what is seen beyond the border.
+        The trainer's seed and the epoch decide the order of arrays, so a resumed run sees the
+        samples in the order of an unbroken run. A ``tf.data.Dataset`` keeps its own order. For
+        arrays of images ``augment`` is "none", "crop" (random shifts by up to ``crop_pixels``,
+        default 4) or "crop_flip" (shifts and random mirroring). ``crop_fill`` says what is beyond
+        the border: "black" or "edge".
         """
         self._assert_compile_called("fit")
         naming.mark(self.model, self.objective.bound)
@@ -302,10 +302,10 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             generator.state.assign(ops.cast(key, generator.state.dtype))
 
     def losses_of(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """What gradients are taken of, and the terms.
+        """The losses whose gradients are taken, and the terms.
 
-        That is the sum of the terms; for an objective that is ``separate`` each of them, and the
-        regularisation of the model's own weights behind them.
+        The only loss is the sum of the terms. For an objective with ``separate``, each term is a
+        loss, followed by the regularisation of the model's weights.
         """
         terms = {name: batch.mean(term) for name, term in self.objective.terms(batch).items()}
         if tuple(terms) != self.objective.term_names:
@@ -409,9 +409,9 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
     # Saving.
 
     def export(self, filepath: PathLike, *args: Any, **kwargs: Any) -> None:
-        """As ``keras.Model.export``, of the model inside: its scores, without certificates.
+        """Exports the model inside as ``keras.Model.export`` does: scores without certificates.
 
-        ``tfcert.export_certified`` serves those with the prediction.
+        Use ``tfcert.export_certified`` to serve certificates with the predictions.
         """
         self.model.export(filepath, *args, **kwargs)
 

@@ -55,13 +55,13 @@ Operand = ArrayLike | keras.Variable | Callable[[], Tensor]
 
 
 class Bounds(NamedTuple):
-    """An elementwise enclosure: ``lower <= value <= upper``.
+    """Lower and upper bounds of a value: ``lower <= value <= upper``.
 
-    A named tuple is a structure that ``keras.tree``, ``tf.function`` and XLA accept as it is.
+    This named tuple is a structure that ``keras.tree``, ``tf.function`` and XLA accept.
 
     Attributes:
-        lower: At most the value, entry by entry.
-        upper: At least the value.
+        lower: The lower bound of each entry.
+        upper: The upper bound of each entry.
     """
 
     lower: Tensor

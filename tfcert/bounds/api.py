@@ -28,17 +28,17 @@ def bound(
     method: MethodName | methods.Method = "crown",
     statistics: Statistics = "moving",
 ) -> Bounds:
-    """Bounds on a model's outputs over all inputs of a region.
+    """Bounds a model's outputs over all inputs of a region.
 
     Args:
         model: A built model.
-        x: Inputs, ``(batch, *input_shape)``; of a model with several inputs a dictionary or a list
-            of them.
-        region: ``LpBall`` or ``Box``, in the units of x; for several inputs a dictionary or a list
+        x: Inputs, ``(batch, *input_shape)``. For a model with several inputs, a dictionary or a
+            list of arrays.
+        region: ``LpBall`` or ``Box``, in the units of x. For several inputs, a dictionary or a list
             with a region, or "fixed", for each.
         method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown", "lipschitz", or an object
             of ``tfcert.methods``.
-        statistics: What BatchNormalization normalises with: "moving", as at inference, or "batch":
+        statistics: The statistics of BatchNormalization: "moving", as at inference, or "batch", the
             mean and variance of the clean batch x, as in a training step.
 
     Returns:
@@ -72,36 +72,36 @@ def bound_margins(
     specification: Tensor | None = None,
     statistics: Statistics = "moving",
 ) -> Tensor:
-    """Lower bounds of the margins ``f_y(x') - f_j(x')`` over a region.
+    """Computes lower bounds of the margins ``f_y(x') - f_j(x')`` over a region.
 
-    The difference is folded into the last affine layer. By intervals, and by sweeps but for rare
-    cases, that is at least as tight as subtracting bounds of the two scores of the same kind.
+    The difference is folded into the last affine layer. The result is at least as tight as the
+    difference of the two scores' bounds (with backward methods, rare exceptions exist).
 
-    Scores are logits: a final softmax is left out, which changes no order. A single output is a
-    logit z, or a probability behind a sigmoid; the scores are then 0 and z, and the margin of the
-    label y is ``(2 y - 1) z``.
+    If the model ends in a softmax, the margins are those of the logits before it. A single output
+    is a logit z, or a probability after a sigmoid. The scores are then 0 and z, and the margin of
+    the label y is ``(2 y - 1) z``.
 
     Args:
         model: A built model with one output of shape ``(batch, classes)``, or ``(batch, 1)``.
-        x: Inputs, ``(batch, *input_shape)``; a dictionary or a list of them where the model has
-            several inputs.
-        y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones, or an object of
-            ``tfcert.properties``, whose margins are bounded instead; labels are the same as
+        x: Inputs, ``(batch, *input_shape)``. For a model with several inputs, a dictionary or a
+            list of arrays.
+        y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot labels. Or an object of
+            ``tfcert.properties``, whose margins are then bounded. Labels are short for
             ``tfcert.properties.ClassStays(labels)``.
-        region: ``LpBall`` or ``Box``; of several inputs a dictionary or a list with a region, or
+        region: ``LpBall`` or ``Box``. For several inputs, a dictionary or a list with a region, or
             "fixed", for each.
         method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown" or "lipschitz", or an object
             of ``tfcert.methods`` with options.
-        specification: Optional rows of other linear functions of the model's own outputs, ``(rows,
-            classes)`` for all samples or ``(batch, rows, classes)``; y is then not used and may be
-            None.
-        statistics: What BatchNormalization normalises with: "moving", as at inference, or "batch":
+        specification: Rows of other linear functions of the model's own outputs,
+            ``(rows, classes)`` for all samples or ``(batch, rows, classes)``. With a specification,
+            y is not used and may be None.
+        statistics: The statistics of BatchNormalization: "moving", as at inference, or "batch", the
             mean and variance of the clean batch x, as in a training step.
 
     Returns:
-        ``(batch, classes)``, 0 in column y; with a specification, and for other properties,
-        ``(batch, rows)``. A sample is verified when it is classified correctly and all other
-        entries are > 0; for a property, where ``property.proved(margins)`` says so.
+        ``(batch, classes)``, with 0 in column y. With a specification or another property,
+        ``(batch, rows)``. A sample is verified if all entries except column y are > 0. For a
+        property, ``property.proved(margins)`` says which samples are verified.
 
     Example:
 
@@ -155,24 +155,24 @@ def least_margins(
     *,
     again: bool = False,
 ) -> Tensor:
-    """The least margin bound of each input, ``min_j f_y(x') - f_j(x')`` over all classes but y.
+    """Bounds the least margin of each input, ``min_j f_y(x') - f_j(x')`` over all classes except y.
 
-    The same as the minimum of ``bound_margins`` over the other classes with the interval bounds,
-    for less work: rows that cannot decide the minimum are not swept.
+    The result equals the minimum of ``bound_margins`` over the other classes, but costs less: rows
+    that cannot decide the minimum are not swept.
 
     Args:
         model: A built model with one output of shape ``(batch, classes)``, or ``(batch, 1)``.
-        x: Inputs, ``(batch, *input_shape)``; a dictionary or a list of them where the model has
-            several inputs.
-        y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot ones.
-        region: ``LpBall`` or ``Box``; of several inputs a dictionary or a list with a region, or
+        x: Inputs, ``(batch, *input_shape)``. For a model with several inputs, a dictionary or a
+            list of arrays.
+        y: Integer labels, ``(batch,)`` or ``(batch, 1)``, or one-hot labels.
+        region: ``LpBall`` or ``Box``. For several inputs, a dictionary or a list with a region, or
             "fixed", for each.
         method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown" or "lipschitz", or an object
             of ``tfcert.methods`` with options.
-        again: Whether more batches of this shape will follow, so that compiling pays at once.
+        again: Whether more batches of this shape will follow. If so, the first call compiles.
 
     Returns:
-        ``(batch,)``. An input that the model classifies as y is verified where its entry is > 0.
+        ``(batch,)``. An input is verified if its entry is > 0.
 
     Example:
 

@@ -50,8 +50,8 @@ class Settings:
         method: Bounds every part of the region.
         deadline: When to give up, by ``time.monotonic()``; inf for never.
         seed: Decides random points.
-        max_memory: Bytes that open parts may take.
-        batch_size: The most parts that are bounded together; None: chosen by the network.
+        max_memory: Limit of the memory for open parts, in bytes.
+        batch_size: The largest number of parts bounded together. None: chosen for the network.
         log: Called with a ``Progress`` after every step.
         verbose: 1 for a line of progress on standard error.
         recorder: Is told about the tree of the search; the first part of it is the whole region.
@@ -87,33 +87,33 @@ def verify(
 ) -> Outcome:
     """Decides whether a property holds for all inputs of a region.
 
-    An attack looks for a counterexample. Bounds of the whole region come next. Where neither
-    decides, the region is split into parts, each part is bounded and attacked, and so on, until
-    all parts are proved, a counterexample is found, or the time is up.
+    First an attack looks for a counterexample. Then the whole region is bounded. If neither
+    decides, the region is split into parts, and each part is bounded, attacked and split further.
+    The search ends when all parts are proved, a counterexample is found, or the time runs out.
 
     Args:
-        model: A built model with one output, ``(batch, outputs)``. Where the property asks for the
-            order of the outputs alone, such as ``ClassStays``, a final softmax is left out, and a
-            single output z, a logit or behind a sigmoid, has the scores 0 and z.
-        asked: What has to hold: from ``tfcert.properties.read_vnnlib``, which says for which
-            inputs, or another object of ``tfcert.properties``, which holds around x.
-        x: Inputs, ``(batch, *input_shape)``; the property must hold around each of them. Of a model
-            with several inputs a dictionary or a list of them.
-        region: A ``Box``, or an ``LpBall`` of the norm "inf"; for several inputs a dictionary or a
-            list with a region, or "fixed", for each.
-        time_limit: Seconds; None for no limit. Kept to within about a second, once everything is
-            compiled: what compiles is not interrupted.
-        seed: Decides random points. The verdict does not depend on it where time suffices.
-        method: What bounds each part, as for ``tfcert.bound``. An object with ``float_safe=True``
-            makes the verdict hold for the model as executed in float32.
-        max_memory: Bytes that open parts may take.
-        batch_size: The most parts that are bounded together; None: chosen by the network.
-        log: Called with a ``tfcert.branching.Progress`` after every step.
+        model: A built model with one output, ``(batch, outputs)``. For a property of the outputs'
+            order, such as ``ClassStays``, a final softmax is left out, and a single output z (a
+            logit, or a probability after a sigmoid) has the scores 0 and z.
+        asked: The property: from ``tfcert.properties.read_vnnlib``, which contains the inputs, or
+            another object of ``tfcert.properties``, which must hold around x.
+        x: Inputs, ``(batch, *input_shape)``; the property must hold around each of them. For a
+            model with several inputs, a dictionary or a list of arrays.
+        region: A ``Box``, or an ``LpBall`` with the norm "inf". For several inputs, a dictionary or
+            a list with a region, or "fixed", for each.
+        time_limit: Limit in seconds; None for no limit. The search keeps the limit to about a
+            second. Compiling is not interrupted.
+        seed: The seed of random points. With enough time, the verdict does not depend on the seed.
+        method: The method that bounds each part, as for ``tfcert.bound``. With ``float_safe=True``
+            the verdict holds for the model as executed in float32.
+        max_memory: Limit of the memory for open parts, in bytes.
+        batch_size: The largest number of parts bounded together. None: chosen for the network.
+        log: A function that is called with a ``tfcert.branching.Progress`` after every step.
         verbose: 1 for a line of progress on standard error.
-        recorder: Is told how the region was split and what proves every part, such as a
+        recorder: An object that records the splits and the proof of every part, such as a
             ``tfcert.proofs.Tree``. Cases are numbered as in ``asked.cases``.
-        certificate: The file for a proof, a .npz, which is written where the property holds:
-            ``tfcert-check`` checks it. The model has to come from ``tfcert.interchange.load_onnx``,
+        certificate: A .npz file for the proof, which is written if the property holds;
+            ``tfcert-check`` checks it. The model must come from ``tfcert.interchange.load_onnx``,
             and the property from ``read_vnnlib``.
 
     Returns:
@@ -180,8 +180,8 @@ def find_counterexample(
 
     Args:
         model: A built model with one output, ``(batch, outputs)``.
-        asked: What has to hold: from ``tfcert.properties.read_vnnlib``, which says for which
-            inputs, or another object of ``tfcert.properties``, which holds around x.
+        asked: The property: from ``tfcert.properties.read_vnnlib``, which contains the inputs, or
+            another object of ``tfcert.properties``, which must hold around x.
         x: Inputs, ``(batch, *input_shape)``; the search goes around each of them.
         region: A ``Box``, or an ``LpBall`` of the norm "inf".
         steps: Gradient steps of ``tfcert.attacks.APGD``.

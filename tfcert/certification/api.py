@@ -67,11 +67,11 @@ def certify(
     facts: Mapping[str, Any] | None = None,
     verbose: progress.Verbose = "auto",
 ) -> Certificates:
-    """The verdict on every input: verified, falsified, misclassified or unknown.
+    """Decides for every input whether it is verified, falsified, misclassified or unknown.
 
-    Effort goes where it is needed: the model's class; for those that are right an attack; then the
-    methods, each on what the ones before left open. An input is verified when all lower bounds of
-    its margins are above 0, strictly.
+    First the model classifies the inputs. Then an attack runs on the inputs that are classified
+    right. Then the methods run, each on the inputs that earlier steps left open. An input is
+    verified if all lower bounds of its margins are above 0, strictly.
 
     Args:
         model: A built model with one output of shape ``(batch, classes)``, logits or behind a
@@ -96,30 +96,32 @@ def certify(
             not count), "auto" for ``PGD`` with 40 steps from x, or None.
         float_safe: Whether certificates hold for the model as executed in float32, see
             ``tfcert.methods.Method``.
-        max_eps: Search each input's largest verified eps up to this, too; for an ``LpBall`` with
-            one number as its size. It is at least every eps of the region.
-        eps_steps: Halvings of that search.
-        time_limit: Seconds for the whole run; what is open then is unknown. Running batches and
-            the self-check are finished.
-        time_limit_per_input: Seconds for each input, of every batch an equal share. An input is
-            not given to a method that would take it beyond. "complete" has no other limit.
-        self_check: The share of inputs whose certificates are attacked by APGD before they are
-            given, chosen by the seed and the index.
-        batch_size: Inputs in a batch, for all stages; None: chosen for each method.
-        index: The number of the first input in its data set, or one number per input: what the
-            log calls idx.
-        seed: Decides which inputs are checked, and the random starts of attacks.
+        max_eps: If given, ``certify`` also searches for each input's largest verified eps, up to
+            this limit. The region must be an ``LpBall`` with one number as its size, and no eps of
+            the region may exceed `max_eps`.
+        eps_steps: Number of halvings in the search for the largest eps.
+        time_limit: Seconds for the whole run. Inputs still open at the end are unknown. Running
+            batches and the self-check are completed.
+        time_limit_per_input: Seconds for each input, counted as an equal share of its batches. An
+            input skips a method that would exceed the limit. For "complete" this is the only limit.
+        self_check: The share of certificates that APGD attacks before they are issued, chosen by
+            the seed and the index.
+        batch_size: Number of inputs in a batch, for all stages. None: chosen for each method.
+        index: The number of the first input in its data set, or one number per input. The log calls
+            it idx.
+        seed: The seed of the self-check's choice of inputs, and of the random starts of attacks.
         facts: More facts of the run for the log's side file, such as the data set's name. They
             do not decide whether a run is the same.
-        verbose: 1: a line of progress with counts and the time left; 0: none; "auto": on a terminal
-            and in a notebook.
+        verbose: 1 shows a line of progress with counts and the remaining time, 0 shows nothing,
+            "auto" shows progress on a terminal and in a notebook.
 
     Returns:
         ``Certificates``: arrays ``verdict``, ``margin``, ``method``, ``seconds``,
         ``counterexamples``, ``verified_accuracy``, ``summary()``, ``per_class()``.
 
     Raises:
-        ValueError: An argument is wrong, or bounds of an input are NaN; what is in the log stays.
+        ValueError: An argument is wrong, or bounds of an input are NaN. Lines already in the log
+            stay.
         UnsoundCertificateError: The self-check broke a certificate.
 
     Example:

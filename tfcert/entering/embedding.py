@@ -27,9 +27,9 @@ class SplitModel(NamedTuple):
 
 
 def split_embedding(model: keras.Model) -> SplitModel:
-    """Cuts a model behind the ``Embedding`` that reads its input.
+    """Cuts a model after the ``Embedding`` that reads its input.
 
-    A ball around integers means nothing. Around the vectors it does:
+    A ball around integers has no meaning, but a ball around their vectors has one:
 
     >>> parts = tfcert.split_embedding(model)
     >>> vectors = parts.embed(words)
@@ -39,7 +39,7 @@ def split_embedding(model: keras.Model) -> SplitModel:
         model: A built model with one input of the shape ``(positions,)``.
 
     Returns:
-        The embedding, and both parts. They stay with the model, and follow its weights.
+        The embedding, and both parts. The parts share the weights of the model.
     """
     return derived_from(checked_model(model)).once(_split)
 

@@ -63,8 +63,8 @@ def register_rule(layer_class: type | str | Callable[..., Any], rule: Rule) -> N
 
     Args:
         layer_class: The exact class of the layer (or of a ``keras.ops`` operation).
-        rule: ``rule(layer, *args, **kwargs) -> Node``, with the arguments of ``layer.call``, in
-            which ``tfcert.rules.Node`` stands for every tensor. It composes the functions of
+        rule: ``rule(layer, *args, **kwargs) -> Node``, with the arguments of ``layer.call`` and a
+            ``tfcert.rules.Node`` in place of every tensor. A rule combines the functions of
             ``tfcert.rules``: ``activation``, ``multiply``, ``add``, ``dense`` ...
 
     Example:
@@ -94,8 +94,8 @@ def register_affine(layer_class: type, radius: Callable[[Any, Tensor], Tensor]) 
 
     Args:
         layer_class: The exact class.
-        radius: ``radius(layer, r) = |W| r`` for ``r >= 0``. It has no default: a wrong one would
-            make bounds unsound.
+        radius: ``radius(layer, r) = |W| r`` for ``r >= 0``. There is no default, because a wrong
+            radius would make bounds unsound.
 
     Example:
 
@@ -109,13 +109,13 @@ def register_affine(layer_class: type, radius: Callable[[Any, Tensor], Tensor]) 
 
 
 def register_monotone(layer_class: type, *, decreasing: bool = False) -> None:
-    """Registers a layer of one input whose every output is monotone in every input.
+    """Registers a layer with one input whose outputs are all monotone in every input.
 
-    Interval bounds are then ``call`` at the ends. Linear bounds start anew behind the layer.
+    Interval bounds are then ``call`` at both ends. Linear bounds start anew after the layer.
 
     Args:
         layer_class: The exact class.
-        decreasing: Whether outputs fall where inputs rise.
+        decreasing: Whether outputs fall if inputs rise.
     """
 
     def rule(layer: Any, x: Node) -> Node:
@@ -133,7 +133,7 @@ def register_activation(function: Callable[..., Any] | type, curve: Curve) -> No
 
     Args:
         function: The function that users pass as ``activation=``, or the exact class of a layer.
-        curve: A ``tfcert.relaxations.Curve``: what is known of the scalar function.
+        curve: A ``tfcert.relaxations.Curve`` with the properties of the scalar function.
     """
     if isinstance(function, type):
         register_rule(function, lambda layer, x: apply(Elementwise(curve), x))
@@ -142,7 +142,7 @@ def register_activation(function: Callable[..., Any] | type, curve: Curve) -> No
 
 
 def registered() -> dict[Any, Rule]:
-    """All rules: exact layer classes, operation classes and activation functions."""
+    """Returns all rules, by exact layer class, operation or activation function."""
     return dict(_RULES)
 
 
