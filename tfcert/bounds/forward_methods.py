@@ -25,7 +25,7 @@ __all__ = ["IBP", "Lipschitz"]
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class IBP(Method):
-    """Interval bound propagation: the cheapest and loosest.
+    """Interval bound propagation, the cheapest and loosest method.
 
     Reference: Gowal et al., 2018, https://arxiv.org/abs/1810.12715
     """
@@ -35,12 +35,13 @@ class IBP(Method):
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class Lipschitz(Method):
-    """The margin rule of l-inf-distance networks: one forward pass.
+    """The margin rule of l-inf-distance networks, which takes one forward pass.
 
-    ``f(x) -/+ L r``, where L is the product of the l-inf Lipschitz factors that the layers declare
-    and r the largest distance, over coordinates, of a point of the region from x: eps for an l-inf
-    ball. A margin ``m`` at x becomes ``m - 2 L r``. Never tighter than IBP on distance networks.
-    Layers that declare no factor are refused, as dense ones and distance layers at a finite p.
+    The bounds are ``f(x) -/+ L r``. L is the product of the l-inf Lipschitz factors that the layers
+    declare. r is the largest distance of a point of the region from x in any coordinate; for an
+    l-inf ball, r is eps. A margin ``m`` at x becomes ``m - 2 L r``. On distance networks this is
+    never tighter than IBP. Layers without a declared factor raise an error, for example dense
+    layers and distance layers at a finite p.
 
     Reference: Zhang et al., 2022, https://arxiv.org/abs/2110.06850
     """
@@ -72,7 +73,7 @@ class Lipschitz(Method):
         y: Tensor,
         scores: Tensor | None,
     ) -> dict[str, Tensor]:
-        """The margin, and the certified radius from the same scores."""
+        """Returns the margin, and the certified radius from the same scores."""
         if self.float_safe:
             return super().served(model, network, region, x, y, scores)
         scores = model(x, training=False) if scores is None else scores

@@ -22,17 +22,17 @@ __all__ = ["Intersection"]
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class Intersection(Method):
-    """Two methods at once: the tighter bound of each value.
+    """Two methods together, which keep the tighter bound of each value.
 
-    The second method runs alone, so that the result is never looser than its bounds. The first one
-    works with the tighter interval of each hidden value. Its bounds may differ from those that it
-    finds alone, where other intervals lead to other lines around a ReLU.
+    The second method runs alone, so the result is never looser than its bounds. The first method
+    uses the tighter interval of each hidden value. Other intervals may give other lines around a
+    ReLU, so the first method may find other bounds than alone.
 
     Args:
         first: The method whose intervals are tightened by those of the second one.
         second: The method that runs alone.
         float_safe: Whether the bounds hold for the network as executed in float32, too.
-        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        max_memory: Limit of the working memory in bytes; larger jobs are cut into chunks.
         jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
     """
 

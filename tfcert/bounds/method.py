@@ -39,21 +39,21 @@ _COPIES = 6
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Options that all methods share, and what a method answers.
+    """Base class of bound methods, with the options that all methods share.
 
-    A method of your own overrides what differs: most often ``tighten`` and ``sweeper``.
-    ``docs/adding_a_method.md`` shows a complete one.
+    Your own method overrides some functions of this class, most often ``tighten`` and ``sweeper``.
+    ``docs/adding_a_method.md`` shows a complete method.
 
     Args:
-        float_safe: Whether the bounds hold for the network as executed in float32, in any order
-            of summation, instead of in real arithmetic. For affine and piecewise-linear layers of
+        float_safe: Whether the bounds hold for the network as executed in float32, in any order of
+            summation, instead of in real arithmetic. For affine and piecewise-linear layers of
             Keras. The bounds are float64, and infinite where an execution may overflow. They cover
             every execution whose operations are IEEE float32 or better, with or without fused
-            operations and flushing of denormal numbers, as TensorFlow's and XLA's on a CPU. They
-            do not cover TF32, bfloat16 or float16 inside of products, fast-math compilation, and
+            operations and flushing of denormal numbers, as TensorFlow's and XLA's on a CPU. They do
+            not cover TF32, bfloat16 or float16 inside products, fast-math compilation, and
             convolutions by Winograd's or Fourier transforms, which cuDNN may choose on a GPU.
-            Where such a setting can be seen, it is refused.
-        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+            tfcert raises an error if it detects such a setting.
+        max_memory: Limit of the working memory in bytes; larger jobs are cut into chunks.
         jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
     """
 
@@ -82,21 +82,21 @@ class Method:
 
     @property
     def name(self) -> str:
-        """The registered name of this kind of method, whatever its options; else its class's."""
+        """The registered name of this kind of method, or the name of its class."""
         kinds = {type(method): name for name, method in _NAMED.items()}
         return kinds.get(type(self), type(self).__name__)
 
     # Which networks, and in which arithmetic.
 
     def check(self, network: Network, statistics: str = "moving") -> None:
-        """Raises an error, which names the layer, where the method cannot bound a network."""
+        """Raises an error that names the layer if the method cannot bound a network."""
         if self.float_safe:
             _check_float_safe(network, statistics)
         elif network.dtype == "float64":
             backend.check_float64(f"model {network.name!r}")
 
     def check_layers(self, network: Network) -> None:
-        """``check``, and all that is known only after computing with the weights."""
+        """Calls ``check``, and checks that need the values of the weights."""
         self.check(network)
 
     def dtype(self, network: Network) -> str:
@@ -106,12 +106,13 @@ class Method:
     # Memory.
 
     def entries(self, network: Network, rows: int) -> int:
-        """Numbers that one sample takes, where so many rows of the outputs are bounded."""
+        """Returns the memory of one sample, in numbers, if so many rows of the outputs are
+        bounded."""
         del rows
         return 4 * (sum(math.prod(node.shape) for node in network.nodes) + network.workspace)
 
     def samples_at_once(self, network: Network, rows: int) -> int:
-        """Samples that fit into ``max_memory`` together.
+        """Returns the number of samples that fit into ``max_memory`` together.
 
         Args:
             network: The network.
@@ -121,7 +122,7 @@ class Method:
         return max(1, int(self.max_memory // (self.entries(network, rows) * itemsize)))
 
     def rows_at_once(self, evaluation: Evaluation, widest: int, per_sample: int) -> int:
-        """Pairs of rows for one turn of a loop, so that a turn stays in a cache and in memory.
+        """Returns the number of rows for one turn of a loop, so that a turn fits into the cache.
 
         Args:
             evaluation: The evaluation.
@@ -140,24 +141,24 @@ class Method:
     copies: ClassVar[int] = 1
 
     def first_call_at_once(self, network: Network, batch: int) -> bool:
-        """Whether a call that may be the only one is answered without compiling a program."""
+        """Returns whether a first call is computed without compiling a program."""
         del network, batch
         return not self.jit_compile
 
     def tighter(self) -> Method | None:
-        """The method to try next where this one does not decide; None: there is none."""
+        """The tighter method to try next, or None."""
         return None
 
     # Bounds.
 
     def plan(self) -> Method:
-        """The method that is run; another one where the options stand for a combination."""
+        """Returns the method to run in place of this one, by default this one."""
         return self
 
     def begin(
         self, network: Network, region: Region, bound: BoundRegion, **settings: Any
     ) -> Evaluation:
-        """The evaluation that the method works on.
+        """Creates the evaluation that the method works on.
 
         Args:
             network: What is bounded.
@@ -171,7 +172,7 @@ class Method:
     def evaluate(
         self, network: Network, region: Region, bound: BoundRegion, **settings: Any
     ) -> Evaluation:
-        """Intervals of all nodes that the method needs before it answers for the outputs."""
+        """Computes the intervals of all nodes that the bounds of the outputs need."""
         evaluation = self.begin(network, region, bound, **settings)
         for node in evaluation.order:
             interval = evaluation.interval_step(node)
@@ -181,10 +182,10 @@ class Method:
         return evaluation
 
     def tighten(self, evaluation: Evaluation, node: Node, interval: Interval) -> Interval:
-        """The interval of a node that a nonlinear node reads, as tight as the method wants it.
+        """Returns a tighter interval of a node that a nonlinear node reads.
 
-        By default: interval arithmetic alone, but with the first affine layers taken exactly where
-        the region is no box.
+        The default is the interval from interval arithmetic. If the region is not a box, the first
+        affine layers are bounded exactly.
         """
         behind_nonlinear = evaluation.network.mixing[node] < 0
         if behind_nonlinear or evaluation.sees_box(node) or evaluation.is_exact(node):
@@ -194,33 +195,33 @@ class Method:
     def refined(
         self, evaluation: Evaluation, node: Node, interval: Interval, wanted: Tensor
     ) -> Interval:
-        """The interval with the wanted neurons bounded by sweeps."""
+        """Returns the interval after sweeps of the wanted neurons."""
         lower = self.hidden_sweeper(evaluation, node)
         return refine(evaluation, node, interval, wanted, lower, self.chunk_of(evaluation, node))
 
     def chunk_of(self, evaluation: Evaluation, node: Node) -> int:
-        """Neurons of a node that are swept in one turn."""
+        """Returns the number of neurons of a node swept in one turn."""
         widest = evaluation.network.widest(node)
         return self.rows_at_once(evaluation, widest, math.prod(node.shape))
 
     def hidden_sweeper(self, evaluation: Evaluation, node: Node) -> Lower:
-        """How rows of a hidden node are bounded from below."""
+        """Returns the sweep that bounds rows of a hidden node from below."""
         return answers.plain_sweeper(evaluation, node)
 
     def sweeper(self, evaluation: Evaluation, node: Node) -> Lower | None:
-        """How rows of an output are bounded from below; None: by intervals alone."""
+        """Returns the sweep that bounds rows of an output from below; None for intervals only."""
         del evaluation, node
         return None
 
     def outputs(self, evaluation: Evaluation, node: Node) -> Interval:
-        """The interval of an output node."""
+        """Returns the interval of an output node."""
         sweeper = self.sweeper(evaluation, node)
         if sweeper is None and (evaluation.sees_box(node) or evaluation.network.mixing[node] <= 0):
             return evaluation.intervals[node]
         return answers.output_interval(self, evaluation, node, sweeper)
 
     def rows(self, evaluation: Evaluation, node: Node, rows: Tensor, intersect: bool) -> Tensor:
-        """Lower bounds of linear functions of an output node, ``(batch, rows)``.
+        """Returns lower bounds of linear functions of an output node, ``(batch, rows)``.
 
         Args:
             evaluation: Holds the intervals of all nodes.
@@ -239,7 +240,8 @@ class Method:
         return lower
 
     def deciding_rows(self, evaluation: Evaluation, node: Node, rows: Tensor) -> Tensor:
-        """Lower bounds of rows whose minimum is that of ``rows``, with the fewest sweeps."""
+        """Returns lower bounds of rows with the same minimum as ``rows``, with the fewest
+        sweeps."""
         sweeper = self.sweeper(evaluation, node)
         if sweeper is None:
             return self.rows(evaluation, node, rows, intersect=True)
@@ -248,10 +250,10 @@ class Method:
     def least(
         self, network: Network, region: Region, x: Tensor, y: Tensor, **settings: Any
     ) -> Tensor:
-        """The least lower bound of ``f_y - f_j`` over all j but y, ``(batch,)``.
+        """Returns the least lower bound of ``f_y - f_j`` over all j except y, ``(batch,)``.
 
-        The one way to it: certification, validation and exported models ask for nothing else. NaN
-        where one of the bounds is.
+        Certification, validation and exported models all use this function. The result is NaN if
+        one of the bounds is NaN.
 
         Args:
             network: What is bounded; its output is ``(batch, classes)``.
@@ -277,7 +279,7 @@ class Method:
         y: Tensor,
         scores: Tensor | None,
     ) -> dict[str, Tensor]:
-        """What an exported model tells of each input, besides its class and scores.
+        """Returns the outputs of an exported model in addition to class and scores.
 
         Args:
             model: The model that gives the scores.
@@ -285,10 +287,10 @@ class Method:
             region: The region.
             x: Inputs, in the type of the bounds.
             y: The predicted classes, ``(batch,)``.
-            scores: The scores at x, where they were computed already.
+            scores: The scores at x, if they are already known.
 
         Returns:
-            At least the margin, ``(batch,)``; further names become outputs, too.
+            The margin, ``(batch,)``, by its name. More names become more outputs.
         """
         del model, scores
         return {"margin": self.least(network, region, x, y)}

@@ -54,16 +54,16 @@ _AT_ONCE = 1 << 17
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class Backward(Method):
-    """What methods with a backward sweep share.
+    """Base class of methods with a backward sweep.
 
     Args:
         slope: The lower line of an unstable ReLU: "adaptive" (1 where u > -l, else 0), "zero",
             "one", or "same" (parallel to the upper one).
-        intersect: Whether the result is intersected with the interval bounds of the output. Both
-            are sound, so this only tightens; training objectives that are defined by the backward
+        intersect: Whether to intersect the result with the interval bounds of the output. Both are
+            sound, so the intersection only tightens. Training objectives that use the backward
             bound alone turn it off.
         float_safe: Whether the bounds hold for the network as executed in float32, too.
-        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        max_memory: Limit of the working memory in bytes; larger jobs are cut into chunks.
         jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
     """
 
@@ -97,16 +97,16 @@ class Backward(Method):
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class CrownIBP(Backward):
-    """Interval bounds for the hidden layers, one backward sweep for the outputs.
+    """Interval bounds for the hidden layers, and one backward sweep for the outputs.
 
     Args:
         slope: The lower line of an unstable ReLU: "adaptive" (1 where u > -l, else 0), "zero",
             "one", or "same" (parallel to the upper one).
         float_safe: Whether the bounds hold for the network as executed in float32, too.
-        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        max_memory: Limit of the working memory in bytes; larger jobs are cut into chunks.
         jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
-        intersect: Whether the result is intersected with the interval bounds of the output, which
-            only tightens.
+        intersect: Whether to intersect the result with the interval bounds of the output, which
+            only tightens it.
 
     Reference: Zhang et al., 2019, https://arxiv.org/abs/1906.06316
     """
@@ -116,17 +116,17 @@ class CrownIBP(Backward):
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class Crown(Backward):
-    """Backward sweeps for the outputs and for every neuron whose relaxation profits.
+    """Backward sweeps for the outputs and for every hidden neuron that needs tighter bounds.
 
     Args:
         slope: The lower line of an unstable ReLU: "adaptive" (1 where u > -l, else 0), "zero",
             "one", or "same" (parallel to the upper one).
         float_safe: Whether the bounds hold for the network as executed in float32, too.
-        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        max_memory: Limit of the working memory in bytes; larger jobs are cut into chunks.
         jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
-        intersect: Whether the result is intersected with the interval bounds of the output, which
-            only tightens.
-        chunk: Neurons swept in one turn; None: chosen from the network and ``max_memory``.
+        intersect: Whether to intersect the result with the interval bounds of the output, which
+            only tightens it.
+        chunk: Number of neurons swept in one turn. None: chosen for the network and ``max_memory``.
 
     Reference: Zhang et al., 2018, https://arxiv.org/abs/1811.00866
     """
@@ -205,14 +205,14 @@ class FastLin(Crown):
     """CROWN with both lines of a ReLU parallel, in hidden layers too.
 
     Args:
-        slope: The lower line of an unstable ReLU. "same", parallel to the upper one, is what makes
-            this method.
+        slope: The lower line of an unstable ReLU. The method is defined by "same", a line parallel
+            to the upper line.
         float_safe: Whether the bounds hold for the network as executed in float32, too.
-        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        max_memory: Limit of the working memory in bytes; larger jobs are cut into chunks.
         jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
-        intersect: Whether the result is intersected with the interval bounds of the output, which
-            only tightens.
-        chunk: Neurons swept in one turn; None: chosen from the network and ``max_memory``.
+        intersect: Whether to intersect the result with the interval bounds of the output, which
+            only tightens it.
+        chunk: Number of neurons swept in one turn. None: chosen for the network and ``max_memory``.
 
     Reference: Weng et al., 2018, https://arxiv.org/abs/1804.09699
     """
@@ -224,25 +224,26 @@ class FastLin(Crown):
 @keras.saving.register_keras_serializable(package="tfcert.methods")
 @dataclasses.dataclass(frozen=True)
 class AlphaCrown(Crown):
-    """CROWN, then gradient ascent on the slopes of the relaxations, each row of its own.
+    """CROWN, followed by gradient ascent on the slopes of the relaxations for each row.
 
-    Never looser than CROWN: the best bound of each entry is kept. Where signs of split units are
-    known (``Known.signs``), their multipliers are optimised with the slopes: that is beta-CROWN.
+    AlphaCrown keeps the best bound of each entry, so it is never looser than CROWN. If signs of
+    split units are known (``Known.signs``), the ascent also optimises their multipliers: this is
+    beta-CROWN.
 
     Args:
-        slope: The lower lines that the ascent starts from, and those of hidden neurons: "adaptive"
-            (1 where u > -l, else 0), "zero", "one", or "same" (parallel to the upper one).
+        slope: The lower lines at the start of the ascent, and in hidden neurons: "adaptive" (1
+            where u > -l, else 0), "zero", "one", or "same" (parallel to the upper one).
         iterations: Number of gradient steps.
         learning_rate: The learning rate of Adam at the first step.
         decay: Factor on the learning rate after each step.
-        optimize_intermediate: Whether the bounds of hidden neurons are optimised too, each neuron
-            for itself. Much slower, and much tighter on deep networks.
+        optimize_intermediate: Whether to optimise the bounds of each hidden neuron too. This is
+            much slower, and much tighter on deep networks.
         float_safe: Whether the bounds hold for the network as executed in float32, too.
-        max_memory: Bytes that the working set may take; larger jobs are cut into chunks.
+        max_memory: Limit of the working memory in bytes; larger jobs are cut into chunks.
         jit_compile: Whether to compile with XLA (TensorFlow backend; JAX always does).
-        intersect: Whether the result is intersected with the interval bounds of the output, which
-            only tightens.
-        chunk: Neurons swept in one turn; None: chosen from the network and ``max_memory``.
+        intersect: Whether to intersect the result with the interval bounds of the output, which
+            only tightens it.
+        chunk: Number of neurons swept in one turn. None: chosen for the network and ``max_memory``.
 
     Reference: Xu et al., 2021, https://arxiv.org/abs/2011.13824
     """
@@ -296,15 +297,16 @@ class AlphaCrown(Crown):
         multipliers: Mapping[int, Tensor] | None = None,
         enough: Callable[[Tensor], Tensor] | None = None,
     ) -> Optimised:
-        """Bounds rows of an output and tells what gives these bounds, to go on from there.
+        """Bounds rows of an output, and returns the slopes and multipliers behind these bounds.
 
         Args:
             evaluation: Holds the intervals of all nodes, and the signs of split units.
             node: The output node.
             rows: Coefficients, ``(batch, rows, size of the output)``.
-            slopes: Where to start, from an earlier result; default: CROWN's slopes.
-            multipliers: Where to start, from an earlier result; default: 0.
-            enough: From the best bounds so far, ``(batch, rows)``, whether to stop, a scalar.
+            slopes: The first slopes, from an earlier result. Default: CROWN's slopes.
+            multipliers: The first multipliers, from an earlier result. Default: 0.
+            enough: A function from the best bounds so far, ``(batch, rows)``, to a scalar: whether
+                to stop.
         """
         evaluation.prepare(node, True)
         coefficients = Rows(ops.reshape(rows, (-1, rows.shape[1], *node.shape)))
@@ -339,7 +341,7 @@ class _DeepAlphaCrown(AlphaCrown):
 
 
 def get(method: Any) -> Method:
-    """The method object for a name, or the object itself.
+    """Returns the method object for a name, or the object itself.
 
     Case, hyphens and underscores of a name do not matter: "CROWN_IBP" is "crown-ibp".
     """
@@ -357,5 +359,5 @@ def get(method: Any) -> Method:
 
 
 def name_of(method: Method) -> str:
-    """The name for the kind of a method, whatever its options; for new kinds that of its class."""
+    """Returns the registered name of a method's kind, or the name of its class."""
     return method.name

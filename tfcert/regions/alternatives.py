@@ -19,17 +19,17 @@ __all__ = ["Alternatives"]
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Alternatives(region.Region):
-    """x with at most `max_changes` of its positions replaced, each by one of its alternatives.
+    """The region of all points with at most `max_changes` positions of x replaced by alternatives.
 
-    A finite set of points. The minimum of a linear function is exact: at every position the best
-    alternative counts by what it gains, and the `max_changes` largest gains are taken. Intervals
-    are those of all alternatives of a position.
+    The region is a finite set of points. The minimum of a linear function is exact: it adds the
+    `max_changes` largest gains, where the gain of a position comes from its best alternative. The
+    interval of a position spans all its alternatives.
 
     Args:
         choices: Alternatives of each position, ``(batch, positions, alternatives, *features)``, for
             inputs of the shape ``(positions, *features)``. A position with fewer alternatives than
-            others repeats one, or holds x.
-        max_changes: How many positions may differ from x.
+            others repeats an alternative, or contains x.
+        max_changes: The largest number of positions that may differ from x.
 
     Example:
 
@@ -66,11 +66,11 @@ class Alternatives(region.Region):
         return self._choices
 
     def with_eps(self, eps: ArrayLike | Tensor) -> Alternatives:
-        """The region itself: it has no eps."""
+        """Returns the region itself, because it has no eps."""
         return self
 
     def scaled(self, fraction: ArrayLike | Tensor) -> Alternatives:
-        """Refused: a part of the way to a word is no word."""
+        """Raises an error: a point between two words is not a word."""
         raise NotImplementedError(
             "A finite region has no smaller copies for a schedule. Train with the region at its "
             f"full size, or on a tfcert.Box. Received: region={self!r}."
@@ -158,7 +158,8 @@ class Alternatives(region.Region):
         return ops.reshape(found, (*ops.shape(which), *choices.shape[3:]))
 
     def minimiser(self, coefficients: Tensor, x: Tensor) -> Tensor:
-        """A point of the region where ``sum(coefficients * x')`` is least (see ``Region``)."""
+        """Returns a point of the region with the least ``sum(coefficients * x')``, see
+        ``Region``."""
         self.validate(x)
         x = arguments.as_input(x)
         coefficients = ops.cast(ops.convert_to_tensor(coefficients), x.dtype)
@@ -174,7 +175,7 @@ class Alternatives(region.Region):
         return self._changed(x, points, ops.max(gains, axis=-1))
 
     def project(self, points: Tensor, x: Tensor) -> Tensor:
-        """The points of the region that are closest to ``points`` (see ``Region``)."""
+        """Returns the points of the region closest to ``points``, see ``Region``."""
         self.validate(x)
         x = arguments.as_input(x)
         points = ops.cast(ops.convert_to_tensor(points), x.dtype)
@@ -190,7 +191,7 @@ class Alternatives(region.Region):
         return ops.reshape(self._changed(x, nearest, still - ops.min(away, axis=-1)), shape)
 
     def neighbours(self, points: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """All points that differ from given ones in at most one position, for attacks.
+        """Returns all points that differ from given points in at most one position, for attacks.
 
         Args:
             points: Points of the region, ``(batch, positions, *features)``.
@@ -227,7 +228,7 @@ class Alternatives(region.Region):
         return self._changed(x, points, gains)
 
     def count(self, x: Tensor) -> int:
-        """How many points the region of one input has at most, repetitions included.
+        """Returns the number of points in the region of one input, counting repetitions.
 
         Args:
             x: One input, with a batch axis.
@@ -237,7 +238,8 @@ class Alternatives(region.Region):
         return sum(math.comb(positions, k) * most**k for k in changes)
 
     def points(self, x: Tensor) -> np.ndarray:
-        """All points of the region of one input, ``(points, *input_shape)``; x is the first.
+        """Returns all points in the region of one input, ``(points, *input_shape)``; x is the
+        first.
 
         Args:
             x: One input, with a batch axis.

@@ -15,10 +15,10 @@ class BoundRegion(NamedTuple):
     """A region around given inputs, as tensors of the shape of the inputs.
 
     ``lower`` and ``upper`` enclose the region. ``center`` and ``radius`` describe the ball
-    ``||(x' - center) / radius||_p <= 1`` where p is finite; a box needs neither and has None.
-    ``middle`` and ``half`` are the box once more, for linear functions (``Region.split``).
-    ``moves`` are the ways from x, the center, to the alternatives of each position of a finite
-    region. Entries that are cut out of the tensors alike, or padded with zeros, keep their meaning.
+    ``||(x' - center) / radius||_p <= 1`` for a finite p; for a box both are None. ``middle`` and
+    ``half`` describe the box for linear functions (``Region.split``). ``moves`` are the ways from
+    x, the center, to the alternatives of each position of a finite region. Entries that are cut out
+    of the tensors alike, or padded with zeros, keep their meaning.
     """
 
     lower: Tensor

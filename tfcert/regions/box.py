@@ -23,9 +23,9 @@ _LEAP = 1e4
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Box(region.Region):
-    """All x' with ``lower <= x' <= upper``.
+    """The box of all x' with ``lower <= x' <= upper``.
 
-    A box has no eps: schedules shrink it about x, which must lie inside.
+    A box has no eps. Schedules shrink the box towards x, which must lie inside.
 
     Args:
         lower: Lower limits, which broadcast against one input, or of the shape of the batch.
@@ -92,11 +92,11 @@ class Box(region.Region):
         return True
 
     def with_eps(self, eps: ArrayLike | Tensor) -> Box:
-        """The box itself: it has no eps."""
+        """Returns the box itself, because a box has no eps."""
         return self
 
     def scaled(self, fraction: ArrayLike | Tensor) -> Box:
-        """The box with the limits ``x + fraction * (limits - x)``.
+        """Returns the box with the limits ``x + fraction * (limits - x)``.
 
         Args:
             fraction: In [0, 1]: a number, a scalar tensor, or a tensor of shape ``(batch,)``.

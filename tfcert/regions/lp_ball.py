@@ -19,23 +19,25 @@ __all__ = ["LpBall"]
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class LpBall(region.Region):
-    """All x' with ``||(x' - x) / eps||_p <= 1``, and ``low <= x' <= high`` with a clip range.
+    """The ball of all x' with ``||(x' - x) / eps||_p <= 1``, cut to the clip range.
 
-    Where eps is one number this is ``||x' - x||_p <= eps``; where a part of eps is 0, that part of
-    x stays. For p = inf the region is a box, and everything about it is exact. For a finite p with
-    a clip range, `minimise` returns the larger of the ball's and of the box's minimum: sound, but
-    not the exact minimum over their intersection.
+    If eps is one number, the ball is ``||x' - x||_p <= eps``. An entry of eps that is 0 fixes this
+    entry of x. With a clip range also ``low <= x' <= high``. For p = inf the region is a box, and
+    all its functions are exact. For a finite p with a clip range, `minimise` returns the larger of
+    two minima, over the ball and over the box. This is sound, but not the exact minimum over their
+    intersection.
 
-    The region's size is what the caller wrote: 2/255 is no float32, so that a float32 interval
-    reaches a little further than 2/255, and a float32 attack not quite as far. A tensor given to
-    `with_eps` counts with the value that it holds.
+    The region has exactly the size that the caller wrote. No float32 equals 2/255, so a float32
+    interval reaches a little further than 2/255, and a float32 attack a little less far. A tensor
+    passed to `with_eps` counts with its own value.
 
     Args:
-        eps: The radius: a number, or an array that broadcasts against one input (without the batch
-            axis), such as one number per channel. For norm "inf", at most the range of `clip`.
-        norm: p: "inf", 2, 1 or any other number from 1 on; "linf" and "l2" are understood.
-        clip: The range of valid inputs, ``(low, high)``: numbers or arrays that broadcast against
-            one input. An x outside it is refused.
+        eps: The radius: a number, or an array that broadcasts to one input (without the batch
+            axis), such as one number per channel. For norm "inf", eps is at most the range of
+            `clip`.
+        norm: p: "inf", 2, 1 or any other number from 1 on; "linf" and "l2" work too.
+        clip: The range of valid inputs, ``(low, high)``: numbers or arrays that broadcast to one
+            input. An x outside the range raises an error.
 
     Example:
 
@@ -86,7 +88,7 @@ class LpBall(region.Region):
 
     @property
     def eps(self) -> float | Tensor:
-        """The radius: a float, an array, or a tensor where a schedule sets it."""
+        """The radius: a float, an array, or a tensor if a schedule sets it."""
         one = isinstance(self._eps, np.ndarray) and self._eps.ndim == 0
         eps = float(self._eps) if one else self._eps
         if isinstance(self._factor, float):
@@ -103,12 +105,12 @@ class LpBall(region.Region):
     # Sizes.
 
     def with_eps(self, eps: ArrayLike | Tensor) -> LpBall:
-        """The same ball at another size.
+        """Returns the same ball with another radius.
 
         Args:
             eps: The new radius: a number, a scalar tensor, or one number per sample of the batch.
-                Where the ball has an array, the new value of its largest component; the others
-                keep their proportion to it.
+                If the ball has an array, this is the new value of the largest entry; the other
+                entries keep their proportion.
         """
         eps = arguments.as_factor("eps", eps)
         largest = self._eps.max(initial=0.0)
@@ -122,7 +124,7 @@ class LpBall(region.Region):
         return self._resized(proportion, eps)
 
     def scaled(self, fraction: ArrayLike | Tensor) -> LpBall:
-        """The ball with the radius ``fraction * eps``.
+        """Returns the ball with the radius ``fraction * eps``.
 
         Args:
             fraction: At least 0: a number, a scalar tensor, or one number per sample.
@@ -187,7 +189,7 @@ class LpBall(region.Region):
         return bound._replace(center=x, radius=self._size(x, outward=True))
 
     def minimise_beside(self, coefficients: Tensor, bound: region.BoundRegion) -> Tensor:
-        """The minimum of ``sum(coefficients * x')``, see ``minimise_bound``.
+        """Returns the minimum of ``sum(coefficients * x')``, see ``minimise_bound``.
 
         For finite p it is ``sum(A x) - ||A eps||_q`` with the dual norm, 1/p + 1/q = 1.
         """
@@ -227,10 +229,10 @@ class LpBall(region.Region):
         return self._size(arguments.as_input(x), outward=False)
 
     def minimiser(self, coefficients: Tensor, x: Tensor) -> Tensor:
-        """A point of the region where ``sum(coefficients * x')`` is least.
+        """Returns a point of the region with the least ``sum(coefficients * x')``.
 
-        Coordinates with coefficient 0 stay as they are in x. For finite p with a clip range: the
-        ball's minimiser, clipped.
+        Coordinates with coefficient 0 keep their value in x. For finite p with a clip range, the
+        point is the ball's minimiser, clipped.
         """
         if self.norm == math.inf:
             return super().minimiser(coefficients, x)
@@ -250,10 +252,11 @@ class LpBall(region.Region):
         return self._move(moves, x)
 
     def project(self, points: Tensor, x: Tensor) -> Tensor:
-        """Points of the region close to ``points``; points inside stay where they are.
+        """Returns points of the region close to ``points``. Points inside stay.
 
-        The closest points for norm inf, and for norms 2 and 1 with one eps for all coordinates and
-        no clip range. Otherwise points are pulled straight towards x, then clipped.
+        They are the closest points for norm inf, and for norms 2 and 1 with one eps for all
+        coordinates and no clip range. Otherwise points are pulled straight towards x, and then
+        clipped.
 
         Args:
             points: ``(batch, *input_shape)``, or ``(batch, count, *input_shape)``.

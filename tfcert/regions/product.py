@@ -315,14 +315,14 @@ class Product(region.Region):
     # Sizes.
 
     def with_eps(self, eps: ArrayLike | Tensor) -> Product:
-        """Refused: each input has a size of its own."""
+        """Raises an error: each input has its own size."""
         raise ValueError(
             "Several inputs have a size each: give each input's region another eps, or shrink all "
             f"of them by `scaled`. Received: eps={eps!r}."
         )
 
     def scaled(self, fraction: ArrayLike | Tensor) -> Product:
-        """Every block's region shrunk about x to a fraction of its size."""
+        """Returns the region with every block shrunk towards x to a fraction of its size."""
         return self._of_each(lambda one: one.scaled(fraction))
 
     # Configuration.

@@ -22,13 +22,13 @@ __all__ = ["BoundRegion", "Region", "sum_inputs"]
 
 
 class Region:
-    """The inputs that an attacker may choose around x.
+    """Base class of regions: the inputs that an attacker may choose around x.
 
-    A subclass that is a box says where its limits lie (`_limits`) and what it refuses
-    (`_check_shapes`, `_check_values`); all else follows. x itself always belongs to the region.
+    A subclass for a box defines its limits (`_limits`) and its checks (`_check_shapes`,
+    `_check_values`); all other methods follow. x itself always belongs to the region.
 
     Every method takes a batch of inputs. Numbers are rounded so that `interval` and `minimise`
-    cover the whole region, and that `minimiser`, `project` and `sample` give points inside it.
+    cover the whole region, and `minimiser`, `project` and `sample` return points inside the region.
     Numbers below the smallest normal float count as zero.
     """
 
@@ -41,10 +41,10 @@ class Region:
     # What a region checks.
 
     def validate(self, x: Tensor) -> None:
-        """Raises a ValueError unless the region can be put around x.
+        """Raises a ValueError if x is not a valid centre of the region.
 
-        Values are looked at where there are any: of a symbolic x (inside ``tf.function``, ``jit``
-        or a model under construction) only the shape is checked.
+        For a symbolic x (inside ``tf.function``, ``jit`` or a model under construction) the method
+        checks only the shape.
         """
         if not isinstance(x, keras.KerasTensor):
             x = arguments.as_input(x)
@@ -61,9 +61,10 @@ class Region:
         self._check_values(values)
 
     def admits(self, x: Tensor) -> Tensor:
-        """Around which inputs the region can be put, for compiled code: bool, ``(batch,)``.
+        """Returns the inputs that are valid centres of the region, for compiled code: bool,
+        ``(batch,)``.
 
-        Where `validate` raises an error for the whole batch because of values, this tells which.
+        `validate` raises one error for the whole batch; `admits` marks the valid inputs.
         """
         x = arguments.as_input(x)
         fits = ops.isfinite(x)
@@ -86,7 +87,8 @@ class Region:
         raise NotImplementedError
 
     def each(self, function: Callable[..., Tensor], *values: Tensor) -> Tensor:
-        """``function(region, *values)`` of this region, or of each block of several inputs.
+        """Returns ``function(region, *values)`` for this region, or for each block of several
+        inputs.
 
         Args:
             function: Takes a region and values of its inputs, and gives values of this kind.
@@ -97,7 +99,7 @@ class Region:
     # Bounds: outward.
 
     def interval(self, x: Tensor) -> types.Bounds:
-        """The smallest box that encloses the region, rounded outward and clipped.
+        """Returns the smallest box around the region, rounded outward and clipped.
 
         Args:
             x: Inputs of shape ``(batch, *input_shape)``, float32 or float64.
@@ -110,13 +112,13 @@ class Region:
         return types.Bounds(bound.lower, bound.upper)
 
     def bind(self, x: Tensor) -> BoundRegion:
-        """The region around x as tensors; checks shapes only (see `validate`)."""
+        """Returns the region around x as tensors; checks only shapes (see `validate`)."""
         x = arguments.as_input(x)
         self._check_shapes(tuple(x.shape))
         return BoundRegion(*backend.fused(lambda x: self._limits(x, outward=True), x))
 
     def minimise(self, coefficients: Tensor, x: Tensor, offset: Tensor | None = None) -> Tensor:
-        """The minimum of ``sum(coefficients * x') + offset`` over all x' of the region.
+        """Returns the minimum of ``sum(coefficients * x') + offset`` over all x' of the region.
 
         Args:
             coefficients: ``(batch, rows, *input_shape)``, one linear function per row.
@@ -133,7 +135,7 @@ class Region:
         return minimum if offset is None else minimum + ops.cast(offset, minimum.dtype)
 
     def minimise_bound(self, coefficients: Tensor, bound: BoundRegion) -> Tensor:
-        """The minimum of ``sum(coefficients * x')`` over a region that was bound to its inputs.
+        """Returns the minimum of ``sum(coefficients * x')`` over a region bound to its inputs.
 
         With the middle c and the half-width r of the box it is ``sum(A c - |A| r)``. One sum over
         both, rather than two matrix products: XLA then reads A once, both terms cancel before they
@@ -170,9 +172,9 @@ class Region:
     # Attacks: inward.
 
     def minimiser(self, coefficients: Tensor, x: Tensor) -> Tensor:
-        """A point of the region where ``sum(coefficients * x')`` is least.
+        """Returns a point of the region with the least ``sum(coefficients * x')``.
 
-        Coordinates with coefficient 0 stay as they are in x.
+        Coordinates with coefficient 0 keep their value in x.
 
         Args:
             coefficients: ``(batch, rows, *input_shape)``.
@@ -189,7 +191,7 @@ class Region:
         return ops.where(coefficients > 0, lower, still)
 
     def project(self, points: Tensor, x: Tensor) -> Tensor:
-        """The points of the region that are closest to ``points``.
+        """Returns the points of the region closest to ``points``.
 
         Args:
             points: ``(batch, *input_shape)``, or ``(batch, count, *input_shape)``.
@@ -208,15 +210,15 @@ class Region:
         return ops.where(points < lower, lower, ops.where(points > upper, upper, points))
 
     def sample(self, x: Tensor, count: int, seed: Seed, corners: bool = False) -> Tensor:
-        """Random points of the region, uniform, or extreme ones.
+        """Returns random points of the region, uniform or extreme.
 
         Args:
             x: Inputs of shape ``(batch, *input_shape)``.
             count: How many points for each input.
             seed: An integer, a ``keras.random.SeedGenerator``, or an integer tensor of shape
                 ``()`` or ``(2,)``, which may be computed inside a compiled function.
-            corners: Draw corners of the box (finite norms: points on the sphere, for norm 1 its
-                vertices) instead of points all over the region.
+            corners: Whether to draw corners of the box (for finite norms points on the sphere, for
+                norm 1 its vertices) in place of points anywhere in the region.
 
         Returns:
             ``(batch, count, *input_shape)``.
@@ -235,13 +237,15 @@ class Region:
         return ops.where(lower == upper, lower, points)
 
     def inner_limits(self, x: Tensor) -> types.Bounds:
-        """The smallest box that encloses the region, clipped, rounded towards x: for attacks."""
+        """Returns the smallest box around the region, clipped and rounded towards x, for
+        attacks."""
         return types.Bounds(*self._limits(arguments.as_input(x), outward=False))
 
     def reach(self, x: Tensor) -> Tensor:
-        """How far the region goes from x in each coordinate, before clipping: of the shape of x.
+        """Returns the distance from x to the region's end in each coordinate, before clipping.
 
-        Attacks measure their steps in it. A box may lie askew around x: half its width.
+        Attacks measure their steps in this distance. For a box it is half the width, because x need
+        not be the centre.
         """
         lower, upper = self.inner_limits(x)
         return 0.5 * (upper - lower)
@@ -291,18 +295,18 @@ class Region:
         return {}
 
     def signature(self) -> Hashable:
-        """What code compiled for the region depends on, besides its numbers and their shapes.
+        """Returns everything that compiled code depends on, except the region's numbers.
 
-        Two regions with one signature may share a compiled program, if each gives it its own
-        numbers. By default: the class, and the contents of every attribute that is no number. A
-        subclass with further attributes is right without a word of its own.
+        Two regions with the same signature share a compiled program, and each passes its own
+        numbers. By default the signature is the class, and every attribute that is not a number. A
+        subclass with more attributes need not override this method.
         """
         rest, names = vars(self), self._described(0)
         held = {name: value for name, value in rest.items() if name not in names}
         return type(self), tuple(sorted(names)), contents(held)
 
     def numbers(self, x: Tensor, outward: bool) -> Numbers:
-        """The region's numbers, rounded outward for bounds, inward for attacks.
+        """Returns the region's numbers, rounded outward for bounds or inward for attacks.
 
         Numbers that are tensors stay tensors, and symbolic ones stay symbolic.
 
@@ -319,7 +323,7 @@ class Region:
         return Numbers(shared, per_sample)
 
     def template(self) -> Region:
-        """The region without its numbers: what compiled code keeps, for `with_numbers`."""
+        """Returns the region without its numbers, which compiled code keeps for `with_numbers`."""
         other, names = copy.copy(self), self._described(0)
         other.__dict__.update(
             (name, None if name in names else copy.deepcopy(value))
@@ -328,17 +332,17 @@ class Region:
         return other
 
     def with_numbers(self, numbers: Numbers) -> Region:
-        """The region of this signature with the given numbers, for use inside of compiled code.
+        """Returns the region of this signature with the given numbers, inside compiled code.
 
-        It takes x as it is: `validate` of the region that the numbers come from has looked at the
-        values before. `admits` compares x with the numbers as they were rounded.
+        This region does not check x, because `validate` of the original region has checked it.
+        `admits` compares x with the rounded numbers.
         """
         other = self._updated({**numbers.shared, **numbers.per_sample})
         other._checked = True
         return other
 
     def varies(self, x: Tensor) -> bool:
-        """Whether the region differs from input to input by more than its place.
+        """Returns whether the region's size or shape differs from input to input.
 
         Args:
             x: Inputs, of which only the rank counts.
@@ -346,7 +350,7 @@ class Region:
         return any(number.per_sample for number in self._described(len(x.shape)).values())
 
     def select(self, places: np.ndarray, x: Tensor) -> Region:
-        """The region of some inputs of a batch, with its numbers as exact as they are here.
+        """Returns the region of some inputs of a batch, with equally exact numbers.
 
         Args:
             places: Their positions in the batch, integers.
@@ -362,7 +366,7 @@ class Region:
         return other
 
     def contains(self, points: Tensor, x: Tensor) -> np.ndarray:
-        """Which points lie in the region: a NumPy array of bool, computed beyond float64.
+        """Returns whether each point lies in the region: a NumPy array of bool.
 
         Args:
             points: ``(batch, *input_shape)``, or ``(batch, count, *input_shape)``; no symbolic
@@ -387,11 +391,11 @@ class Region:
     # Sizes: for schedules.
 
     def with_eps(self, eps: ArrayLike | Tensor) -> Region:
-        """The same region at another size."""
+        """Returns the same region with another size."""
         raise NotImplementedError
 
     def scaled(self, fraction: ArrayLike | Tensor) -> Region:
-        """The region shrunk about x to a fraction of its size: 0 leaves x alone."""
+        """Returns the region shrunk towards x to a fraction of its size; 0 leaves only x."""
         raise NotImplementedError
 
     # Configuration.

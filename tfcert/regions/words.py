@@ -16,7 +16,7 @@ __all__ = ["WordSubstitutions"]
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class WordSubstitutions:
-    """Sequences of integers with at most `max_changes` of them replaced by their alternatives.
+    """The region of all texts with at most `max_changes` words replaced by alternatives.
 
     For models that begin with an ``Embedding``. ``tfcert.bound`` and its relatives, and
     ``tfcert.certify``, take it in the place of a region: they bound the part of the model behind
@@ -24,10 +24,10 @@ class WordSubstitutions:
     ``tfcert.attacks.Substitutions``, which gives words.
 
     Args:
-        table: The words that may take the place of each word: ``{word: [other words]}``, or an
-            array of the shape ``(words, alternatives)``, whose negative entries stand for none.
-            Words that it does not know are never replaced.
-        max_changes: How many positions of a sequence may be replaced; None: all of them.
+        table: The allowed replacements of each word: ``{word: [other words]}``, or an array of the
+            shape ``(words, alternatives)``, in which negative entries are ignored. Words outside
+            the table are never replaced.
+        max_changes: The largest number of replaced positions in a sequence. None: all positions.
 
     Example:
 
@@ -49,9 +49,9 @@ class WordSubstitutions:
         self._width = max([len(others) for others in self.table.values()], default=0)
 
     def alternatives(self, words: ArrayLike) -> np.ndarray:
-        """The words that may stand at each position, ``(*shape of words, alternatives)``.
+        """Returns the words allowed at each position, ``(*shape of words, alternatives)``.
 
-        Where there are fewer than elsewhere, the word itself fills the rest.
+        If a position has fewer words than others, the word itself fills the rest.
         """
         words = _as_words(words)
         found = np.repeat(words[..., None], max(self._width, 1), axis=-1)
@@ -63,7 +63,7 @@ class WordSubstitutions:
         return found
 
     def around(self, words: ArrayLike, vectors: ArrayLike) -> Alternatives:
-        """The region on embedded sequences, for the part of a model behind its embedding.
+        """Returns the region of vectors, for the part of a model after its embedding.
 
         Args:
             words: Sequences of integers, ``(batch, positions)``.
