@@ -19,13 +19,14 @@ __all__ = ["PopulationStatistics"]
 
 
 class PopulationStatistics(keras.callbacks.Callback):
-    """Gives batch normalisations the statistics of the whole training set after every epoch.
+    """Computes the statistics of batch normalisation over the training set after every epoch.
 
-    Moving averages lag behind the weights, and certificates use them. Here each layer gets the mean
-    and the variance of its inputs over all samples, behind layers that normalise by the batch as in
-    a training step. That takes one pass over the samples an epoch. Validation of that epoch sees
-    the new statistics, and where the optimizer averages weights (``use_ema``) they are taken once
-    more for the averages. Frozen layers keep theirs; ``MeanShift`` gets the mean.
+    Certificates use moving averages, which lag behind the weights. This callback gives each layer
+    the mean and the variance of its inputs over all samples; earlier layers normalise by the batch,
+    as in a training step. The callback takes one pass over the samples for each epoch. Validation
+    of the epoch uses the new statistics. If the optimizer averages weights (``use_ema``), the
+    statistics are computed once more for the averages. Frozen layers keep their statistics;
+    ``MeanShift`` receives the mean.
 
     Args:
         x: The training inputs, an array; of several inputs a dictionary or a tuple of arrays. They

@@ -34,12 +34,12 @@ _UNITS = ("epochs", "steps")
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """Where a training run stands.
+    """The time of a training run, in steps and epochs.
 
     Args:
         step: Steps taken so far: a number or a scalar tensor.
         steps_per_epoch: Steps of one epoch: a number or a scalar tensor.
-        final: Whether schedules give their last value whatever the step is, as in validation.
+        final: Whether schedules return their last value at any step, as in validation.
     """
 
     step: int | Tensor = 0
@@ -55,10 +55,10 @@ class Clock:
 
 
 class Schedule:
-    """A number as a function of the clock.
+    """Base class of schedules: a number as a function of the clock.
 
-    A subclass gives ``value_at(time)``, ``last``, the time ``end`` after which nothing changes, and
-    its arguments in ``get_config``.
+    A subclass defines ``value_at(time)``, ``last``, the time ``end`` after which the value stays
+    constant, and its arguments in ``get_config``.
     """
 
     unit: str = "epochs"
@@ -71,7 +71,7 @@ class Schedule:
         return self.value_at(clock.time(self.unit))
 
     def value_at(self, time: Tensor) -> Tensor:
-        """The value at a time in the schedule's unit."""
+        """Returns the value at a time in the schedule's unit."""
         raise NotImplementedError
 
     @property
@@ -81,7 +81,7 @@ class Schedule:
 
     @property
     def reached(self) -> list[float]:
-        """Values between which all others lie: here those of the beginning and the end."""
+        """The values between which all other values lie, by default the first and the last."""
         start = self.value_at(ops.zeros((), dtype="float32"))
         return [float(ops.convert_to_numpy(start)), self.last]
 
@@ -105,7 +105,7 @@ class Schedule:
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Constant(Schedule):
-    """The same value all the time.
+    """A schedule with the same value at all times.
 
     Args:
         value: The value.
@@ -131,8 +131,8 @@ class _Ramp(Schedule):
     Args:
         first: Value up to ``begin``.
         last: Value from ``end`` on.
-        begin: When the change starts.
-        end: When it is complete.
+        begin: The time when the change starts.
+        end: The time when the change is complete.
         unit: "epochs" or "steps".
     """
 
@@ -177,13 +177,13 @@ class _Ramp(Schedule):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Linear(_Ramp):
-    """A straight line from ``first`` at ``begin`` to ``last`` at ``end``.
+    """A schedule along a straight line from ``first`` at ``begin`` to ``last`` at ``end``.
 
     Args:
         first: Value up to ``begin``.
         last: Value from ``end`` on.
-        begin: When the change starts.
-        end: When it is complete.
+        begin: The time when the change starts.
+        end: The time when the change is complete.
         unit: "epochs" or "steps".
 
     Example:
@@ -200,7 +200,7 @@ class Linear(_Ramp):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Smoothed(_Ramp):
-    """Grows with the fourth power of time at first, then straight.
+    """A schedule that grows with the fourth power of time at first, and then linearly.
 
     With ``tm = begin + middle (end - begin)`` the value is ``first + a (t - begin)^4`` up to tm and
     a straight line from there, with ``a`` such that value and slope are continuous:
@@ -209,10 +209,10 @@ class Smoothed(_Ramp):
     Args:
         first: Value up to ``begin``.
         last: Value from ``end`` on.
-        begin: When the change starts.
-        end: When it is complete.
+        begin: The time when the change starts.
+        end: The time when the change is complete.
         unit: "epochs" or "steps".
-        middle: The share of the time from ``begin`` to ``end`` after which the line is straight.
+        middle: The share of the time from ``begin`` to ``end`` after which the growth is linear.
 
     Reference: the ramp of the CROWN-IBP and AdvIBP releases, https://arxiv.org/abs/1906.06316
     """
@@ -244,13 +244,13 @@ class Smoothed(_Ramp):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Exponential(_Ramp):
-    """``first * (last / first) ^ progress``: equal factors in equal times; both ends > 0.
+    """A schedule with equal factors in equal times: ``first * (last / first) ^ progress``.
 
     Args:
         first: Value up to ``begin``.
         last: Value from ``end`` on.
-        begin: When the change starts.
-        end: When it is complete.
+        begin: The time when the change starts.
+        end: The time when the change is complete.
         unit: "epochs" or "steps".
     """
 
@@ -267,13 +267,13 @@ class Exponential(_Ramp):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Cosine(_Ramp):
-    """Half a cosine from ``first`` to ``last``: flat at both ends.
+    """A schedule along half a cosine from ``first`` to ``last``, flat at both ends.
 
     Args:
         first: Value up to ``begin``.
         last: Value from ``end`` on.
-        begin: When the change starts.
-        end: When it is complete.
+        begin: The time when the change starts.
+        end: The time when the change is complete.
         unit: "epochs" or "steps".
     """
 
@@ -283,11 +283,11 @@ class Cosine(_Ramp):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Piecewise(Schedule):
-    """Constant between given times: ``values[i]`` before ``boundaries[i]``, the last one after.
+    """A schedule of constant pieces: ``values[i]`` before ``boundaries[i]``, the last value after.
 
     Args:
         boundaries: Increasing times.
-        values: One more than boundaries.
+        values: The values, one more than the number of boundaries.
         unit: "epochs" or "steps".
     """
 
@@ -322,7 +322,7 @@ class Piecewise(Schedule):
 
 
 def get(value: Schedule | float | dict[str, Any]) -> Schedule:
-    """A schedule as it is, a number as a constant one."""
+    """Returns a schedule unchanged, and a number as a constant schedule."""
     if isinstance(value, Schedule):
         return value
     if isinstance(value, dict):  # From a configuration.

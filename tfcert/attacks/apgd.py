@@ -20,25 +20,26 @@ __all__ = ["APGD"]
 
 @keras.saving.register_keras_serializable(package="tfcert.attacks")
 class APGD(PGD):
-    """Gradient ascent with momentum whose step halves where it no longer pays.
+    """Gradient ascent with momentum and a step size that is halved automatically.
 
-    Steps are as long as twice the radius at first. At checkpoints that grow denser, a sample's step
-    is halved, and the search goes on from the point with its highest loss, if fewer than three
-    quarters of the steps since the last checkpoint raised the loss, or if since then neither the
-    step was halved nor the highest loss grew. In the paper the momentum then goes on; here it
-    starts anew, from the point with the highest loss.
+    The first steps are twice as long as the radius. Checkpoints, which grow denser, decide whether
+    to halve a sample's step. The step is halved if fewer than three quarters of the steps since the
+    last checkpoint raised the loss, or if since then neither the step was halved nor the highest
+    loss grew. The search then continues from the point with the highest loss. In the paper the
+    momentum continues as well; here it starts again at 0.
 
     Args:
-        region: Where to search.
+        region: The region to search.
         steps: Gradient steps of each restart.
-        restarts: Number of starts. Of several, the last is at x; a single start is random.
+        restarts: Number of starts. A single start is random; with several starts, the last one is
+            x.
         loss: "cross_entropy", "margin" or "logits_ratio".
         momentum: Share of a new step in the next move; the rest continues the last move.
-        early_stop: Whether to end once all inputs that are attacked together are misclassified.
-        sparsity: For norm 1, the share of coordinates that a step moves.
-        targets: None: the loss makes the right class lose, to whichever. A number: it makes one
-            wrong class win, each of the so many with the largest scores at x in turn, with all the
-            restarts for each. 9 with "logits_ratio" is the targeted attack of the paper.
+        early_stop: Whether to stop once all inputs of the batch are misclassified.
+        sparsity: Share of the coordinates that a step moves, for norm 1 only.
+        targets: None: the loss lowers the right class. A number k: the loss raises one wrong class,
+            in turn each of the k classes with the largest scores at x, with all restarts for each.
+            9 with "logits_ratio" is the targeted attack of the paper.
 
     Reference: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, algorithm 1.
     """
@@ -70,7 +71,8 @@ class APGD(PGD):
         self.momentum = momentum
 
     def checkpoints(self) -> list[int]:
-        """After which steps the step may be halved: ``ceil(p_j steps)``, p_1 = 0.22, ... <= 1."""
+        """The steps after which the step size may be halved: ``ceil(p_j steps)``, p_1 = 0.22, ...
+        <= 1."""
         time, width, marks = 0.0, 0.22, set()
         while time + width <= 1.0:
             time = round(time + width, 6)  # or ceil would see 41.000000000000004
@@ -79,7 +81,7 @@ class APGD(PGD):
         return sorted(marks)
 
     def last_point(self, scores: Scores, x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
-        """The worst point: every sample ends at its best one."""
+        """Returns the point of each sample with the highest loss."""
         return ops.stop_gradient(self.search(scores, x, y, seed))
 
     def _ascend(

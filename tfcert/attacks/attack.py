@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
 
 class Attack:
-    """A search for points of a region that a model gets wrong.
+    """Base class of attacks, which search a region for points that a model gets wrong.
 
     Args:
         region: Where to search; of several inputs a dictionary or a list with a region, or
@@ -118,7 +118,7 @@ class Attack:
         return other
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make the same attack, ready for JSON."""
+        """Returns the arguments of the attack, ready for JSON."""
         return {
             name: keras.saving.serialize_keras_object(value)
             for name, value in self._arguments().items()
@@ -126,7 +126,7 @@ class Attack:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """The attack of a ``get_config``."""
+        """Returns the attack with the arguments of a ``get_config``."""
         return cls(**{name: keras.saving.deserialize_keras_object(v) for name, v in config.items()})
 
     def _arguments(self) -> dict[str, Any]:
@@ -138,14 +138,15 @@ class Attack:
 
 
 class Search(Attack):
-    """An attack that is one compiled program, made of attempts from different starts.
+    """Base class of attacks that are one compiled program, with attempts from several starts.
 
-    A subclass gives `_attempt`, and where the number of attempts is not ``restarts``, `_attempts`.
+    A subclass defines `_attempt`. If the number of attempts is not ``restarts``, it also defines
+    `_attempts`.
 
     Args:
-        region: Where to search.
-        restarts: How many attempts.
-        early_stop: Whether to end once all inputs that are attacked together are misclassified.
+        region: The region to search.
+        restarts: Number of attempts.
+        early_stop: Whether to stop once all inputs of the batch are misclassified.
     """
 
     def __init__(self, region: Regions, restarts: int = 1, early_stop: bool = True):
@@ -185,10 +186,10 @@ class Search(Attack):
             yield Found(chosen[:real], points[:real], margins[:real])
 
     def search(self, scores: Scores, x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
-        """The worst points found, for a function that may be a part of a graph in construction.
+        """Returns the worst points of a function of points, also inside compiled code.
 
         Args:
-            scores: Gives the scores of points, ``(batch, classes)``.
+            scores: A function from points to their scores, ``(batch, classes)``.
             x: Inputs.
             y: Integer labels.
             seed: Integer tensor of shape ``(2,)``.
@@ -196,7 +197,7 @@ class Search(Attack):
         return self.worst(scores, x, y, seed)[0]
 
     def worst(self, scores: Scores, x: Tensor, y: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        """What ``search`` gives, and the margins there."""
+        """Returns the points of ``search``, and their margins."""
         logits = scores(x)
         attempts = self._attempts(logits.shape[-1])
         state = (ops.convert_to_tensor(0, dtype="int32"), x, losses.margin(y, logits))

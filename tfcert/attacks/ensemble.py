@@ -32,25 +32,26 @@ _TARGETS = 9
 
 @keras.saving.register_keras_serializable(package="tfcert.attacks")
 class Ensemble(Attack):
-    """Attacks one after another; each runs on the inputs that those before left standing.
+    """Several attacks in turn, each on the inputs that are still classified right.
 
-    By default these are the attacks of ``plan``: APGD on cross-entropy, APGD for each of nine wrong
-    classes on the margin and on the logits ratio, and the square attack. AutoAttack, in whose
-    manner they are put together, has FAB in the place of the targeted margin. FAB, which looks for
-    the closest misclassified point rather than for one in a given region, is left out.
+    The default is the attacks of ``plan``: APGD on cross-entropy, APGD for each of nine wrong
+    classes on the margin and on the logits ratio, and the square attack. The combination follows
+    AutoAttack, which has FAB in place of the targeted margin. FAB looks for the closest
+    misclassified point, not for a point in a given region, and is left out.
 
-    Inputs that still stand are gathered into smaller batches. Room that is left in a batch holds
-    more copies of them, which start elsewhere. The result is the worst point of all, x among them,
-    so that the ensemble breaks every input that its first attack breaks alone.
+    Inputs that are still classified right are gathered into smaller batches. Free places of a batch
+    hold copies of these inputs, which start elsewhere. The result is the worst point of all
+    attacks, x included. So the ensemble breaks every input that its first attack breaks alone.
 
     Args:
-        region: Where to search.
-        attacks: The attacks, in their order; their own regions do not count. None: as above.
-        rounds: How many times all attacks run, from other starts each time; None: until the time is
-            up, or no input stands.
-        starts: How many copies of each input are attacked together, from different starts.
-        time_limit: Seconds after which no further batch is begun; the one that was begun is
-            finished. None: no limit. With a limit, what is found depends on the machine, too.
+        region: The region to search.
+        attacks: The attacks, in their order; the ensemble replaces their regions. None: the default
+            above.
+        rounds: Number of times that all attacks run, each time from other starts. None: until the
+            time runs out, or every input is broken.
+        starts: Number of copies of each input that are attacked together, from different starts.
+        time_limit: Seconds after which no new batch starts; a running batch is completed. None: no
+            limit. With a limit, the result also depends on the speed of the machine.
 
     Example:
 
@@ -97,10 +98,10 @@ class Ensemble(Attack):
         self.starts, self.time_limit = positive("starts", starts), time_limit
 
     def plan(self, classes: int) -> tuple[Search, ...]:
-        """The attacks on a model with so many classes, in their order.
+        """Returns the attacks on a model with so many classes, in their order.
 
-        The targeted logits ratio needs four classes, and is left out where there are fewer. The
-        square attack is left out for norms other than inf and 2.
+        The plan has no targeted logits ratio below four classes, and no square attack for norms
+        other than inf and 2.
         """
         if self.attacks is not None:
             return tuple(attack.with_region(self.region) for attack in self.attacks)

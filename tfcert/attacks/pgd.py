@@ -22,25 +22,26 @@ __all__ = ["FGSM", "PGD"]
 class PGD(Search):
     """Projected gradient ascent on a loss, from one or several starts.
 
-    Calling it gives, for every input, the worst point that was met, x among them: the one with the
-    largest margin of a wrong class over the right one, which is misclassified where this margin is
-    positive. Every point lies in the region, inside of its float limits.
+    A call returns the worst point of the search for every input, x included: the point with the
+    largest margin of a wrong class over the right class. The point is misclassified if this margin
+    is positive. Every point lies in the region, inside its float limits.
 
     Args:
-        region: Where to search.
+        region: The region to search.
         steps: Gradient steps of each restart.
         step_size: Length of a step, as a fraction of the region's radius (of its half width, for a
             ``Box``): a number or a schedule over steps. Default: ``min(1, 2.5 / steps)``.
-        restarts: Number of starts. Of several, the last is at x: it often finds what others miss.
+        restarts: Number of starts. With several starts, the last one is x, which often finds points
+            that others miss.
         loss: "cross_entropy", "margin" or "logits_ratio".
-        momentum: What the directions of earlier steps are multiplied with before the new one is
-            added; gradients are first normalised to mean absolute value 1, as in MI-FGSM.
-        random_start: Whether (other) starts are random points of the region, instead of x.
-        early_stop: Whether to end once all inputs that are attacked together are misclassified.
-        sparsity: For norm 1, the share of coordinates that a step moves.
-        targets: None: the loss makes the right class lose, to whichever. A number: it makes one
-            wrong class win, each of the so many with the largest scores at x in turn (all wrong
-            ones where there are fewer), with all the restarts for each.
+        momentum: Factor on the sum of earlier directions before the new direction is added.
+            Gradients are first normalised to mean absolute value 1, as in MI-FGSM.
+        random_start: Whether a start is a random point of the region, in place of x.
+        early_stop: Whether to stop once all inputs of the batch are misclassified.
+        sparsity: Share of the coordinates that a step moves, for norm 1 only.
+        targets: None: the loss lowers the right class. A number k: the loss raises one wrong class,
+            in turn each of the k classes with the largest scores at x (or all wrong classes, if
+            there are fewer), with all restarts for each.
 
     Example:
 
@@ -128,9 +129,9 @@ class PGD(Search):
         return Goal(self.loss, y, ops.take(ranked, rank, axis=1))
 
     def last_point(self, scores: Scores, x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
-        """Where one restart ends, the better or the worse: what adversarial training trains on.
+        """Returns the end of one restart, on which adversarial training trains.
 
-        Of several targets it aims at the first.
+        With several targets, the restart aims at the first target.
         """
         points = self.region.sample(x, 1, seed)[:, 0] if self.random_start else x
         moves = ops.zeros_like(x)
@@ -208,13 +209,13 @@ class PGD(Search):
 
 @keras.saving.register_keras_serializable(package="tfcert.attacks")
 class FGSM(PGD):
-    """One step along the sign of the gradient (norm inf; else its steepest direction), from x.
+    """One step from x along the sign of the gradient (the steepest direction for other norms).
 
-    Gives where that step ends, ``project(x + eps sign(gradient))``, even if the model does better
-    there than at x.
+    The attack returns the end of the step, ``project(x + eps sign(gradient))``, even if the model
+    does better there than at x.
 
     Args:
-        region: Where to step.
+        region: The region of the step.
         loss: "cross_entropy", "margin" or "logits_ratio".
 
     Reference: Goodfellow et al., 2015, https://arxiv.org/abs/1412.6572, section 4

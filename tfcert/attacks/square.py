@@ -25,22 +25,22 @@ _HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 @keras.saving.register_keras_serializable(package="tfcert.attacks")
 class Square(Search):
-    """Random search: a step changes a random square, and is undone unless the margin grows.
+    """Random search whose steps change a random square, and keep the change if the margin grows.
 
-    It uses the scores of the model alone, so that it also works where there are no gradients, or
-    misleading ones. In a box, a step takes the coordinates of a square to one of their two limits,
-    the same in a channel. In a ball of norm 2, it moves the part of the distance that another
-    square had into this one, as two peaks of opposite signs. For inputs that are not images
+    The attack uses only the scores of the model, so it also works without gradients, or with
+    misleading gradients. In a box, a step moves the coordinates of a square to one of their two
+    limits, the same limit within a channel. In a ball of norm 2, a step moves the distance of
+    another square into this square, as two peaks of opposite signs. For inputs that are not images
     (height, width, channels), a step changes a random set of coordinates, each with its own sign.
 
     Args:
-        region: Where to search: a box, or a ball of norm inf or 2.
-        steps: How many squares are tried.
-        restarts: How many times all steps are done.
-        share: Which share of the coordinates the first squares hold. It is halved after 10, 50,
-            200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000 steps, and of fewer steps after as
-            large a part of them.
-        early_stop: Whether to end once all inputs that are attacked together are misclassified.
+        region: The region to search: a box, or a ball of norm inf or 2.
+        steps: Number of squares that are tried.
+        restarts: Number of times that all steps run.
+        share: Share of the coordinates in the first squares. The share is halved after 10, 50, 200,
+            500, 1000, 2000, 4000, 6000 and 8000 of 10,000 steps; for other numbers of steps, after
+            the same fractions.
+        early_stop: Whether to stop once all inputs of the batch are misclassified.
 
     Example:
 
@@ -75,7 +75,7 @@ class Square(Search):
         self.steps, self.share = positive("steps", steps), float(share)
 
     def shares(self) -> np.ndarray:
-        """Which share of the coordinates the square of each step holds."""
+        """The share of the coordinates in the square of each step."""
         passed = np.arange(self.steps) * 10_000 // self.steps
         return self.share * 0.5 ** np.searchsorted(_HALVED, passed)
 

@@ -17,11 +17,11 @@ __all__ = ["Substitutions"]
 
 @keras.saving.register_keras_serializable(package="tfcert.attacks")
 class Substitutions(Search):
-    """Replaces positions of a sequence one by one, each time by what misleads the model most.
+    """Replaces positions of a sequence one by one, each time by the worst alternative.
 
-    A step tries all alternatives of all positions, and takes the worst one that leaves no more than
-    ``max_changes`` positions replaced. So one replacement is searched in full, and several are
-    searched greedily. The first attempt starts at x, further ones at random points.
+    A step tries all alternatives of all positions, and takes the worst one that keeps at most
+    ``max_changes`` positions replaced. So the search is exhaustive for one replacement, and greedy
+    for several. The first attempt starts at x, and later attempts start at random points.
 
     Args:
         region: ``tfcert.regions.WordSubstitutions`` for a model that begins with an ``Embedding``,

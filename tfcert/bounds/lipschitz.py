@@ -23,21 +23,22 @@ __all__ = ["factor", "radius", "radius_of"]
 
 
 def factor(model: keras.Model) -> Tensor:
-    """The l-inf Lipschitz factor of a model, the product of those that its layers declare.
+    """Returns the l-inf Lipschitz factor of a model: the product of its layers' factors.
 
-    Every change of an input by at most r, in any coordinate, moves every output by at most
-    ``factor * r``. Branches add up where they are added, and the larger one counts elsewhere.
-    It is computed from the present weights; in compiled code, from the weights at every call.
+    If every coordinate of an input changes by at most r, every output changes by at most
+    ``factor * r``. The factors of added branches are added; otherwise the larger factor counts. The
+    factor is computed from the present weights; in compiled code, from the weights at every call.
 
     Args:
         model: A built model.
 
     Returns:
-        A scalar tensor; 0 for a constant model. In compiled code, infinite where a distance layer
-        is at a finite p, since nothing can be raised there.
+        A scalar tensor; 0 for a constant model. In compiled code the factor is infinite if a
+        distance layer has a finite p, because compiled code cannot raise an error.
 
     Raises:
-        NotImplementedError: Where a layer declares no factor, or is at a finite p; names the layer.
+        NotImplementedError: A layer declares no factor, or has a finite p. The error names the
+            layer.
 
     Example:
 
@@ -51,16 +52,17 @@ def factor(model: keras.Model) -> Tensor:
 
 
 def radius(model: keras.Model, x: Tensor, y: Tensor = None) -> Tensor:
-    """The l-inf radius within which no input changes the class, ``margin / (2 L)``.
+    """Returns the l-inf radius within which the class cannot change, ``margin / (2 L)``.
 
-    It costs one forward pass, for all radii at once: an input is certified at ``eps`` where the
-    radius is ``> eps``. Works inside of compiled code too, as of an exported model.
+    The radius costs one forward pass, and covers all sizes at once: an input is certified at
+    ``eps`` if the radius is ``> eps``. The function also works inside compiled code, for example in
+    an exported model.
 
     Args:
         model: A built model with one output of scores, ``(batch, classes)``.
         x: Inputs, ``(batch, *input_shape)``.
-        y: Integer labels, ``(batch,)``: inputs of another class than theirs have the radius 0.
-            None: the predicted ones.
+        y: Integer labels, ``(batch,)``. Misclassified inputs have the radius 0. None: the predicted
+            classes.
 
     Returns:
         ``(batch,)``, >= 0, in units of x.
@@ -94,12 +96,12 @@ def radius(model: keras.Model, x: Tensor, y: Tensor = None) -> Tensor:
 
 
 def radius_of(scores: Tensor, factor: Tensor, y: Tensor = None) -> Tensor:
-    """``margin / (2 factor)`` from scores, where they are at hand: ``(batch,)``.
+    """Returns ``margin / (2 factor)`` from known scores, ``(batch,)``.
 
     Args:
         scores: ``(batch, classes)``.
         factor: From ``factor``.
-        y: Labels; None: the predicted ones.
+        y: Labels. None: the predicted classes.
     """
     label = ops.argmax(scores, axis=-1) if y is None else ops.cast(y, "int32")
     own = ops.one_hot(label, scores.shape[-1], dtype=scores.dtype) > 0

@@ -39,11 +39,11 @@ NAMES: tuple[str, ...] = tuple(_SPECS)
 def load(
     name: DatasetName | PathLike, data_dir: PathLike | None = None
 ) -> tuple[arrays.Split, arrays.Split]:
-    """The images and labels of a data set, pixels scaled to [0, 1].
+    """Loads the images and labels of a data set, with pixels scaled to [0, 1].
 
-    ``digits`` (8x8 pixels, 1,437 images for training and 360 for testing) is a part of the
-    package. The other names come from ``<data_dir>/<name>.npz``, or are downloaded and cached by
-    ``keras.datasets`` where no `data_dir` is given.
+    ``digits`` (8x8 pixels, 1,437 images for training and 360 for testing) is part of the package.
+    Other names are read from ``<data_dir>/<name>.npz``. Without a `data_dir`, ``keras.datasets``
+    downloads and caches them.
 
     Args:
       name: "digits", "mnist", "fashion_mnist" or "cifar10"; or data of your own: the path of an
@@ -57,10 +57,10 @@ def load(
       channels), labels from 0 on as int64 of shape (n,).
 
     Raises:
-      ValueError: the name is unknown, or the file holds something else than it should.
-      FileNotFoundError: there is no such file in `data_dir`.
-      ConnectionError: the download failed; the message says which file to put where.
-      ImportError: tensorflow-datasets is needed and not installed.
+      ValueError: the name is unknown, or the file does not contain the expected arrays.
+      FileNotFoundError: `data_dir` does not contain the file.
+      ConnectionError: the download failed. The message says which file to put into which folder.
+      ImportError: tensorflow-datasets is not installed.
 
     Example:
       >>> (x_train, y_train), (x_test, y_test) = load("digits")

@@ -18,25 +18,26 @@ __all__ = ["LInfDistanceConv2D"]
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class LInfDistanceConv2D(Distance):
-    """Distances of the patches of an image: ``y_f = ||patch - w_f||_p (+ b_f)`` at each position.
+    """A layer of distances ``y_f = ||patch - w_f||_p (+ b_f)`` for the patches of an image.
 
-    As ``LInfDistance``, for images (batch, height, width, channels). Pixels that padding adds are
-    zeros, and count as such.
+    The layer works as ``LInfDistance``, for images (batch, height, width, channels). Padding adds
+    pixels with the value 0, which count in the distance.
 
     Args:
         filters: Number of output channels.
         kernel_size: Height and width of a patch, a number or a pair.
         strides: Steps from patch to patch, a number or a pair.
         padding: "valid", or "same" as ``keras.layers.Conv2D`` pads.
-        groups: Number of groups of channels; ``filters`` are split likewise, and each sees one.
+        groups: Number of groups of channels. The ``filters`` are split into as many groups, and
+            each filter reads one group of channels.
         dilation_rate: Steps within a patch, a number or a pair.
-        p: The first value of the exponent, from 1 to 1000, or inf. It is kept in the variable
-            ``layer.p``, which may be assigned at any time without compiling anew.
+        p: The first value of the exponent, from 1 to 1000, or inf. The variable ``layer.p`` holds
+            the exponent; you may assign it at any time without compiling again.
         use_bias: Whether to add a bias.
-        kernel_initializer: Of ``layer.kernel``, shape (kernel height, kernel width, channels /
-            groups, filters). Default: ``IdentityNormal()``.
-        bias_initializer: Of ``layer.bias``, shape (filters,).
-        **kwargs: What ``keras.layers.Layer`` takes, such as ``name``.
+        kernel_initializer: The initializer of ``layer.kernel``, with the shape (kernel height,
+            kernel width, channels / groups, filters). Default: ``IdentityNormal()``.
+        bias_initializer: The initializer of ``layer.bias``, with the shape (filters,).
+        **kwargs: Arguments of ``keras.layers.Layer``, such as ``name``.
 
     Example:
 
@@ -110,7 +111,8 @@ class LInfDistanceConv2D(Distance):
         return self.with_bias(whole)
 
     def patches(self, inputs: Tensor) -> Tensor:
-        """``(batch, rows, columns, kernel height * kernel width, channels)``."""
+        """Returns the patches,
+        ``(batch, rows, columns, kernel height * kernel width, channels)``."""
         _, rows, columns, _ = self.compute_output_shape(tuple(inputs.shape))
         if self.padding == "same":
             around = [

@@ -24,16 +24,16 @@ __all__ = [
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class IdentityNormal(keras.initializers.RandomNormal):
-    """Standard normal weights, with which a layer of distances at first passes its inputs on.
+    """Standard normal initial weights with which a distance layer starts as a copy of its inputs.
 
-    Unit j gets the weight ``value`` at input ``j mod inputs``, far from all others: that input
-    decides its distance, which is the input minus ``value``. Where there are more inputs than
-    units, some inputs would be dropped, and all weights stay normal.
+    Unit j has the weight ``value`` at input ``j mod inputs``, far from all other weights. So this
+    input decides the distance, which is the input minus ``value``. If a layer has more inputs than
+    units, all weights are normal, because some inputs would be lost otherwise.
 
     Args:
         value: The far weight.
         stddev: The standard deviation of the normal weights.
-        seed: Decides the weights; default: drawn anew.
+        seed: The seed of the weights. Default: random.
 
     Reference: Zhang et al., 2022, https://arxiv.org/abs/2110.06850, appendix
     """
@@ -109,28 +109,28 @@ class Distance(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class LInfDistance(Distance):
-    """A dense layer of distances: ``y_j = ||x - w_j||_p (+ b_j)``, by default p infinite.
+    """A dense layer of distances ``y_j = ||x - w_j||_p (+ b_j)``, by default with infinite p.
 
-    At p = inf, ``y_j = max_i |x_i - w_ij|``: no input that moves by at most eps in each entry moves
-    an output by more than eps. At finite p that does not hold (the factor is ``inputs^(1/p)``);
-    training starts there for its gradients, and moves p to infinity.
+    At p = inf, ``y_j = max_i |x_i - w_ij|``: if each entry of the input moves by at most eps, no
+    output moves by more than eps. At finite p the factor is ``inputs^(1/p)``. Training starts at a
+    finite p, which has better gradients, and moves p to infinity.
 
-    The (batch, inputs, units) tensor of differences is never made; XLA compiles a loop over blocks
-    of inputs, also where the layer is called eagerly.
+    The layer never creates the (batch, inputs, units) tensor of differences. XLA compiles a loop
+    over blocks of inputs, also if you call the layer eagerly.
 
     Args:
         units: Number of outputs.
-        p: The first value of the exponent, from 1 to 1000, or inf. It is kept in the variable
-            ``layer.p``, which may be assigned at any time without compiling anew.
+        p: The first value of the exponent, from 1 to 1000, or inf. The variable ``layer.p`` holds
+            the exponent; you may assign it at any time without compiling again.
         use_bias: Whether to add a bias to the distances.
-        kernel_initializer: Of ``layer.kernel``, shape (inputs, units). Default:
-            ``IdentityNormal()``.
-        bias_initializer: Of ``layer.bias``, shape (units,).
-        **kwargs: Of ``keras.layers.Layer``.
+        kernel_initializer: The initializer of ``layer.kernel``, with the shape (inputs, units).
+            Default: ``IdentityNormal()``.
+        bias_initializer: The initializer of ``layer.bias``, with the shape (units,).
+        **kwargs: Arguments of ``keras.layers.Layer``, such as ``name``.
 
-    Inputs of shape (batch, inputs); outputs of shape (batch, units), at least 0 without bias.
-    Scores that are largest for the right class come from ``keras.layers.Rescaling(-1.0)`` behind
-    the last layer, as in ``tfcert.models.get("linf_mlp_5x5120", ...)``.
+    Inputs have the shape (batch, inputs). Outputs have the shape (batch, units), and are at least 0
+    without bias. The right class has the least distance, so put ``keras.layers.Rescaling(-1.0)``
+    after the last layer, as in ``tfcert.models.get("linf_mlp_5x5120", ...)``.
 
     Example:
 
@@ -176,16 +176,16 @@ class LInfDistance(Distance):
 
 
 def distance_layers(model: keras.Model) -> list[Distance]:
-    """The layers of distances of a model, nested ones included."""
+    """Returns the distance layers of a model, including layers of nested models."""
     return [layer for layer in graph.layers_of(model) if isinstance(layer, Distance)]
 
 
 def set_exponent(model: keras.Model, p: float | Tensor) -> None:
-    """Sets the exponent of all layers of distances of a model.
+    """Sets the exponent of all distance layers of a model.
 
     Args:
         model: A built model.
-        p: A number from 1 to 1000, inf, or a scalar tensor (of a schedule).
+        p: A number from 1 to 1000, inf, or a scalar tensor from a schedule.
     """
     if not ops.is_tensor(p):
         p = exponent(p)

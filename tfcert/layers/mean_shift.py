@@ -14,19 +14,19 @@ __all__ = ["MeanShift"]
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class MeanShift(keras.layers.Layer):
-    """Subtracts each feature's mean: ``x - mean(x)``, without scaling.
+    """A layer that subtracts each feature's mean, ``x - mean(x)``, without scaling.
 
-    Distances are never negative and grow from layer to layer; this brings them back around 0. While
-    training the mean is that of the batch, over all axes but the last, and gradients flow through
-    it; at inference it is the running mean, a constant, and the layer a translation.
-    Under a strategy of several devices each takes the mean of its own part of the batch, as
+    Distances are never negative, and grow from layer to layer. This layer centres them at 0. During
+    training the mean is the mean of the batch over all axes except the last, and gradients flow
+    through the mean. At inference the layer subtracts the running mean, a constant. Under a
+    strategy with several devices, each device uses the mean of its own part of the batch, as
     ``keras.layers.BatchNormalization`` does by default.
 
     Args:
         momentum: Share of the old running mean that a training step keeps, in [0, 1): ``running =
             momentum running + (1 - momentum) mean``. The default is the paper's (0.1, as PyTorch
             counts).
-        **kwargs: Of ``keras.layers.Layer``.
+        **kwargs: Arguments of ``keras.layers.Layer``, such as ``name``.
 
     Example:
 

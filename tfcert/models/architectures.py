@@ -109,7 +109,7 @@ def get(
     mean: ArrayLike | None = None,
     std: ArrayLike | None = None,
 ) -> keras.Model:
-    """A freshly initialised model.
+    """Returns a new model with random weights.
 
     ``dm_small``, ``dm_medium`` and ``dm_large`` are the networks of Gowal et al. ``cnn2_w*`` and
     ``cnn4_w*`` have two and four convolutions in widths 2, 4 and 8; ``cnn7`` has five convolutions
@@ -132,9 +132,10 @@ def get(
             ``sort_hybrid_...``.
         input_shape: Shape of one input.
         classes: Number of logits.
-        mean: Subtracted from the inputs first, one number or one per channel; default 0.
-        std: What inputs are divided by after that; default 1. With these inside of the model, radii
-            stay in the units of the raw input.
+        mean: The mean of the inputs, which is subtracted first: one number, or one per channel.
+            Default: 0.
+        std: The divisor of the inputs after that. Default: 1. With `mean` and `std` inside the
+            model, radii keep the units of the raw input.
 
     Returns:
         A built Sequential or Functional model.

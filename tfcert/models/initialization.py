@@ -15,16 +15,17 @@ __all__ = ["ibp_initialization", "kernels"]
 
 
 def ibp_initialization(model: keras.Model, seed: int = 0) -> keras.Model:
-    """Draws the kernels of dense and convolutional layers anew, for interval training.
+    """Draws new kernels for dense and convolutional layers, for training with intervals.
 
-    Entries are normal with mean 0 and standard deviation ``sqrt(2 pi) / n``, n the fan-in, so that
-    behind a ReLU the expected width of an interval stays the same from layer to layer; usual
-    initialisations let it grow with ``sqrt(n)``. Biases and other weights stay. It goes with the
-    regulariser of ``tfcert.objectives.IBP``, and with batch normalisation.
+    Entries are normal with mean 0 and standard deviation ``sqrt(2 pi) / n``, where n is the fan-in.
+    So after a ReLU the expected width of an interval stays the same from layer to layer; usual
+    initialisations let the width grow with ``sqrt(n)``. Biases and other weights stay. Use this
+    function together with the regulariser of ``tfcert.objectives.IBP``, and with batch
+    normalisation.
 
     Args:
         model: A built model; its weights are replaced.
-        seed: Decides the weights.
+        seed: The seed of the weights.
 
     Returns:
         The model.

@@ -14,14 +14,15 @@ __all__ = ["l1_penalty"]
 def l1_penalty(model: keras.Model, weight: float) -> keras.Model:
     """Adds ``weight`` times the sum of absolute kernel entries to the loss of training.
 
-    The kernels are those of dense and convolutional layers; biases and batch normalisations go
-    free. Call it before ``CertifiedTrainer``, which logs the penalty as ``regularization``. It is
-    a property of the variables in memory: a saved model is loaded without it. Small weights make
-    fewer units unstable, which complete verification profits from.
+    The penalty covers the kernels of dense and convolutional layers, not biases and batch
+    normalisation. Call this function before you create the ``CertifiedTrainer``, which logs the
+    penalty as ``regularization``. The penalty belongs to the variables in memory: a saved model is
+    loaded without it. Small weights make fewer units unstable, which helps complete verification.
 
     Args:
         model: A built model.
-        weight: At least 0. The literature takes 0 to 5e-5, and 1e-6 to 1e-5 for small radii.
+        weight: The weight of the penalty, at least 0. The literature uses 0 to 5e-5, and 1e-6 to
+            1e-5 for small radii.
 
     Returns:
         The model.

@@ -19,10 +19,11 @@ _KEYS = ("idx", "x", "y")
 
 
 class Shard(NamedTuple):
-    """Some inputs of a data set.
+    """A part of a data set's inputs.
 
     Attributes:
-        idx: The number of each input in the data set, ``(n,)``; each number once in all shards.
+        idx: The number of each input in the data set, ``(n,)``. Each number occurs once in all
+            shards.
         x: Inputs as float32, ``(n, ...)``.
         y: Labels, ``(n,)``.
     """
@@ -44,8 +45,8 @@ def write_shards(
     Args:
         x: Inputs, ``(n, ...)``.
         y: Integer labels, ``(n,)``.
-        folder: Where; it is made if it is not there.
-        shards: How many files, of about the same size.
+        folder: The folder for the files; created if necessary.
+        shards: The number of files, of about the same size.
         ending: ".npz" (arrays idx, x and y) or ".tfrecord" (an Example for each input, with the
             integers idx, label and shape, and the float32 bytes of x; needs TensorFlow).
 
@@ -78,11 +79,11 @@ def write_shards(
 
 
 def read_shard(path: str | os.PathLike[str], size: int) -> Iterator[Shard]:
-    """The inputs of a shard in pieces, in the file's order.
+    """Reads the inputs of a shard in pieces, in the file's order.
 
     Args:
-        path: A file as from ``write_shards``; its ending says which kind.
-        size: Inputs in a piece; the last one may be smaller.
+        path: A file written by ``write_shards``. The ending decides its format.
+        size: Number of inputs in a piece. The last piece may be smaller.
     """
     path = pathlib.Path(path)
     if path.suffix == ".npz":
