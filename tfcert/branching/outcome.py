@@ -40,9 +40,9 @@ class Counterexample:
         point: The input, in the shape of the model's inputs without a batch axis, float64; several
             inputs in their structure. It lies in the region; the model is given the nearest numbers
             of its own type.
-        outputs: What the model returns for it, as executed; for a property of the outputs' order
-            the scores before a final softmax, or 0 and z for a single output z.
-        exact: What the same network returns in float64; None where there is no float64.
+        outputs: The model's outputs at the point, as executed. For a property of the outputs'
+            order, the scores before a final softmax, or 0 and z for a single output z.
+        exact: The outputs of the same network in float64; None if float64 is not available.
     """
 
     point: npt.NDArray[np.float64]
@@ -54,32 +54,33 @@ class Counterexample:
         return f"<Counterexample with outputs {outputs}>"
 
     def with_point(self, change: Callable[[Any], Any]) -> Counterexample:
-        """The same with another form of the point."""
+        """Returns the counterexample with another form of the point."""
         return dataclasses.replace(self, point=change(self.point))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Outcome:
-    """What is known of a property in the end.
+    """Result of a search: the verdict on a property.
 
     Attributes:
-        verdict: "holds": for all inputs of the region. "violated": ``counterexample`` breaks the
-            property. "unknown": neither was found, see ``reason``.
-        counterexample: An input that breaks the property, of the model's input shape; None without.
-        bound: A lower bound of the property's value on the whole region: of the least margin where
-            all margins must be positive. Above 0 where the property holds; at a counterexample the
-            value that the model has there.
-        domains: How many parts of the region were bounded.
-        seconds: Time that it took.
-        method: What decided: "attack", the name of a method, or of a way of splitting.
-        reason: Why the verdict is unknown, and what to try; empty otherwise.
-        limit: Why the verdict is unknown, in one word: "time", "memory", "rounding" or
-            "splitting"; empty otherwise.
-        first_bound: Seconds until the first bound was known; None where an attack came first.
+        verdict: "holds": the property holds for all inputs of the region. "violated":
+            ``counterexample`` breaks the property. "unknown": the search found neither a proof nor
+            a counterexample, see ``reason``.
+        counterexample: An input that breaks the property, in the model's input shape, or None.
+        bound: A lower bound of the property's value on the whole region. If all margins must be
+            positive, the value is the least margin. The bound is above 0 if the property holds. For
+            a counterexample, it is the model's value there.
+        domains: The number of bounded parts of the region.
+        seconds: The time of the search.
+        method: The step that decided: "attack", or the name of a method or of a way of splitting.
+        reason: The reason for an unknown verdict, and what to try; otherwise empty.
+        limit: The reason for an unknown verdict in one word: "time", "memory", "rounding" or
+            "splitting"; otherwise empty.
+        first_bound: Seconds until the first bound; None if an attack decided first.
         found: The counterexample with the outputs there.
-        notes: Points that break the property in one arithmetic only, and why a certificate that was
-            asked for was not written, as text.
-        certificate: The file of the proof; None where none was written.
+        notes: Texts about points that break the property in float32 or float64 only, and about a
+            certificate that could not be written.
+        certificate: The file of the proof, or None.
     """
 
     verdict: Literal["holds", "violated", "unknown"]
@@ -107,13 +108,13 @@ class Outcome:
         return None if self.found is None else self.found.point
 
     def with_points(self, change: Callable[[Any], Any]) -> Outcome:
-        """The same with another form of the counterexample's point."""
+        """Returns the outcome with another form of the counterexample's point."""
         if self.found is None:
             return self
         return dataclasses.replace(self, found=self.found.with_point(change))
 
     def summary(self) -> str:
-        """The outcome as text."""
+        """Returns the outcome as text."""
         lines = [
             f"{self.verdict}, by {self.method}" if self.method else self.verdict,
             f"  bound {self.bound:.6g}, {self.domains} domains, {self.seconds:.2f} s",

@@ -48,7 +48,7 @@ class Found:
         holds: Whether all domains were proved.
         counterexample: A point that breaks the property; None where none was found.
         bound: The least bound of all leaves.
-        domains: How many domains were bounded.
+        domains: The number of bounded domains.
         reason: Why neither is known; None otherwise.
     """
 
@@ -61,14 +61,14 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a search is, for a log.
+    """Progress of a search, for a log.
 
     Attributes:
-        seconds: Since it began.
-        domains: How many domains were bounded.
-        open: How many wait.
-        bound: The least bound of all open ones.
-        rate: Domains a second, over the whole time.
+        seconds: The time since the start.
+        domains: The number of bounded domains.
+        open: The number of open domains.
+        bound: The least bound of all open domains.
+        rate: Domains per second, over the whole time.
     """
 
     seconds: float

@@ -182,14 +182,14 @@ def find_counterexample(
         model: A built model with one output, ``(batch, outputs)``.
         asked: The property: from ``tfcert.properties.read_vnnlib``, which contains the inputs, or
             another object of ``tfcert.properties``, which must hold around x.
-        x: Inputs, ``(batch, *input_shape)``; the search goes around each of them.
+        x: Inputs, ``(batch, *input_shape)``; the search covers the region of each input.
         region: A ``Box``, or an ``LpBall`` of the norm "inf".
         steps: Gradient steps of ``tfcert.attacks.APGD``.
         starts: Random starting points for each box.
-        seed: Decides the starting points.
+        seed: The seed of the starting points.
 
     Returns:
-        The counterexample, with the outputs there; None where none was found.
+        The counterexample with its outputs, or None.
 
     Example:
 

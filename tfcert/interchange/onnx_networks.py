@@ -35,7 +35,7 @@ _FILES: weakref.WeakKeyDictionary[keras.Model, pathlib.Path] = weakref.WeakKeyDi
 
 
 def file_of(model: keras.Model) -> pathlib.Path | None:
-    """The ONNX file that a model was loaded from; None for other models."""
+    """Returns the ONNX file of a model from ``load_onnx``, or None for other models."""
     return _FILES.get(model)
 
 
@@ -44,25 +44,25 @@ def load_onnx(
 ) -> keras.Model:
     """Reads an ONNX network as a plain Keras model.
 
-    The model computes for every input of a batch what the network computes for a batch of one. It
-    is a Functional model of Keras's own layers and operations, without anything of tfcert, ready
-    for bounds, training and saving. Convolutions and poolings run with channels last, which CPUs
-    need; axes are moved where the network's order shows.
+    The model treats every input of a batch as the network treats a batch of one. The model is a
+    Functional model of Keras's own layers and operations, ready for bounds, training and saving.
+    Convolutions and poolings run with channels last, as CPUs require; axes are moved if the
+    network's order matters.
 
     Args:
-        path: The file, which gzip may have compressed. Weights in further files are read from the
-            same folder only.
-        dtype: "float32" or "float64", whatever the file has. Default: that of the network's input.
-        channels_last: Whether the model takes images as ``(height, width, channels)`` and not, as
-            the network does, ``(channels, height, width)``.
+        path: The file, which may be compressed with gzip. Weights in other files are read only from
+            the same folder.
+        dtype: "float32" or "float64". Default: the type of the network's input.
+        channels_last: Whether the model takes images as ``(height, width, channels)``. By default
+            it takes them as ``(channels, height, width)``, as the network does.
 
     Returns:
-        The model; its shapes are those of the network, without the batch axis.
+        The model, with the shapes of the network without the batch axis.
 
     Raises:
-        ValueError: The file is no ONNX network, or contradicts itself.
-        NotImplementedError: The network has an operator, or an option of one, that is not
-            supported; the message names it.
+        ValueError: The file is not an ONNX network, or contradicts itself.
+        NotImplementedError: The network has an unsupported operator or option. The message names
+            it.
         ImportError: The package onnx is missing.
 
     Example:

@@ -25,15 +25,16 @@ Array = npt.NDArray[np.float64]
 def prove(
     model: keras.Model, asked: Property, method: MethodName | methods.Method = "crown"
 ) -> bool:
-    """Whether bounds show that a property has no counterexample.
+    """Returns whether bounds prove that a property has no counterexample.
 
-    Of every case, one row ``r @ (*outputs, 1) >= 0`` has to be impossible on its whole box, that
-    is, the lower bound of ``-r @ (*outputs, 1)`` has to be above 0. False says nothing: bounds may
-    be too loose, and a larger number of smaller boxes might do.
+    In every case, one row ``r @ (*outputs, 1) >= 0`` must be impossible on the whole box: the lower
+    bound of ``-r @ (*outputs, 1)`` must be above 0. False proves nothing: the bounds may be too
+    loose, and smaller boxes might succeed.
 
     Args:
-        model: One output ``(batch, outputs)``; inputs of any shape, in the property's order.
-        asked: From ``read_vnnlib``.
+        model: A model with one output ``(batch, outputs)``, and inputs of any shape in the
+            property's order.
+        asked: A property from ``read_vnnlib``.
         method: "ibp", "crown-ibp", "fast-lin", "crown", "alpha-crown" or "lipschitz", or an object
             of ``tfcert.methods`` with options.
 
@@ -90,20 +91,22 @@ def find_counterexample(
     """Searches for an input that breaks a property, by ``tfcert.attacks``.
 
     Args:
-        model: One output ``(batch, outputs)``; inputs of any shape, in the property's order.
-        asked: From ``read_vnnlib``.
+        model: A model with one output ``(batch, outputs)``, and inputs of any shape in the
+            property's order.
+        asked: A property from ``read_vnnlib``.
         steps: Gradient steps of the first attack, which is APGD on the margin.
         starts: Random starting points of every box.
-        seed: Decides the starting points.
-        attack: "apgd": that one alone. "ensemble": where it finds nothing, the attacks of
-            ``tfcert.attacks.Ensemble``, which try each class, or each case of the property, in
-            turn, and squares where gradients lead nowhere.
-        time_limit: Seconds. The attacks are repeated from other starts until then, and no batch of
-            starts is begun after it. Boxes share what is left alike. None: one round.
+        seed: The seed of the starting points.
+        attack: "apgd" runs APGD only. "ensemble" also runs the attacks of
+            ``tfcert.attacks.Ensemble`` if APGD finds nothing. They try each class or each case of
+            the property in turn, and random squares, which need no gradients.
+        time_limit: Limit in seconds. The attacks are repeated from other starts until the limit; no
+            batch of starts begins after it. Boxes share the remaining time equally. None: one
+            round.
 
     Returns:
-        An input of the model's shape, without a batch axis, that lies in a box of the property and
-        whose outputs, as the model computes them, fulfil its case; None where none is found.
+        An input in the model's shape, without a batch axis, or None. The input lies in a box of the
+        property, and its outputs, as the model computes them, fulfil the case.
     """
     _check(model, asked)
     for name, value in (("steps", steps), ("starts", starts)):

@@ -24,36 +24,36 @@ _MOST_CASES = 100_000
 
 
 class OutputProperty:
-    """What has to hold for the outputs of all inputs of a region.
+    """Base class of properties of the outputs for all inputs of a region.
 
-    A subclass says which linear functions of the outputs are its margins, and how many of them
-    must be above 0. Strictly: where a margin is 0, the property is broken.
+    A subclass defines linear functions of the outputs, its margins, and how many margins must be
+    above 0. A margin of exactly 0 counts as broken.
     """
 
     # The names of the arguments that may hold one entry an input, with the axes of one entry.
     _per_input: ClassVar[dict[str, int]] = {}
 
     def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
-        """The margins: rows ``(inputs, rows, outputs)`` and offsets ``(inputs, rows)``."""
+        """Returns the margins: rows ``(inputs, rows, outputs)`` and offsets ``(inputs, rows)``."""
         raise NotImplementedError
 
     def needed(self, rows: int) -> int:
-        """How many of the margins must be above 0; all of them by default."""
+        """Returns the number of margins that must be above 0, by default all."""
         return rows
 
     # Whether only the order of the outputs counts, so that a softmax behind them changes nothing.
     ranks: ClassVar[bool] = False
 
     def labels(self, inputs: int) -> npt.NDArray[np.int64]:
-        """The class of each input that the property is about; -1 where it names none."""
+        """Returns the class of each input that the property names, or -1 if it names none."""
         return np.full(inputs, -1)
 
     def is_class(self) -> bool:
-        """Whether the property is that the label of each input stays its class."""
+        """Returns whether the property says that each input keeps its class."""
         return False
 
     def margins_of(self, inputs: int, outputs: int) -> tuple[Array, Array]:
-        """``margins``, after a check that there is an entry for each input."""
+        """Returns ``margins``, and checks that they have an entry for each input."""
         self._check_count(inputs)
         return self.margins(inputs, outputs)
 
@@ -80,7 +80,7 @@ class OutputProperty:
         return rows[0], offsets[0], None
 
     def proved(self, lower: ArrayLike) -> npt.NDArray[np.bool_]:
-        """Where lower bounds of the margins prove the property, ``(batch,)``.
+        """Returns whether lower bounds of the margins prove the property, ``(batch,)``.
 
         Args:
             lower: ``(batch, rows)``, from ``tfcert.bound_margins`` with this property.
@@ -90,7 +90,7 @@ class OutputProperty:
         return positive >= self.needed(lower.shape[1])
 
     def questions(self, inputs: int, outputs: int) -> list[Question]:
-        """The same as one question an input.
+        """Returns the property as one question per input.
 
         Args:
             inputs: The number of inputs.
@@ -124,7 +124,7 @@ class OutputProperty:
         return found
 
     def cases(self, x: ArrayLike, region: Region, outputs: int) -> list[tuple[Case, ...]]:
-        """The ways to break the property around each input, for regions that are boxes.
+        """Returns the ways to break the property around each input, for regions that are boxes.
 
         Args:
             x: Inputs, ``(batch, *input_shape)``.
@@ -164,10 +164,10 @@ class OutputProperty:
 
 @keras.saving.register_keras_serializable(package="tfcert.properties")
 class ClassStays(OutputProperty):
-    """Output y is the largest one: ``f_y - f_j > 0`` for all other j.
+    """The property that output y is the largest: ``f_y - f_j > 0`` for all other j.
 
     Args:
-        y: The class: an integer, or one an input.
+        y: The class: an integer, or one integer per input.
 
     Example:
 
@@ -204,11 +204,11 @@ class ClassStays(OutputProperty):
 
 @keras.saving.register_keras_serializable(package="tfcert.properties")
 class TopK(ClassStays):
-    """Output y is among the k largest: at most k - 1 others reach it.
+    """The property that output y is among the k largest: at most k - 1 others reach it.
 
     Args:
-        y: The class: an integer, or one an input.
-        k: How many outputs count as the largest ones.
+        y: The class: an integer, or one integer per input.
+        k: The number of outputs that count as the largest.
     """
 
     def __init__(self, y: ArrayLike, k: int):
@@ -234,11 +234,11 @@ class TopK(ClassStays):
 
 @keras.saving.register_keras_serializable(package="tfcert.properties")
 class Targeted(OutputProperty):
-    """Output y is ahead of another one: ``f_y - f_target > 0``.
+    """The property that output y is larger than another one: ``f_y - f_target > 0``.
 
     Args:
-        y: The class: an integer, or one an input.
-        target: The output that must stay behind: an integer, or one an input.
+        y: The class: an integer, or one integer per input.
+        target: The output that must stay smaller: an integer, or one integer per input.
     """
 
     ranks = True
@@ -264,12 +264,13 @@ class Targeted(OutputProperty):
 
 @keras.saving.register_keras_serializable(package="tfcert.properties")
 class OutputRange(OutputProperty):
-    """Every output lies strictly between two limits.
+    """The property that every output lies strictly between two limits.
 
     Args:
-        lower: Lower limits, which broadcast against the outputs of one input, ``(outputs,)``, or of
-            a batch, ``(batch, outputs)``; -inf for an output without one; None for no lower limits.
-        upper: Upper limits, likewise, with inf.
+        lower: Lower limits, which broadcast to the outputs of one input, ``(outputs,)``, or of a
+            batch, ``(batch, outputs)``. -inf stands for an output without a limit. None: no lower
+            limits.
+        upper: Upper limits in the same form; inf stands for an output without a limit.
     """
 
     _per_input = {"lower": 1, "upper": 1}
@@ -299,11 +300,11 @@ class OutputRange(OutputProperty):
 
 @keras.saving.register_keras_serializable(package="tfcert.properties")
 class Linear(OutputProperty):
-    """Linear functions of the outputs are positive: ``rows @ outputs + offsets > 0``, each.
+    """The property that all linear functions ``rows @ outputs + offsets`` are positive.
 
     Args:
         rows: ``(rows, outputs)`` for all inputs, or ``(batch, rows, outputs)``.
-        offsets: What broadcasts to ``(rows,)``, or to ``(batch, rows)``.
+        offsets: An array that broadcasts to ``(rows,)``, or to ``(batch, rows)``.
     """
 
     _per_input = {"rows": 2, "offsets": 1}

@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 
 
 class Case(NamedTuple):
-    """One way to break a property: an input of a box whose outputs fulfil all rows.
+    """One way to break a property: a box of inputs, and rows that the outputs fulfil.
 
     Attributes:
         lower: Lower limits of the inputs, flat, ``(inputs,)``.
@@ -30,13 +30,13 @@ class Case(NamedTuple):
 
 
 class Property(NamedTuple):
-    """What an input must fulfil to be a counterexample: one of several cases.
+    """A property as a list of cases: a counterexample fulfils one of the cases.
 
     Attributes:
-        inputs: How many inputs the property declares.
-        outputs: How many outputs.
-        cases: The cases; none of them means that there is no counterexample.
-        file: The file that it was read from.
+        inputs: The number of inputs that the property declares.
+        outputs: The number of outputs that the property declares.
+        cases: The cases. An empty list means that there is no counterexample.
+        file: The file of the property.
     """
 
     inputs: int
@@ -45,11 +45,11 @@ class Property(NamedTuple):
     file: pathlib.Path | None = None
 
     def is_met(self, inputs: npt.ArrayLike, outputs: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Whether points with these outputs are counterexamples, one entry a point.
+        """Returns for each point whether it is a counterexample.
 
         Args:
             inputs: The points, ``(points, ...)``, in the order of the property's inputs.
-            outputs: What the network gives for them, ``(points, ...)``.
+            outputs: The network's outputs at the points, ``(points, ...)``.
         """
         x = np.asarray(inputs, np.float64).reshape(-1, self.inputs)
         y = np.asarray(outputs, np.float64).reshape(-1, self.outputs)
@@ -60,18 +60,18 @@ class Property(NamedTuple):
         return met
 
     def places_by_box(self) -> list[list[int]]:
-        """The places of the cases, those of one box together."""
+        """The positions of the cases, grouped by box."""
         groups: dict[bytes, list[int]] = {}
         for place, case in enumerate(self.cases):
             groups.setdefault(case.lower.tobytes() + case.upper.tobytes(), []).append(place)
         return list(groups.values())
 
     def by_box(self) -> list[list[Case]]:
-        """The cases, those of one box together."""
+        """The cases, grouped by box."""
         return [[self.cases[place] for place in places] for places in self.places_by_box()]
 
     def problems(self, shape: tuple[int, ...], dtype: str) -> list[Problem]:
-        """What has to hold on each box: of every case one row has to be below 0.
+        """Returns one problem per box: one row of every case must be below 0.
 
         Args:
             shape: The shape of one input of the network.

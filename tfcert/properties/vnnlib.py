@@ -33,21 +33,21 @@ _IGNORED = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "ex
 
 
 def read_vnnlib(path: str | os.PathLike[str]) -> Property:
-    """Reads a property: a text file, or one that gzip has compressed.
+    """Reads a VNN-LIB property from a text file, which may be compressed with gzip.
 
-    Understood are the declarations ``X_i`` and ``Y_i`` of real inputs and outputs, and assertions
-    with ``<=``, ``>=``, ``and`` and ``or``, between sums of outputs with constant factors, or
-    between one input and a number. All assertions together describe a counterexample.
+    The file may contain declarations ``X_i`` and ``Y_i`` of real inputs and outputs, and assertions
+    with ``<=``, ``>=``, ``and`` and ``or``. An assertion compares sums of outputs with constant
+    factors, or one input with a number. All assertions together describe a counterexample.
 
     Args:
         path: The file.
 
     Returns:
-        The property, as cases of which a counterexample fulfils one.
+        The property, as a list of cases. A counterexample fulfils one of the cases.
 
     Raises:
-        ValueError: The text is no such property, or some input has no limits.
-        NotImplementedError: It says something that boxes and linear rows cannot.
+        ValueError: The text is not a property, or an input has no limits.
+        NotImplementedError: The property cannot be written with boxes and linear rows.
 
     Example:
 

@@ -23,16 +23,16 @@ _TOGETHER = 10_000
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SmoothedResult:
-    """What `certify_set` finds, one entry per input, in the order of the inputs.
+    """Result of `certify_set`, one entry per input, in the order of the inputs.
 
     Attributes:
-        prediction: The certified class; -1 where the classifier abstains. int64.
-        radius: Every input that is closer gets the same class, in the norm and the units of the
-            noise; 0 where the classifier abstains. float64.
+        prediction: The certified class; -1 if the classifier abstains. int64.
+        radius: The certified radius, in the norm and the units of the noise: every closer input
+            gets the same class. 0 if the classifier abstains. float64.
         label: The right class.
-        index: The place of each input in its data set, as in the log.
-        seconds: Time spent on the input: of every batch an equal share.
-        settings: The noise and the samples that the certificates come from.
+        index: The position of each input in its data set, as in the log.
+        seconds: Time spent on the input, as an equal share of each batch.
+        settings: The noise and the samples behind the certificates.
     """
 
     prediction: np.ndarray
@@ -44,7 +44,7 @@ class SmoothedResult:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether the certified class is the right one, for each input."""
+        """Returns for each input whether the certified class is right."""
         return self.prediction == self.label
 
     @property
@@ -58,7 +58,7 @@ class SmoothedResult:
         return float(np.mean(self.radius * self.correct))
 
     def certified_accuracy(self, radius: float = 0.0) -> float:
-        """The share of inputs whose class is right, and certain beyond a radius."""
+        """Returns the share of inputs with the right class and a radius beyond a given one."""
         return float(np.mean(self.correct & (self.radius > radius)))
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class SmoothedResult:
         )
 
     def summary(self) -> str:
-        """The result as text: abstentions, the average radius, and the certified accuracies."""
+        """Returns the result as text: abstentions, the average radius and certified accuracies."""
         kind, width = self.settings["noise"], self.settings["sigma"]
         lines = [
             f"{len(self.label)} inputs, {kind} noise of width {width:g}, "
@@ -103,30 +103,29 @@ def certify_set(
     facts: Mapping[str, Any] | None = None,
     verbose: progress.Verbose = "auto",
 ) -> SmoothedResult:
-    """Certifies labelled inputs by smoothing, with a line in a log for each of them.
+    """Certifies labelled inputs by smoothing, and writes a log with one line per input.
 
-    The certificates are those of ``smoothed.certify`` on the same inputs.
+    The certificates equal those of ``smoothed.certify`` on the same inputs.
 
     Args:
         smoothed: The classifier.
         x: Inputs, ``(inputs, *input_shape)``.
         y: Integer labels, ``(inputs,)``.
-        log: A file that gets one line per input as soon as the input is certified. A run that was
-            stopped, even killed, goes on where it stopped when it is called with the same
-            arguments; other arguments, another model or other data are refused. ``tfcert.logs``
-            reads it.
-        n0: Samples for the choice of each input's class.
-        n: Samples for the bound of each input.
-        alpha: The probability, for each input, with which its certificate may be wrong.
-        adaptive: Whether an input may draw fewer samples where more would change little.
-        seed: A non-negative integer, which decides the noise. Take one that an attacker cannot
-            know where that matters.
-        index: The place of the first input in its data set, or one place per input: what the log
-            calls idx. The places decide the noise, too.
+        log: A file that receives one line per input as soon as the input is certified. To resume a
+            run that was stopped or killed, repeat the call. `certify_set` refuses a log of other
+            arguments, another model or other data. ``tfcert.logs`` reads the file.
+        n0: Number of samples for the choice of each input's class.
+        n: Number of samples for the bound of each input.
+        alpha: The probability for each input that its certificate is wrong.
+        adaptive: Whether an input may draw fewer samples if more samples would change little.
+        seed: A non-negative integer, the seed of the noise. Choose a seed that an attacker cannot
+            know, if this matters.
+        index: The position of the first input in its data set, or one position per input. The log
+            calls it idx. The position also decides the noise.
         facts: More facts of the run for the log's side file, such as the data set's name. They do
             not decide whether a run is the same.
-        verbose: 1: a line of progress with counts and the time left; 0: none; "auto": on a terminal
-            and in a notebook.
+        verbose: 1 shows a line of progress with counts and the remaining time, 0 shows nothing,
+            "auto" shows progress on a terminal and in a notebook.
 
     Returns:
         `SmoothedResult`: arrays ``prediction``, ``radius``, ``label``, ``index``, ``seconds``, and

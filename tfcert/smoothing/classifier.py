@@ -26,14 +26,14 @@ _MOST_EXPORTED = 10_000_000
 
 
 class SmoothedCertificates(NamedTuple):
-    """What `SmoothedClassifier.certify` finds, one entry per input.
+    """Certificates of `SmoothedClassifier.certify`, one entry per input.
 
     Attributes:
-        prediction: The certified class; -1 where the classifier abstains. int64.
-        radius: Every input that is closer gets the same class, in the norm and the units of the
-            noise; 0 where the classifier abstains. float64.
+        prediction: The certified class; -1 if the classifier abstains. int64.
+        radius: The certified radius, in the norm and the units of the noise: every closer input
+            gets the same class. 0 if the classifier abstains. float64.
         p_lower: Lower bound of the class's probability under noise. float64.
-        samples: Draws that ``p_lower`` comes from; the n0 of the selection come on top. int64.
+        samples: Number of draws behind ``p_lower``, without the n0 draws of the selection. int64.
     """
 
     prediction: np.ndarray
@@ -45,21 +45,21 @@ class SmoothedCertificates(NamedTuple):
 class SmoothedClassifier:
     """The classifier that returns a network's most probable class under noise.
 
-    ``g(x) = argmax_c P(argmax f(x + noise) = c)``. `certify` gives a radius around x in which g
-    does not change, true with probability 1 - alpha over the noise that it draws. The network f may
-    be anything; it classifies well under noise only where it was trained with it. The noise is
-    added to the model's input, so normalisation belongs into the model.
+    ``g(x) = argmax_c P(argmax f(x + noise) = c)``. `certify` returns a radius around x within which
+    g does not change. The radius is right with probability 1 - alpha over the drawn noise. The
+    network f may be any network, but it classifies noisy inputs well only after training with
+    noise. The noise is added to the model's input, so put normalisation into the model.
 
     Args:
-        model: A Keras model with one input of floats and scores of shape ``(batch, classes)``;
-            logits and probabilities are alike, as only their order counts.
+        model: A Keras model with one input of floats and scores of shape ``(batch, classes)``. The
+            scores may be logits or probabilities, because only their order counts.
         sigma: The standard deviation of Gaussian noise (radii in the l2 norm), in the units of the
             input.
-        noise: Instead of sigma: ``tfcert.smoothing.Gaussian``, ``Laplace`` or ``Uniform`` (the
-            last two: radii in the l1 norm), or ``tfp.distributions.Normal``, ``Laplace`` or
-            ``Uniform`` of one coordinate.
-        batch_size: Noisy samples per call of the network, in steps of 100; by default chosen for
-            the device. It changes speed and memory, not the noise.
+        noise: Another noise, in place of sigma: ``tfcert.smoothing.Gaussian``, ``Laplace`` or
+            ``Uniform`` (the last two give radii in the l1 norm), or ``tfp.distributions.Normal``,
+            ``Laplace`` or ``Uniform`` of one coordinate.
+        batch_size: Number of noisy samples per call of the network, in steps of 100. Default:
+            chosen for the device. The batch size changes speed and memory, not the noise.
 
     Example:
 
@@ -98,25 +98,25 @@ class SmoothedClassifier:
         index: ArrayLike = 0,
         adaptive: bool | sequential.Adaptive = False,
     ) -> SmoothedCertificates:
-        """The smoothed class of each input, and the radius in which it is certain.
+        """Returns the smoothed class of each input, and the radius within which it is certain.
 
-        The n0 first samples choose a class. n further ones, independent of them, give a one-sided
-        Clopper-Pearson bound of its probability at level alpha, and with it the radius. Where the
-        bound is at most 1/2, the classifier abstains.
+        The first n0 samples choose a class. n more samples, independent of the first, give a
+        one-sided Clopper-Pearson bound of the class's probability at level alpha. The bound gives
+        the radius. If the bound is at most 1/2, the classifier abstains.
 
         Args:
             x: Inputs, ``(batch, *input_shape)``.
-            n0: Samples for the choice of the class.
-            n: Samples for the bound; the most there can be with ``adaptive``.
-            alpha: The probability, for each input, with which its certificate may be wrong.
-            seed: A non-negative integer. The same seed gives the same noise: take one that an
-                attacker cannot know where that matters.
-            index: The place of the first input in its data set, or one place per input. The noise
-                of an input depends on its place, not on the batch that it comes in. If you certify
-                inputs one at a time, pass each input's place; otherwise all of them get the same
-                noise: each certificate is valid by itself then, but they err together.
-            adaptive: Whether an input may draw fewer samples where more would change little; an
-                `Adaptive` to set how little.
+            n0: Number of samples for the choice of the class.
+            n: Number of samples for the bound; with ``adaptive`` the largest number.
+            alpha: The probability for each input that its certificate is wrong.
+            seed: A non-negative integer. The same seed gives the same noise. Choose a seed that an
+                attacker cannot know, if this matters.
+            index: The position of the first input in its data set, or one position per input. The
+                noise of an input depends on its position, not on its batch. If you certify inputs
+                one at a time, pass each input's position; otherwise all of them get the same noise.
+                Each certificate is then valid by itself, but errors occur together.
+            adaptive: Whether an input may draw fewer samples if more samples would change little;
+                an `Adaptive` sets the precision.
 
         Example:
 
@@ -144,22 +144,23 @@ class SmoothedClassifier:
     def predict(
         self, x: ArrayLike, n: int = 1000, alpha: float = 0.001, seed: int = 0, index: ArrayLike = 0
     ) -> np.ndarray:
-        """The smoothed class of each input, without a radius.
+        """Returns the smoothed class of each input, without a radius.
 
-        The two classes with the most votes are compared by a two-sided binomial test. Where it
-        does not tell them apart at level alpha, the classifier abstains.
+        A two-sided binomial test compares the two classes with the most votes. If the test cannot
+        separate them at level alpha, the classifier abstains.
 
         Args:
             x: Inputs, ``(batch, *input_shape)``.
-            n: Samples of each input.
-            alpha: The probability, for each input, of another class than the smoothed one.
-            seed: A non-negative integer, which decides the noise. The noise differs from that of
-                `certify` with the same seed.
-            index: The place of the first input in its data set, or one place per input: it decides
-                the input's noise. If you classify inputs one at a time, pass each input's place.
+            n: Number of samples for each input.
+            alpha: The probability for each input that the class differs from the smoothed class.
+            seed: A non-negative integer, the seed of the noise. `certify` draws other noise with
+                the same seed.
+            index: The position of the first input in its data set, or one position per input, which
+                decides the input's noise. If you classify inputs one at a time, pass each input's
+                position.
 
         Returns:
-            int64, ``(batch,)``: classes, -1 where the classifier abstains.
+            int64, ``(batch,)``: classes; -1 if the classifier abstains.
 
         Reference: Hung and Fithian, "Rank verification for exponential families", 2019,
         https://arxiv.org/abs/1610.03944; Cohen et al., 2019, Proposition 1.
@@ -185,33 +186,36 @@ class SmoothedClassifier:
         n_predict: int = 1000,
         overwrite: bool = False,
     ) -> pathlib.Path:
-        """Writes a SavedModel that samples, counts and certifies; TensorFlow alone loads it.
+        """Writes a SavedModel that samples, counts and certifies, and needs only TensorFlow.
 
         It has the signatures
 
         - ``certify``: ``x`` and ``seed`` to ``prediction``, ``radius``, ``p_lower`` and
-          ``samples``, the same numbers as from `certify` on the same kind of device,
-        - ``predict``: ``x`` and ``seed`` to ``prediction``, as `predict` with ``n_predict`` draws,
-        - ``serving_default``: ``x`` to what ``certify`` gives, and the ``seed`` of each input,
-          which is drawn anew for every call, so that no input can be fitted to it beforehand,
-        - ``facts``: what was exported and how, a JSON text, also in ``assets/certificate.json``.
+          ``samples``, with the numbers of `certify` on the same kind of device,
+        - ``predict``: ``x`` and ``seed`` to ``prediction``, as from `predict` with ``n_predict``
+          draws,
+        - ``serving_default``: ``x`` to the outputs of ``certify`` and the ``seed`` of each input,
+          which is drawn anew for every call, so that nobody can fit an input to the seed,
+        - ``facts``: a JSON text that describes the export, also in ``assets/certificate.json``.
 
-        ``seed`` is int64: one number, with which the inputs have the places 0, 1, ... in their data
-        set (``index=0`` of `certify`), or a vector of one per input, with which each has the place
-        0: the same result whoever else is in the batch. The batch may have any size; memory does
-        not grow with it beyond the inputs. Inputs that are not finite and negative seeds abstain.
+        ``seed`` is int64: one number, or a vector with one number per input. With one number, the
+        inputs have the positions 0, 1, ... in their data set (``index=0`` of `certify`). With a
+        vector, each input has the position 0, so the result does not depend on the rest of the
+        batch. The batch may have any size. The classifier abstains for inputs that are not finite,
+        and for negative seeds.
 
         Args:
-            path: A folder that is not there yet; TensorFlow Serving wants ``<name>/<number>``.
-            n0: Samples for the choice of the class.
-            n: Samples for the bound of each input. At most ten million: the file holds tables over
-                all numbers of votes, about 20 bytes for each sample, and 80 with ``adaptive``.
-            alpha: The probability, for each input, with which its certificate may be wrong, and
-                with which ``predict`` may return another class than the smoothed one.
-            adaptive: Whether an input may draw fewer samples where more would change little; an
-                `Adaptive` to set how little.
-            n_predict: Samples of each input in the signature ``predict``.
-            overwrite: Whether a SavedModel that is at ``path`` is replaced.
+            path: A new folder. TensorFlow Serving expects ``<name>/<number>``.
+            n0: Number of samples for the choice of the class.
+            n: Number of samples for the bound of each input, at most ten million: the file holds
+                tables over all numbers of votes, about 20 bytes for each sample, and 80 with
+                ``adaptive``.
+            alpha: The probability for each input that its certificate is wrong, and that
+                ``predict`` returns another class than the smoothed class.
+            adaptive: Whether an input may draw fewer samples if more samples would change little;
+                an `Adaptive` sets the precision.
+            n_predict: Number of samples for each input in the signature ``predict``.
+            overwrite: Whether to replace an existing SavedModel at ``path``.
 
         Returns:
             The path.
@@ -249,7 +253,7 @@ class SmoothedClassifier:
     def check_sampling(
         self, n0: int, n: int, alpha: float, seed: int, adaptive: bool | sequential.Adaptive
     ) -> None:
-        """Raises unless these are arguments of `certify`."""
+        """Raises an error if an argument of `certify` is wrong."""
         _check_count("n0", n0)
         _check_count("n", n)
         confidence.check_alpha(alpha)
@@ -271,7 +275,7 @@ class SmoothedClassifier:
         return plan
 
     def checked(self, x: ArrayLike) -> tuple[np.ndarray, int]:
-        """The inputs as the model takes them, and its number of classes."""
+        """Returns the inputs in the model's type, and the number of classes."""
         if keras.ops.is_tensor(x):
             x = keras.ops.convert_to_numpy(x)
         x = np.asarray(x)

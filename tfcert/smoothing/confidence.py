@@ -26,20 +26,20 @@ _MOST_STEPS = 50
 
 
 def lower_bound(successes: ArrayLike, trials: int, alpha: float) -> np.ndarray:
-    """The one-sided Clopper-Pearson lower bound of a probability.
+    """Returns the one-sided Clopper-Pearson lower bound of a probability.
 
     The largest p at which ``P(Binomial(trials, p) >= successes) <= alpha``: the alpha-quantile of
     ``Beta(successes, trials - successes + 1)``. Whatever the true probability is, the bound lies
-    above it with a probability of at most alpha. 0 for no success, ``alpha ** (1 / trials)`` where
-    every trial was one.
+    above it with a probability of at most alpha. The bound is 0 without a success, and
+    ``alpha ** (1 / trials)`` if every trial succeeds.
 
     Args:
-        successes: How many trials succeeded; an integer or an array of integers.
-        trials: How many there were.
-        alpha: The probability with which the bound may be wrong, in (0, 1).
+        successes: The number of successes; an integer or an array of integers.
+        trials: The number of trials.
+        alpha: The probability that the bound is wrong, in (0, 1).
 
     Returns:
-        float64, the shape of ``successes``.
+        float64, with the shape of ``successes``.
 
     Example:
 

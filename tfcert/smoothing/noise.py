@@ -32,11 +32,11 @@ class Distribution(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """What all noise distributions share: a scale, a norm and a radius.
+    """Base class of noise distributions, with a scale, a norm and a radius.
 
     Attributes:
-        scale: In the units of the model's input.
-        norm: Of the radius: 1 or 2.
+        scale: The size of the noise, in the units of the model's input.
+        norm: The norm of the radius, 1 or 2.
     """
 
     scale: float
@@ -52,22 +52,22 @@ class Noise:
         object.__setattr__(self, "scale", float(self.scale))
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that it was made with, for Keras's serialisation."""
+        """Returns the arguments, for Keras's serialisation."""
         return {"scale": self.scale}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Noise:
-        """The noise with these arguments."""
+        """Returns the noise with these arguments."""
         return cls(**config)
 
     def radius(self, p_lower: ArrayLike) -> np.ndarray:
-        """The certified radius where the class has at least probability ``p_lower``.
+        """Returns the certified radius if the class has at least the probability ``p_lower``.
 
         Args:
             p_lower: A lower bound of the class's probability under noise; a number or an array.
 
         Returns:
-            float64, the shape of ``p_lower``; 0 where ``p_lower`` is at most 1/2.
+            float64, with the shape of ``p_lower``; 0 if ``p_lower`` is at most 1/2.
         """
         p = np.asarray(p_lower, "float64")
         if not ((p >= 0.0) & (p <= 1.0)).all():
@@ -84,11 +84,11 @@ class Noise:
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Gaussian(Noise):
-    """Normal noise: radii in the l2 norm.
+    """Normal noise, with radii in the l2 norm.
 
     Density ``exp(-z^2 / (2 sigma^2)) / (sigma sqrt(2 pi))``, radius ``sigma * Phi^-1(p)`` with the
-    quantile function ``Phi^-1`` of the standard normal distribution. It is the largest possible
-    one: some base classifier with this p changes its class right behind it.
+    quantile function ``Phi^-1`` of the standard normal distribution. No larger radius is possible:
+    some base classifier with this p changes its class just beyond it.
 
     Args:
         scale: The standard deviation sigma.
@@ -111,11 +111,11 @@ class Gaussian(Noise):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Laplace(Noise):
-    """Laplace noise: radii in the l1 norm.
+    """Laplace noise, with radii in the l1 norm.
 
-    Density ``exp(-|z| / b) / (2 b)``, radius ``-b * log(2 (1 - p))``. It is the largest possible
-    one, reached along a coordinate axis. Lecuyer et al., 2019, https://arxiv.org/abs/1802.03471,
-    have ``b / 2 * log(p / (1 - p))`` from differential privacy, which is never larger.
+    Density ``exp(-|z| / b) / (2 b)``, radius ``-b * log(2 (1 - p))``. No larger radius is possible
+    along a coordinate axis. The radius ``b / 2 * log(p / (1 - p))`` of Lecuyer et al., 2019,
+    https://arxiv.org/abs/1802.03471, is never larger.
 
     Args:
         scale: The parameter b; the standard deviation is ``b * sqrt(2)``.
@@ -138,11 +138,11 @@ class Laplace(Noise):
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Uniform(Noise):
-    """Uniform noise on a cube: radii in the l1 norm.
+    """Uniform noise on a cube, with radii in the l1 norm.
 
-    Density ``1 / (2 w)`` on ``[-w, w]``, radius ``2 w (p - 1/2)``: a shift by d leaves
-    ``prod(1 - |d_i| / 2w) >= 1 - |d|_1 / 2w`` of the cube's volume where it was, and what left it
-    may count against the class.
+    Density ``1 / (2 w)`` on ``[-w, w]``, radius ``2 w (p - 1/2)``: a shift by d keeps
+    ``prod(1 - |d_i| / 2w) >= 1 - |d|_1 / 2w`` of the cube's volume in place, and the rest may count
+    against the class.
 
     Args:
         scale: The half width w of the cube.

@@ -13,12 +13,11 @@ __all__ = ["computes_in", "in_bfloat16"]
 
 
 def in_bfloat16(model: keras.Model) -> keras.Model:
-    """A copy of a model whose layers compute in bfloat16; weights and scores stay float32.
+    """Returns a copy of a model whose layers compute in bfloat16.
 
-    The last layers with weights, and what follows them, compute in float32, so that close scores do
-    not become equal.
-    The copy is another function than the model, if only by rounding: a certificate of its smoothed
-    classifier is about the copy, so deploy the copy.
+    Weights and scores stay float32. The last layers with weights, and all later layers, compute in
+    float32, so that close scores do not become equal. By its rounding, the copy is another function
+    than the model, and certificates of the smoothed copy describe the copy. So deploy the copy.
 
     Args:
         model: A built Sequential or functional model.

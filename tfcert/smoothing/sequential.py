@@ -50,22 +50,22 @@ def single_look(n: int, alpha: float) -> Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Adaptive:
-    """Sampling that stops when more samples would change little.
+    """Sampling that stops once more samples would change little.
 
     An input stops drawing when
 
-    - even all n samples would be expected to end in an abstention, or
-    - its radius is at least ``(1 - precision)`` of what n samples without this option could be
-      expected to give.
+    - even all n samples would probably end in an abstention, or
+    - its radius is at least ``(1 - precision)`` of the radius expected from n samples without this
+      option.
 
-    Expected means: with the further votes arriving at a 90 % upper confidence bound of its rate.
-    The certificates hold with probability 1 - alpha as without this option; an input that draws
-    all n samples has only a part of alpha left for its last look, and so gets a slightly smaller
-    radius.
+    The expectation assumes that further votes arrive at a 90 % upper confidence bound of their
+    rate. The certificates hold with probability 1 - alpha, as without this option. An input that
+    draws all n samples has only a part of alpha left for its last look, so its radius is slightly
+    smaller.
 
     Args:
         precision: The share of the radius that may be given up for speed, in (0, 1).
-        first: The fewest samples at a look.
+        first: The number of samples at the first look.
         growth: The ratio between one look and the next.
 
     Example:
@@ -92,7 +92,7 @@ class Adaptive:
 
     @classmethod
     def of(cls, adaptive: bool, precision: float | None) -> Adaptive | None:
-        """The rule that flags of a program stand for; None for a fixed number of samples."""
+        """Returns the rule for a program's flags, or None for a fixed number of samples."""
         if precision is None:
             return cls() if adaptive else None
         if not adaptive:
@@ -110,17 +110,17 @@ class Adaptive:
     def plan(
         self, n: int, alpha: float, block: int, radius: Callable[[np.ndarray], np.ndarray]
     ) -> Plan:
-        """The looks up to n samples, and their shares of alpha.
+        """Returns the looks up to n samples, and their shares of alpha.
 
-        All but the last are whole blocks, since noise is drawn in blocks. One of them, with most of
-        alpha, is where an input stops whose votes all agree; the others are apart from it and from
-        each other by powers of ``growth``.
+        All looks except the last are whole blocks, because noise is drawn in blocks. One look has
+        most of alpha: there an input stops if all its votes agree. Powers of ``growth`` separate
+        the other looks from this one and from each other.
 
         Args:
             n: The most samples.
-            alpha: What the levels of all looks add up to.
-            block: Samples that are drawn together.
-            radius: The radius of a lower bound.
+            alpha: The sum of the levels of all looks.
+            block: Number of samples drawn together.
+            radius: A function from a lower bound of the probability to the radius.
         """
         most, last, others = _SHARES
         agreed = self._agreed(most * alpha, n, alpha, block, radius)
@@ -168,21 +168,22 @@ class Adaptive:
         plan: Plan,
         radius: Callable[[np.ndarray], np.ndarray],
     ) -> np.ndarray:
-        """Which inputs stop drawing.
+        """Returns the inputs that stop drawing.
 
         Args:
-            votes: For the chosen class, one count per input.
-            drawn: Samples that they come from.
+            votes: The votes for the chosen class, one count per input.
+            drawn: Number of samples behind the votes.
             p_lower: Valid lower bounds of the class's probability.
-            plan: Its last look, at the level of all looks, says what could still be reached.
-            radius: The radius of a lower bound.
+            plan: The looks. The last look decides which radius can still be reached.
+            radius: A function from a lower bound of the probability to the radius.
         """
         return radius(p_lower) >= self.enough(votes, drawn, plan, radius)
 
     def enough(
         self, votes: np.ndarray, drawn: int, plan: Plan, radius: Callable[[np.ndarray], np.ndarray]
     ) -> np.ndarray:
-        """The radius at which an input stops drawing; arguments as for `finished`."""
+        """Returns the radius at which an input stops drawing; the arguments are those of
+        `finished`."""
         n, alpha = plan.looks[-1], math.fsum(plan.alphas)
         rate = confidence.upper_bound(votes, drawn, _FORECAST_ALPHA)
         forecast = votes + np.floor((n - drawn) * rate).astype("int64")
