@@ -23,10 +23,10 @@ __all__ = ["SelfCheck", "UnsoundCertificateError", "chosen"]
 
 
 class UnsoundCertificateError(RuntimeError):
-    """A certificate was broken: tfcert has a fault, or float_safe's conditions do not hold.
+    """Error for a broken certificate: tfcert has a fault, or float_safe's conditions do not hold.
 
     Attributes:
-        folder: Where all that reproduces it was saved.
+        folder: The folder with everything needed to reproduce the error.
     """
 
     def __init__(self, message: str, folder: pathlib.Path):

@@ -15,27 +15,27 @@ __all__ = ["Certificates"]
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Certificates:
-    """The verdict on every input, in the order of the inputs.
+    """Verdicts on all inputs, in the order of the inputs.
 
     Attributes:
         verdict: "verified": the model classifies the input right, and a bound proves that no point
-            of the region changes that. "falsified": a point of the region is misclassified by the
-            model, see ``counterexamples``. "misclassified": the input itself is. "unknown": none
-            of these was found.
-        margin: Verified: the least lower bound of the right score minus another one, above 0.
-            Unknown: the best such bound, -inf where there is none. Falsified, misclassified: the
-            margin that the model has at the counterexample or at the input. float64.
-        method: What gave the margin, such as "crown" or, of an attack, "pgd"; "none" where nothing
-            did.
-        seconds: Time spent on the input: of every batch an equal share.
+            of the region changes the class. "falsified": the model misclassifies a point of the
+            region, see ``counterexamples``. "misclassified": the model misclassifies the input
+            itself. "unknown": neither a proof nor a counterexample was found.
+        margin: For verified inputs, the least lower bound of the right score minus another one,
+            above 0. For unknown inputs, the best such bound, or -inf if there is none. For
+            falsified and misclassified inputs, the model's margin at the counterexample or at the
+            input. float64.
+        method: The method behind the margin, such as "crown", or "pgd" for an attack; "none" if
+            there is none.
+        seconds: Time spent on the input, as an equal share of each batch.
         predict: The model's class.
         label: The right class.
         index: The number of each input in its data set, as in the log.
-        counterexamples: By position in these arrays.
-        radius: The largest eps at which the input was verified, 0 for none; None where it was not
-            asked for.
-        checked: How many claims the self-check attacked.
-        rounding: What the self-check found broken in float32, but not in float64.
+        counterexamples: The counterexamples, by position in these arrays.
+        radius: The largest eps at which the input was verified, or 0. None without ``max_eps``.
+        checked: The number of certificates that the self-check attacked.
+        rounding: The certificates that the self-check broke in float32, but not in float64.
     """
 
     verdict: np.ndarray
@@ -57,12 +57,12 @@ class Certificates:
 
     @property
     def verified_accuracy(self) -> float:
-        """The share of inputs that are verified: what no attack can go below."""
+        """The share of verified inputs, a lower limit of the accuracy under any attack."""
         return self._share(self.verdict == "verified")
 
     @property
     def attacked_accuracy(self) -> float:
-        """The share that is verified or unknown: what the attacks have left."""
+        """The share of verified and unknown inputs, on which the attacks failed."""
         return self._share(np.isin(self.verdict, ("verified", "unknown")))
 
     def per_class(self) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ class Certificates:
         return rows
 
     def summary(self) -> str:
-        """The verdicts as text: counts, how they were reached, and the times."""
+        """Returns the verdicts as text: counts, methods and times."""
         size = len(self.verdict)
         lines = [f"{size} inputs, accuracy {self.accuracy:.2%}"]
         for name in logs.VERDICTS:
@@ -114,10 +114,10 @@ class Certificates:
         return showing.frame(self)
 
     def plot(self, axes: Any = None) -> Any:
-        """Draws the verdicts as bars; where radii were asked for, the verified share at each eps.
+        """Draws the verdicts as bars, and with radii the verified share at each eps.
 
         Args:
-            axes: Of matplotlib, to draw on. None: those of a new figure.
+            axes: The matplotlib axes to draw on. None: new axes.
 
         Returns:
             The axes.
@@ -138,7 +138,7 @@ class Certificates:
         return f"<{type(self).__name__} of {len(self)} inputs: {counts}>"
 
     def counts(self) -> dict[str, int]:
-        """How many inputs have each verdict."""
+        """The number of inputs for each verdict."""
         return {name: int((self.verdict == name).sum()) for name in logs.VERDICTS}
 
     def _repr_html_(self) -> str:

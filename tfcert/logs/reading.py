@@ -40,7 +40,7 @@ _TIME = re.compile(r"(?:([0-9]{1,6}) days?, )?([0-9]{1,9}):([0-5][0-9]):([0-5][0
 
 
 class Log(NamedTuple):
-    """What a log file holds.
+    """The contents of a log file.
 
     Attributes:
         path: The file.
@@ -48,10 +48,10 @@ class Log(NamedTuple):
         columns: The header.
         entries: One dictionary per line, by column: integers for idx, label and predict; floats for
             margin, seconds, radius and time (in seconds); a bool for correct; text for verdict,
-            method and for columns that are not known.
-        facts: The side file's content; None where there is none.
-        cut: Text of a last line that has no end, as a kill leaves it; it counts as not written.
-        size: Bytes up to the end of the last whole line that is not empty.
+            method and unknown columns.
+        facts: The contents of the side file, or None.
+        cut: The text of a last line without an end, which a kill leaves; it counts as not written.
+        size: The number of bytes up to the end of the last whole line that is not empty.
     """
 
     path: pathlib.Path
@@ -63,7 +63,7 @@ class Log(NamedTuple):
     size: int
 
     def column(self, name: str) -> np.ndarray:
-        """One column as an array, in the order of the lines."""
+        """Returns one column as an array, in the order of the lines."""
         if name not in self.columns:
             raise ValueError(
                 f"`name` must be one of {self.columns}, the columns of {self.path}. "
@@ -73,10 +73,10 @@ class Log(NamedTuple):
 
 
 def read(path: str | os.PathLike[str]) -> Log:
-    """Reads a log, whether it was written by tfcert or, with the smoothing columns, elsewhere.
+    """Reads a log of tfcert, or a smoothing log of another program with the same columns.
 
-    No value of a line is ever taken for a path or for code. A last line without an end is what a
-    kill left, and is dropped.
+    No value of a line serves as a path or as code. A last line without an end comes from a kill,
+    and is dropped.
 
     Raises:
         ValueError: The header is unknown, or lines are malformed; the message lists them as
@@ -125,17 +125,17 @@ def read(path: str | os.PathLike[str]) -> Log:
 
 
 def facts_path(log: str | os.PathLike[str]) -> pathlib.Path:
-    """Where the facts of a log's run stand."""
+    """Returns the path of the facts of a log's run."""
     return pathlib.Path(f"{os.fspath(log)}.json")
 
 
 def counterexample_path(log: str | os.PathLike[str], idx: int) -> pathlib.Path:
-    """Where the counterexample of an input stands."""
+    """Returns the path of an input's counterexample."""
     return pathlib.Path(f"{os.fspath(log)}.counterexamples") / f"{int(idx)}.npy"
 
 
 def read_facts(log: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The facts of a log's run; None where there is no such file, as beside other tools' logs."""
+    """Reads the facts of a log's run; returns None if the file does not exist."""
     path = facts_path(log)
     if not path.exists():
         return None
@@ -153,7 +153,7 @@ def read_facts(log: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def read_counterexample(log: str | os.PathLike[str], idx: int) -> np.ndarray | None:
-    """The counterexample of an input; None where none is stored."""
+    """Reads the counterexample of an input; returns None if none is stored."""
     path = counterexample_path(log, idx)
     if not path.exists():
         return None

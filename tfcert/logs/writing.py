@@ -25,23 +25,23 @@ FORMAT = 1
 
 
 class Writer:
-    """A log that is open for writing: a new one, or that of the same run, to go on with.
+    """A log that is open for writing, either new or from an earlier part of the same run.
 
-    A line is on the disk when `write` returns. A run is the same if its hashes are; a log
-    with lines of another run, or a file that is no log, is never written to.
+    A line is on the disk when `write` returns. Equal hashes mark the same run. A writer never
+    changes a log of another run, or a file that is not a log.
 
     Args:
-        path: The log file. Beside it stand the facts, ``<path>.json``, and counterexamples.
+        path: The log file. The facts, ``<path>.json``, and counterexamples are beside it.
         kind: "certify" or "smoothing".
-        run: The facts of the run, as JSON can hold them. ``run["hashes"]`` names what decides the
-            results, such as ``{"model": "sha256...", "data": ..., "settings": ...}``;
-            ``run["settings"]``, where given, tells which setting differs.
-        session: Facts that may change when a run goes on, such as versions and the commit; kept
-            for each start, as the list "sessions".
-        more: Further columns at the end.
+        run: The facts of the run, as plain values for JSON. ``run["hashes"]`` holds everything that
+            decides the results, such as ``{"model": "sha256...", "data": ..., "settings": ...}``.
+            The optional ``run["settings"]`` lets an error name the settings that differ.
+        session: Facts that may change when a run resumes, such as versions and the commit. The list
+            "sessions" keeps them for each start.
+        more: More columns at the end.
 
     Attributes:
-        entries: What the log held when it was opened, as from ``tfcert.logs.read``.
+        entries: The lines of the log when it was opened, as from ``tfcert.logs.read``.
         done: The idx of all lines.
 
     Example:
@@ -96,7 +96,7 @@ class Writer:
         self.done = {entry["idx"] for entry in self.entries}
 
     def write(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Appends lines, all in one piece, and waits until they are on the disk.
+        """Appends lines together, and waits until they are on the disk.
 
         Args:
             entries: A dictionary per line, by column; time and seconds in seconds.
@@ -115,12 +115,13 @@ class Writer:
         self.done |= found
 
     def note(self, name: str, value: Any) -> None:
-        """Adds one fact to the side file, which is replaced as a whole."""
+        """Adds one fact to the side file."""
         self.facts = {**self.facts, name: json.loads(json.dumps(value, allow_nan=False))}
         self._write_facts()
 
     def save_counterexample(self, idx: int, point: np.ndarray) -> None:
-        """Stores the counterexample of an input; its line is to be written after it."""
+        """Stores the counterexample of an input. Call this method before you write the input's
+        line."""
         path = reading.counterexample_path(self.path, idx)
         path.parent.mkdir(exist_ok=True)
         buffer = io.BytesIO()

@@ -142,12 +142,12 @@ class AdvIBP(RobustObjective):
 
     @property
     def joint_begin(self) -> float | None:
-        """The epoch from which both objectives are joined; None: when the ramp ends."""
+        """The epoch at which joint training starts; None: the end of the ramp."""
         return self.phases.joint_begin
 
     @property
     def default_method(self) -> Any:
-        """How ``verified_accuracy`` is bounded: as at the end of training."""
+        """The bound method behind ``verified_accuracy``, as at the end of training."""
         return self.share.last_method
 
     def schedules(self) -> dict[str, Schedule]:
@@ -163,7 +163,8 @@ class AdvIBP(RobustObjective):
         }
 
     def weight(self, name: str, clock: Clock) -> Tensor:
-        """A weight at this step; that of the sweep is 0 while the certified loss rests."""
+        """Returns a weight at this step; the sweep's weight is 0 while the certified loss is not
+        used."""
         value = super().weight(name, clock)
         if name != "backward_weight":
             return value
@@ -192,19 +193,19 @@ class AdvIBP(RobustObjective):
         return {"adversarial": first, "robust": second}
 
     def certified_loss(self, batch: Batch) -> Tensor:
-        """The cross-entropy of worst-case logits, ``(batch,)``."""
+        """Returns the cross-entropy of worst-case logits, ``(batch,)``."""
         known = self.bounds(batch, self.share.training_method)
         margins = self.share.margins(known, self.weight("backward_weight", batch.clock))
         return cross_entropy(batch.y, worst_case_logits(margins))
 
     def adversarial_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss at attacked points, and how far these are from stationary, on average."""
+        """Returns the loss at attacked points, and the mean quality of the attack."""
         place = self.attacked_place(batch)
         points, off = self.attack(place, self.conflict_threshold(batch.clock))
         return cross_entropy(batch.y, place.scores(points)), mean_of(off)
 
     def attacked_place(self, batch: Batch) -> Place:
-        """The input or, in later stages, the input of the stage's layer within its interval."""
+        """Returns the place of the attack: the input, or the input of a later stage's layer."""
         if self.stage > 1:
             node = latent_node(network_of(batch.model), self.stage)
             return batch.at_node(node, self.bounds(batch, "ibp").evaluation.intervals[node])

@@ -23,24 +23,24 @@ __all__ = ["Batch", "mean_of"]
 
 @dataclasses.dataclass
 class Batch:
-    """What an objective sees of one step.
+    """One training step as an objective sees it: inputs, labels, clean logits and clock.
 
-    BatchNormalization and MeanShift are affine in all bounds, attacks and losses of a training step
-    but the first pass: they normalise with ``moments``, the statistics of the clean batch. An
-    attack and the loss that it serves therefore see the same network.
+    In all bounds, attacks and losses of a training step except the first pass, BatchNormalization
+    and MeanShift use ``moments``, the statistics of the clean batch. So an attack and its loss see
+    the same network.
 
     Attributes:
-        model: Gives the user's scores: the user's own model, without a final softmax.
+        model: The model of the scores: the user's own model, without a final softmax.
         x: Inputs.
         y: Integer labels of the scores, ``(batch,)``; 0 with a property, see ``objectives.aims``.
         logits: What the objective's ``first_pass`` gave: by default ``model(x)``, in training mode
             while training.
         clock: Where training stands; ``clock.final`` in validation.
         training: Whether this step trains.
-        seed: Integer tensor of shape ``(2,)``, made of the trainer's seed and the step.
+        seed: Integer tensor of shape ``(2,)``, computed from the trainer's seed and the step.
         sample_weight: Weights, ``(batch,)``, or None.
-        known: Which labels exist, ``(batch,)``; ``y`` is 0 for the others.
-        notes: What ``terms`` leaves for ``combine``, and either for the History.
+        known: Whether each label is valid, ``(batch,)``; ``y`` is 0 for invalid labels.
+        notes: Values that ``terms`` passes to ``combine``, and both to the History.
         moments: Mean and variance of the clean batch at every layer that normalises, by node. Empty
             in validation and for objectives whose ``needs_moments`` is False: layers then use
             their moving statistics.
@@ -66,7 +66,7 @@ class Batch:
     shift: Tensor | None = None
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the samples, with their weights as Keras's losses take them."""
+        """Returns the mean over the samples, weighted as in Keras's losses."""
         if len(values.shape) == 0:
             return values
         if self.sample_weight is not None:
@@ -74,17 +74,18 @@ class Batch:
         return mean_of(values)
 
     def random(self, index: int = 0) -> keras.random.SeedGenerator:
-        """Seeds for ``keras.random`` that depend on the trainer's seed and the step alone."""
+        """Returns seeds for ``keras.random`` that depend only on the trainer's seed and the
+        step."""
         return Seeds(self.seed)[index]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The scores at other inputs than the clean ones, in inference mode with ``moments``."""
+        """Returns the scores at other inputs, in inference mode with ``moments``."""
         if not self.moments:
             return self.shifted(self.model(x, training=False))
         return self.forward_from(network_of(self.model).input, x)
 
     def forward_from(self, node: Node, values: Tensor) -> Tensor:
-        """The scores where an inner node has given values, in inference mode with ``moments``.
+        """Returns the scores for given values of an inner node, in inference mode with ``moments``.
 
         Args:
             node: A node that every path to the outputs passes, see ``latent_node``.
@@ -105,15 +106,15 @@ class Batch:
         return scores + ops.repeat(self.shift, count, axis=0)
 
     def attacked(self, attack: PGD) -> Tensor:
-        """Inputs where an attack ends; no gradient flows through them."""
+        """Returns the inputs at the end of an attack; no gradient flows through them."""
         return self.at_input(attack.region).worst(attack)
 
     def at_input(self, region: Region) -> Place:
-        """The inputs of a region around the batch, as a place for an attack."""
+        """Returns the inputs of a region around the batch, as a place for an attack."""
         return Place(region, self.x, self.y, self.seed, self.forward)
 
     def at_node(self, node: Node, interval: Interval) -> Place:
-        """The values of an inner node within its bounds, as a place for an attack.
+        """Returns the values of an inner node within its bounds, as a place for an attack.
 
         Args:
             node: A node that every path to the outputs passes.

@@ -72,11 +72,11 @@ class CrownIBP(IBP):
 
     @property
     def share(self) -> SweepShare:
-        """How margins of the sweep and of intervals are mixed."""
+        """Returns the weights that mix the margins of the sweep and of intervals."""
         return SweepShare(self.weights["backward_weight"], self.sweep_method())
 
     def sweep_method(self) -> methods.Method:
-        """How the backward sweep is done."""
+        """Returns the method of the backward sweep."""
         return methods.CrownIBP(self.slope)
 
     def training_method(self) -> Any:
@@ -84,7 +84,7 @@ class CrownIBP(IBP):
 
     @property
     def default_method(self) -> Any:  # type: ignore[override]
-        """How ``verified_accuracy`` is bounded: as at the end of training."""
+        """The bound method behind ``verified_accuracy``, as at the end of training."""
         return self.share.last_method
 
     def margin_bounds(self, batch: Batch, known: Margins) -> Tensor:

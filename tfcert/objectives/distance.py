@@ -141,7 +141,7 @@ class LInfDistance(RobustObjective):
         return ("cross_entropy", "hinge") if self.loss == "boosted" else ("hinge",)
 
     def exponent(self, clock: Clock) -> Tensor:
-        """p at a time, inf at the end."""
+        """Returns the exponent p at a time, inf at the end."""
         ramp = self.ramp(clock)
         p = _between(self.exponents, ramp)
         return ops.where(ramp >= 1.0, ops.full_like(p, math.inf), p)
@@ -168,7 +168,8 @@ class LInfDistance(RobustObjective):
         }
 
     def lacking(self, batch: Batch) -> Tensor:
-        """``1 - m_j / (2 L eps)`` for every class j: what margins lack to be certified."""
+        """Returns ``1 - m_j / (2 L eps)`` for every class j, which is above 0 without a
+        certificate."""
         eps = self.train_radius
         if self.method == "ibp":
             # Infinite p or not: the rules bound the network as it is.
@@ -181,7 +182,7 @@ class LInfDistance(RobustObjective):
         return 1.0 - (own - batch.logits) / (2.0 * factor * eps)
 
     def stretch(self) -> Tensor:
-        """The Lipschitz factor of what lies before the first layer of distances; else 1."""
+        """Returns the Lipschitz factor of the layers before the first distance layer, or 1."""
         if self._front is None:
             return ops.ones((), "float32")
         return ops.stop_gradient(lipschitz.factor(self._front))
@@ -194,7 +195,7 @@ class LInfDistance(RobustObjective):
 
     @property
     def default_method(self) -> str:
-        """How ``verified_accuracy`` is bounded."""
+        """The bound method behind ``verified_accuracy``."""
         return self.method
 
     def current(self, clock: Clock) -> dict[str, Tensor]:

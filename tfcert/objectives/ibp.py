@@ -100,23 +100,23 @@ class IBP(RobustObjective):
         return terms
 
     def known_bounds(self, batch: Batch) -> Margins:
-        """The evaluation that the loss and the regularisers read."""
+        """Returns the evaluation that the loss and the regularisers read."""
         return self.bounds(batch, self.training_method())
 
     def training_method(self) -> Any:
-        """How hidden layers are bounded."""
+        """Returns the method that bounds hidden layers."""
         return "ibp"
 
     def margin_bounds(self, batch: Batch, known: Margins) -> Tensor:
-        """The margin bounds that are trained on, ``(batch, classes)``."""
+        """Returns the margin bounds in the loss, ``(batch, classes)``."""
         return known.interval()
 
     def robust_loss(self, batch: Batch, known: Margins, worst: Tensor) -> Tensor:
-        """The loss of worst-case logits, per sample."""
+        """Returns the loss of worst-case logits, per sample."""
         return cross_entropy(batch.y, worst)
 
     def extra_terms(self, batch: Batch, known: Margins, worst: Tensor) -> dict[str, Tensor]:
-        """What a method adds to this loss."""
+        """Returns terms that a subclass adds to the loss."""
         return {}
 
     def get_config(self) -> dict[str, Any]:

@@ -27,15 +27,15 @@ __all__ = ["Objective", "RobustObjective"]
 
 
 class Objective:
-    """A training objective: named loss terms of a batch, and schedules that shape them.
+    """Base class of objectives: named loss terms of a batch, and their schedules.
 
-    A subclass implements ``terms`` and ``term_names`` and lists its arguments in ``get_config``.
-    The trainer reduces each term by ``batch.mean``, logs it under its name and minimises the sum.
+    A subclass defines ``terms`` and ``term_names``, and returns its arguments from ``get_config``.
+    The trainer reduces each term by ``batch.mean``, logs the mean under the term's name and
+    minimises the sum.
 
     Args:
-        region: The target region, at which ``verified_accuracy`` is measured in validation; None
-            without one.
-        train_eps: The radius to train at, where it differs from that of the region.
+        region: The target region of ``verified_accuracy`` in validation, or None.
+        train_eps: The radius for training. Default: the region's radius.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line.
         validation_method: How ``verified_accuracy`` is bounded; default: as the objective trains.
@@ -50,10 +50,9 @@ class Objective:
     Attributes:
         settings: These arguments and the weights of terms, in one object.
         region: The target region.
-        separate: Whether the gradient of each term is wanted on its own, for ``combine``.
-        needs_moments: Whether a training step bounds or passes through the model at other inputs
-            than the clean ones, so that ``batch.moments`` are made. By default where there is a
-            region.
+        separate: Whether ``combine`` needs the gradient of each term separately.
+        needs_moments: Whether a training step needs ``batch.moments``, because it evaluates the
+            model at other inputs than the clean ones. By default true with a region.
     """
 
     separate: ClassVar[bool] = False
@@ -92,7 +91,7 @@ class Objective:
 
     @property
     def region(self) -> Region | None:
-        """The target region; None without one."""
+        """The target region, or None."""
         return self.settings.region
 
     @property
@@ -102,18 +101,18 @@ class Objective:
 
     @property
     def bound(self) -> str | None:
-        """The kind of bounds that the trained model has to be certified with; None for none."""
+        """The kind of bounds for certifying the trained model, or None."""
         return None
 
     def build(self, trainer: Any) -> None:
-        """Called once by the trainer, before training; may add variables to it."""
+        """Prepares the objective before training; may add variables to the trainer."""
         if self.region is not None:
             method = methods.get(self.settings.validation_method or self.default_method)
             method.check_layers(network_of(trainer.scores))
         self.aim.check_terms(self.term_names, self.settings.weights.get("natural_weight"))
 
     def check_inputs(self, x: Any) -> None:
-        """Raises a ValueError where inputs, concrete arrays, cannot be trained on."""
+        """Raises a ValueError if training cannot use these inputs, which are concrete arrays."""
         if self.region is not None:
             self.region.validate(x)
         elif not np.isfinite(x).all():
@@ -135,36 +134,36 @@ class Objective:
     term_names: Any = ()
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss terms by their names, each ``(batch,)`` or a scalar."""
+        """Returns the loss terms by their names, each ``(batch,)`` or a scalar."""
         raise NotImplementedError
 
     def add_weights(self, most: float = math.inf, **values: Any) -> None:
-        """Takes arguments that are weights of terms, from 0 to ``most``.
+        """Declares arguments that are weights of terms, from 0 to ``most``.
 
         Each is a number, a schedule or, with a region, a pair (at radius 0, at full radius).
         """
         self.settings.add_weights(most, **values)
 
     def weight(self, name: str, clock: Clock) -> Tensor:
-        """A weight at this step, a float32 scalar."""
+        """Returns a weight at this step, a float32 scalar."""
         return self.settings.weight(name, clock)
 
     def region_at(self, clock: Clock) -> Region:
-        """The region of this step: in validation the target."""
+        """Returns the region of this step; in validation the target region."""
         return self.settings.region_at(clock)
 
     def schedules(self) -> dict[str, Schedule]:
-        """The schedules by the names under which their values are logged."""
+        """Returns the schedules by the names of their logged values."""
         return {}
 
     def current(self, clock: Clock) -> dict[str, Tensor]:
-        """What the History shows of the schedules at this step."""
+        """Returns the values of the schedules at this step, for the History."""
         return {name: schedule(clock) for name, schedule in self.schedules().items()}
 
     def combine(
         self, terms: dict[str, Tensor], gradients: list[list[Tensor]], batch: Batch
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Makes one gradient of those of the terms; only where ``separate`` is set.
+        """Combines the gradients of the terms into one; called only if ``separate`` is set.
 
         Returns:
             The terms as logged, which add up to the loss, and the gradient.
@@ -202,7 +201,7 @@ class Objective:
 
 
 class RobustObjective(Objective):
-    """An objective that trains at a radius which grows from 0.
+    """Base class of objectives that train at a radius which grows from 0.
 
     Args:
         region: The target region.
@@ -228,7 +227,7 @@ class RobustObjective(Objective):
 
     @property
     def target(self) -> Region:
-        """The target region, which every objective of this kind has."""
+        """The target region of the objective."""
         assert self.region is not None
         return self.region
 
@@ -250,12 +249,12 @@ class RobustObjective(Objective):
 
     @property
     def validation_method(self) -> Any:
-        """How ``verified_accuracy`` is bounded; None: as in training."""
+        """The bound method behind ``verified_accuracy``; None: the method of training."""
         return self.settings.validation_method
 
     @property
     def weights(self) -> dict[str, Weight]:
-        """The weights of terms, by the names of the arguments that they come from."""
+        """The weights of terms, by the names of their arguments."""
         return self.settings.weights
 
     def schedules(self) -> dict[str, Schedule]:
@@ -276,15 +275,15 @@ class RobustObjective(Objective):
         region: Region | None = None,
         known: dict[Node, Interval] | None = None,
     ) -> Margins:
-        """Margin bounds of a batch at the region of the step, or at a part of it.
+        """Returns margin bounds of a batch at the region of the step, or at a part of it.
 
         Args:
             batch: The batch.
-            method: How hidden layers are bounded: a name or an object of ``tfcert.methods``.
-            around: Points of the region of the step, such as attacked ones, to bound around;
-                default: the inputs.
-            region: What is put around these points, in place of the region of the step. With
-                either argument the result covers what both have in common, which needs boxes
+            method: The method that bounds hidden layers: a name or an object of ``tfcert.methods``.
+            around: Points of the region of the step, such as attacked points, which become the
+                centres. Default: the inputs.
+            region: The region around these points, in place of the region of the step. With either
+                argument the result covers the intersection of both regions, which must be boxes
                 (norm inf).
             known: Intervals of inner nodes to start from, for bounds over a latent region: the
                 result covers all values of these nodes within their intervals. See ``Margins``.

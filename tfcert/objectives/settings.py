@@ -55,7 +55,7 @@ class Settings:
     Attributes:
         aim: What the margins are about.
         train_region: The region at the training radius.
-        weights: The weights of terms, by the names of the arguments that they come from.
+        weights: The weights of terms, by the names of their arguments.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Settings:
             self.weights[name] = Weight(name, value, most)
 
     def weight(self, name: str, clock: Clock) -> Tensor:
-        """A weight at this step, a float32 scalar."""
+        """Returns a weight at this step, a float32 scalar."""
         return self.weights[name].at(self.ramp(clock), clock)
 
     def weight_schedules(self) -> dict[str, Schedule]:

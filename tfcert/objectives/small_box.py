@@ -38,7 +38,7 @@ class SmallBox:
         Args:
             objective: The objective whose step it is.
             batch: The batch.
-            method: How hidden layers are bounded.
+            method: Returns the method that bounds hidden layers.
         """
         if self.ratio == 1.0:
             return objective.bounds(batch, method)

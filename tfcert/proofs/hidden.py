@@ -27,17 +27,19 @@ def record_hidden(
     upper: npt.ArrayLike,
     method: methods.AlphaCrown | None = None,
 ) -> None:
-    """Optimises slopes for bounds of hidden units on a box, and records them for the proof.
+    """Optimises slopes for the bounds of hidden units on a box, and records the slopes.
 
-    The checker then has bounds as tight as those of ``AlphaCrown(optimize_intermediate=True)``. A
-    proof has one such set of slopes. They are valid on any box, and good on this one.
+    With these slopes the checker's bounds are as tight as those of
+    ``AlphaCrown(optimize_intermediate=True)``. A proof has one such set of slopes. The slopes are
+    valid on any box, and best on this box.
 
     Args:
-        tree: Where to record them.
-        model: The network that the places in the tree are about.
+        tree: The tree that records the slopes.
+        model: The network of the positions in the tree.
         lower: Lower limits of the inputs, in the shape of one input.
         upper: Upper limits.
-        method: How far slopes are optimised; default: ``AlphaCrown(optimize_intermediate=True)``.
+        method: The method that optimises the slopes. Default:
+            ``AlphaCrown(optimize_intermediate=True)``.
     """
     network = network_of(model)
     method = method or methods.AlphaCrown(optimize_intermediate=True)

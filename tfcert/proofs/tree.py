@@ -15,15 +15,15 @@ _WHOLE, _INPUT, _UNIT = 0, 1, 2
 
 
 class Closing(NamedTuple):
-    """How one case is refuted on the part of one node.
+    """Refutation of one case on the part of one node.
 
     Attributes:
-        row: Which of the rows of the case stays below 0.
-        slopes: Which entry of ``Tree.slopes``; -1: slopes by rule.
-        multipliers: One for each split of a unit on the way from the root, in this order; or none
-            at all.
-        sweep: Whether the checker bounds hidden values anew on this part, or takes those on the
-            whole box of the case; None: where inputs were split.
+        row: The row of the case that stays below 0.
+        slopes: The entry of ``Tree.slopes``; -1 stands for slopes by rule.
+        multipliers: One multiplier for each split of a unit on the way from the root, in this
+            order; or an empty list.
+        sweep: Whether the checker bounds hidden values anew on this part. Otherwise it uses the
+            bounds on the whole box of the case. None: True if inputs were split.
     """
 
     row: int
@@ -33,10 +33,10 @@ class Closing(NamedTuple):
 
 
 class Tree:
-    """Records how the boxes of cases were split, and what refutes the cases on every part.
+    """Records the splits of the cases' boxes, and the refutation of the cases on every part.
 
-    Nodes are numbers. All calls take one node or many: numbers stand for one entry, arrays have
-    one entry a node. ``place`` is a place in ``network.nodes`` of tfcert's network, as in
+    Nodes are numbers. All methods take one node (numbers) or many nodes (arrays with one entry per
+    node). ``place`` is a position in ``network.nodes`` of tfcert's network, as in
     ``tfcert.bounds.known.Known``.
 
     Example:
@@ -66,11 +66,11 @@ class Tree:
         return len(self.kind)
 
     def add_root(self, case: npt.ArrayLike) -> int:
-        """A whole box, and what is asked about it.
+        """Adds the whole box of one or several cases, and returns its node.
 
         Args:
-            case: The place of a case in the property's list of cases, or those of several cases
-                with the same box, which are then split together.
+            case: The position of a case in the property's list of cases. Or the positions of
+                several cases with the same box, which are then split together.
         """
         cases = np.atleast_1d(np.asarray(case, np.int64)).tolist()
         for each in cases:
@@ -84,25 +84,27 @@ class Tree:
         """Cuts the boxes of nodes in two.
 
         Args:
-            node: ``()`` or ``(n,)``: nodes that are not split yet.
-            axis: Which inputs, by their places in the flat input.
-            point: Where.
+            node: Nodes that are not split yet, ``()`` or ``(n,)``.
+            axis: The inputs to split, by their positions in the flat input.
+            point: The points of the splits.
 
         Returns:
-            The children, ``(2,)`` or ``(n, 2)``: inputs ``<= point``, then those ``>= point``.
+            The children, ``(2,)`` or ``(n, 2)``: first inputs ``<= point``, then inputs
+            ``>= point``.
         """
         return self._split(_INPUT, node, -1, axis, point)
 
     def split_unit(self, node: npt.ArrayLike, place: npt.ArrayLike, unit: npt.ArrayLike) -> Ids:
-        """Cuts the parts of nodes in two by the sign of a value that a two-piece function reads.
+        """Cuts the parts of nodes in two, by the sign of the input of a two-piece function.
 
         Args:
-            node: ``()`` or ``(n,)``: nodes that are not split yet.
-            place: The place of the value that is read, as the keys of ``Known.signs``.
-            unit: Which of its entries, by their places in the flat value.
+            node: Nodes that are not split yet, ``()`` or ``(n,)``.
+            place: The position of this input in ``network.nodes``, as in the keys of
+                ``Known.signs``.
+            unit: The entries to split, by their positions in the flat value.
 
         Returns:
-            The children, ``(2,)`` or ``(n, 2)``: values ``>= 0``, then those ``<= 0``.
+            The children, ``(2,)`` or ``(n, 2)``: first values ``>= 0``, then values ``<= 0``.
         """
         return self._split(_UNIT, node, place, unit, 0.0)
 
@@ -115,21 +117,23 @@ class Tree:
         case: int | None = None,
         sweep: bool | None = None,
     ) -> None:
-        """Says how a case is refuted on the parts of nodes: one of its rows stays below 0 there.
+        """Records that one row of a case stays below 0 on the parts of nodes.
 
         Args:
-            node: ``()`` or ``(n,)``: nodes that need not be leaves: a case that is refuted on a
-                node is refuted on all parts of it.
-            row: Which rows of the case.
-            slopes: By the place of a two-piece function, the slopes of the lower lines of its
-                units, ``(n, ...)``, or of the shape of the value where ``node`` is a number. With
-                n = 1 all nodes share them. Default: the rule of CROWN, 1 where the upper limit
-                is larger than minus the lower one, else the slope of the negative piece.
-            multipliers: By the place of a value whose units were split, the multipliers of its
-                units in the shapes of slopes; only those of split units are kept. Default: 0.
-            case: Which case; default: the only one of the root.
-            sweep: Whether the checker bounds hidden values anew on each part, which takes longer,
-                or takes those on the whole box of the case. Default: where inputs were split.
+            node: Nodes, ``()`` or ``(n,)``. They need not be leaves: a case refuted on a node is
+                refuted on all its parts.
+            row: The row of the case for each node.
+            slopes: The slopes of the lower lines of a two-piece function's units, by the position
+                of the function: ``(n, ...)``, or the shape of the value if ``node`` is a number.
+                With n = 1 all nodes share the slopes. Default: the rule of CROWN, which is 1 if the
+                upper limit is larger than minus the lower limit, else the slope of the negative
+                piece.
+            multipliers: The multipliers of a value's units, by the position of the value, in the
+                shapes of slopes. The tree keeps only multipliers of split units. Default: 0.
+            case: The case. Default: the only case of the root.
+            sweep: Whether the checker bounds hidden values anew on each part, which takes longer.
+                Otherwise it uses the bounds on the whole box of the case. Default: True if inputs
+                were split.
         """
         nodes = np.atleast_1d(np.asarray(node, np.int64))
         cases = [self._case(int(at), case) for at in nodes]
@@ -143,17 +147,17 @@ class Tree:
 
     @property
     def splits_inputs(self) -> bool:
-        """Whether some box was cut."""
+        """Returns whether a split cut some box."""
         return _INPUT in self.kind
 
     def is_split(self, node: int) -> bool:
-        """Whether a node has children."""
+        """Returns whether a node has children."""
         return self.kind[node] != _WHOLE
 
     def box(
         self, node: int, lower: npt.NDArray[Any], upper: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
-        """The box of a node from that of its root; None where no input, or a unit, was split."""
+        """Returns the box of a node, or None if no input, or a unit, was split."""
         lower, upper, at = lower.copy(), upper.copy(), node
         if self._parent[node] < 0:
             return None
@@ -169,7 +173,7 @@ class Tree:
         return lower, upper
 
     def open_nodes(self) -> Ids:
-        """Nodes without children on which some case is not refuted: none where all is proved."""
+        """Returns the nodes without children on which some case is not refuted."""
         found = {
             node
             for case in self.roots
@@ -179,7 +183,8 @@ class Tree:
         return np.array(sorted(found), np.int64)
 
     def walk(self, case: int) -> list[tuple[int, bool, Closing | None]]:
-        """The nodes that matter to a case, parents first: node, whether it is split, its closing.
+        """Yields the nodes that matter to a case, parents first: node, whether it is split, its
+        closing.
 
         Nodes below a node on which the case is refuted are left out.
         """

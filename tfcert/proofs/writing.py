@@ -32,25 +32,25 @@ def write_proof(
     network: str | os.PathLike[str],
     asked: str | os.PathLike[str],
 ) -> int:
-    """Writes a tree as a proof, which is checked first.
+    """Writes a tree as a proof, after the checker has accepted the proof.
 
     The checker computes its own bounds of hidden values, in float64 and with all rounding errors
-    counted, and may choose other lines around a function. So it may not follow a leaf, above all
-    one whose bound was just above 0 in float32. Such a leaf is cut in halves in ``tree``, as often
-    as it takes, where it is small because inputs were split.
+    counted. It may also choose other lines around a function. So the checker may fail at a leaf,
+    above all if the leaf's bound was just above 0 in float32. If the tree splits inputs,
+    ``write_proof`` cuts such a leaf in half in ``tree``, as often as necessary.
 
     Args:
         path: The file to write, a ``.npz``.
-        tree: All of its parts are closed.
-        model: The network that the places in the tree are about, from ``load_onnx``.
+        tree: A tree whose parts are all closed.
+        model: The network of the positions in the tree, from ``load_onnx``.
         network: Its ONNX file.
-        asked: The VNN-LIB file of the property, whose cases the tree is about.
+        asked: The VNN-LIB file of the property with the tree's cases.
 
     Returns:
-        How many leaves the proof has.
+        The number of leaves of the proof.
 
     Raises:
-        ValueError: The tree is no proof; the message says why.
+        ValueError: The tree is not a proof. The message says why.
     """
     try:
         file, question = tfcert_check.read_network(network), tfcert_check.read_property(asked)

@@ -41,7 +41,7 @@ class Lines(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
-    """A scalar function and the facts from which its bounds follow.
+    """A scalar function with the properties from which its bounds follow.
 
     The line below f is the supporting line, at the midpoint, of the convex envelope of f on
     ``[lower, upper]``; of all lines below f it leaves the smallest area. Its slope is found by
@@ -84,7 +84,7 @@ class Curve:
         turning: Points where f turns between increasing and decreasing; f is monotone between them.
         shape: ``"convex"`` or ``"concave"`` if f is that as a whole, its kinks included; it saves
             the bisections. Known without `breaks`.
-        domain: f is defined on the open interval ``(low, high)``.
+        domain: The open interval ``(low, high)`` on which f is defined.
         domain_closed: Whether finite ends belong to the domain.
         poles: Points that no interval may contain.
         domain_text: The domain in words, for error messages.
@@ -124,14 +124,15 @@ class Curve:
 
     @property
     def is_searched(self) -> bool:
-        """Whether lines are found by a search: f is neither straight in pieces nor bent one way."""
+        """Returns whether a search finds the lines: f is neither piecewise linear nor convex nor
+        concave."""
         return self.shape is None and set(self.curvature) != {"linear"}
 
     def __call__(self, x: types.Tensor) -> types.Tensor:
         return self.function(ops.convert_to_tensor(x))
 
     def interval(self, lower: types.Tensor, upper: types.Tensor) -> types.Bounds:
-        """The range of f on ``[lower, upper]``; NaN where that leaves the domain."""
+        """Returns the range of f on ``[lower, upper]``, or NaN outside the domain."""
         lower, upper, inside = self._inside(lower, upper)
         values = [self._value(lower), self._value(upper)]
         values += [self._value(between(t, lower, upper)) for t in self.turning]
@@ -142,7 +143,7 @@ class Curve:
         return types.Bounds(ops.where(inside, low, np.nan), ops.where(inside, high, np.nan))
 
     def lines(self, lower: types.Tensor, upper: types.Tensor, slope: str = "adaptive") -> Lines:
-        """The tightest lines on ``[lower, upper]``, or with another slope for the lower one.
+        """Returns the tightest lines on ``[lower, upper]``, or lines with another lower slope.
 
         Args:
             lower, upper: Ends of the interval, of any one shape.
@@ -175,7 +176,7 @@ class Curve:
         lower: types.Tensor,
         upper: types.Tensor,
     ) -> Lines:
-        """Sound intercepts for any slopes, which broadcast against the interval's ends.
+        """Returns sound intercepts for any slopes, which broadcast to the interval's ends.
 
         The gradient of an intercept with respect to its slope is minus the point where the line
         touches f.
@@ -189,7 +190,7 @@ class Curve:
     def slope_range(
         self, lower: types.Tensor, upper: types.Tensor
     ) -> tuple[types.Tensor, types.Tensor, types.Tensor, types.Tensor]:
-        """Slopes among which the best lines are found.
+        """Returns the limits between which the slopes of the best lines lie.
 
         They are the slopes of the convex (concave) envelope at both ends of the interval: every
         line that touches the envelope from below (above) inside the interval has a slope between
@@ -210,7 +211,7 @@ class Curve:
         return lower_min, lower_max, upper_min, upper_max
 
     def unstable(self, lower: types.Tensor, upper: types.Tensor) -> types.Tensor:
-        """Where f is not linear on ``[lower, upper]``, so that tighter bounds of the input help."""
+        """Returns whether f is not linear on ``[lower, upper]``: then tighter inputs help."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         result = lower < upper
         ends = (-_INF, *self.breaks, _INF)
@@ -220,7 +221,7 @@ class Curve:
         return result
 
     def envelope(self, sign: float, lower: types.Tensor, upper: types.Tensor) -> Envelope:
-        """What bounds ``sign * f`` from below on an interval on which f is finite."""
+        """Returns the envelope that bounds ``sign * f`` from below on an interval with finite f."""
         return Envelope(self, sign, lower, upper)
 
     def _checked(self, low: Pair, high: Pair, bounds: types.Bounds, finite: types.Tensor) -> Lines:
@@ -289,7 +290,7 @@ def monotone_only(
     decreasing: bool = False,
     **facts: Any,
 ) -> Curve:
-    """A function of which only monotonicity is known: its lines are constants.
+    """Returns the curve of a function that is only known to be monotone; its lines are constants.
 
     Its range comes from the end points.
 

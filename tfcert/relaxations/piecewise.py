@@ -19,7 +19,7 @@ __all__ = ["PiecewiseLinear", "TwoPiece"]
 
 
 class TwoPiece(curve_lib.Curve):
-    """``f(x) = x`` for ``x >= 0``, ``negative_slope * x`` below.
+    """The function ``f(x) = x`` for ``x >= 0``, and ``negative_slope * x`` below.
 
     ReLU (0), LeakyReLU, absolute value (-1), PReLU.
 
@@ -52,7 +52,7 @@ class TwoPiece(curve_lib.Curve):
         return ops.convert_to_tensor(self.negative_slope, dtype=x.dtype)
 
     def interval(self, lower: types.Tensor, upper: types.Tensor) -> types.Bounds:
-        """The range of f on ``[lower, upper]``."""
+        """Returns the range of f on ``[lower, upper]``."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         # Some kernels turn NaN into 0 here, which would hide it.
         low = ops.where(ops.isnan(lower), lower, self(lower))
@@ -66,13 +66,14 @@ class TwoPiece(curve_lib.Curve):
         return types.Bounds(ops.where(crossing, ops.minimum(least, 0.0), least), most)
 
     def unstable(self, lower: types.Tensor, upper: types.Tensor) -> types.Tensor:
-        """Where the kink lies inside the interval."""
+        """Returns whether the kink lies inside the interval."""
         return (ops.convert_to_tensor(lower) < 0) & (ops.convert_to_tensor(upper) > 0)
 
     def lines(
         self, lower: types.Tensor, upper: types.Tensor, slope: str = "adaptive"
     ) -> curve_lib.Lines:
-        """The chord, and a line through 0 whose slope on unstable intervals is chosen by `slope`.
+        """Returns the chord, and a line through 0 whose slope on unstable intervals follows
+        `slope`.
 
         ``"adaptive"``: the slope of the longer piece, which minimises the area; ``"zero"``,
         ``"one"``: that, or the nearest sound slope; ``"same"``: the slope of the chord. Stable
@@ -114,7 +115,8 @@ class TwoPiece(curve_lib.Curve):
     def slope_range(
         self, lower: types.Tensor, upper: types.Tensor
     ) -> tuple[types.Tensor, types.Tensor, types.Tensor, types.Tensor]:
-        """``(lower_min, lower_max, upper_min, upper_max)``: only the line through 0 can move."""
+        """Returns ``(lower_min, lower_max, upper_min, upper_max)``; only the line through 0 can
+        move."""
         lines = self.lines(lower, upper)
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         alpha, convex, crossing = self._alpha(lower), self._convex(), self.unstable(lower, upper)
@@ -134,7 +136,8 @@ class TwoPiece(curve_lib.Curve):
         lower: types.Tensor,
         upper: types.Tensor,
     ) -> curve_lib.Lines:
-        """Sound intercepts for any slopes: f - slope * x is extreme at an end or at the kink."""
+        """Returns sound intercepts for any slopes: f - slope * x is extreme at an end or at the
+        kink."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         alpha, crossing = self._alpha(lower), self.unstable(lower, upper)
         left = ops.where(lower >= 0, 1.0, alpha)
@@ -236,11 +239,11 @@ class PiecewiseLinear(curve_lib.Curve):
 
     @property
     def continuous(self) -> bool:
-        """Whether f has no jumps."""
+        """Returns whether f has no jumps."""
         return all(left == right for _, left, right in self.ends())
 
     def interval(self, lower: types.Tensor, upper: types.Tensor) -> types.Bounds:
-        """The range of f on ``[lower, upper]``, limits at jumps included."""
+        """Returns the range of f on ``[lower, upper]``, limits at jumps included."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         values = [self._value(lower), self._value(upper)]
         low, high = ops.minimum(*values), ops.maximum(*values)
@@ -257,7 +260,7 @@ class PiecewiseLinear(curve_lib.Curve):
         return types.Bounds(low + zero, high + zero)
 
     def unstable(self, lower: types.Tensor, upper: types.Tensor) -> types.Tensor:
-        """Where a break lies inside the interval; at a jump also where it lies on its border."""
+        """Returns whether a break lies inside the interval, or a jump inside or on its border."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         result = ops.zeros_like(lower < upper)
         for t, left, right in self.ends():
@@ -270,21 +273,21 @@ class PiecewiseLinear(curve_lib.Curve):
         return result
 
     def envelope(self, sign: float, lower: types.Tensor, upper: types.Tensor) -> Envelope:
-        """As in `Curve`, with both limits of f at a jump."""
+        """Returns the envelope as in `Curve`, with both limits of f at a jump."""
         return _JumpingEnvelope(self, sign, lower, upper)
 
     def _differentiate(self, x: types.Tensor) -> types.Tensor:
         return self.piece(x, self.slopes)
 
     def piece(self, x: types.Tensor, values: Sequence[float]) -> types.Tensor:
-        """The entry of `values`, one for each piece, of the piece that x is on."""
+        """Returns the entry of `values` for the piece that contains x."""
         result = ops.full_like(x, values[0])
         for t, value in zip(self.breaks, values[1:], strict=True):
             result = ops.where(x >= t, value, result)
         return result
 
     def ends(self) -> list[tuple[float, float, float]]:
-        """Breaks with the limits of f from the left and from the right."""
+        """Returns the breaks with the limits of f from the left and from the right."""
         result = []
         for i, t in enumerate(self.breaks):
             left = self.slopes[i] * t + self.intercepts[i]

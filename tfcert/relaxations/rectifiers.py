@@ -26,7 +26,7 @@ _INF = math.inf
 def relu(
     negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
 ) -> curve_lib.Curve:
-    """``keras.layers.ReLU``.
+    """The curve of ``keras.layers.ReLU``.
 
     x above `threshold`, ``negative_slope * (x - threshold)`` below, at most `max_value`. It jumps
     at a positive threshold.
@@ -54,17 +54,17 @@ def relu(
 
 
 def leaky_relu(negative_slope: float = 0.2) -> curve_lib.Curve:
-    """``keras.layers.LeakyReLU``."""
+    """The curve of ``keras.layers.LeakyReLU``."""
     return piecewise.TwoPiece(float(negative_slope), name="leaky_relu")
 
 
 def prelu(alpha: types.Tensor) -> curve_lib.Curve:
-    """``keras.layers.PReLU``: `alpha` is a tensor that broadcasts against the inputs."""
+    """The curve of ``keras.layers.PReLU``; `alpha` is a tensor that broadcasts to the inputs."""
     return piecewise.TwoPiece(alpha, name="prelu")
 
 
 def clip(low: float, high: float) -> curve_lib.Curve:
-    """``min(max(x, low), high)``."""
+    """The curve of ``min(max(x, low), high)``."""
     low, high = float(low), float(high)
     if low > high:
         raise NotImplementedError(f"clip has no rule for limits that are crossed: {low}, {high}.")
@@ -76,7 +76,7 @@ def clip(low: float, high: float) -> curve_lib.Curve:
 
 
 def threshold(threshold: float, default_value: float) -> curve_lib.Curve:
-    """``keras.activations.threshold``: x above `threshold`, `default_value` elsewhere."""
+    """The curve of ``keras.activations.threshold``: x above `threshold`, else `default_value`."""
     return piecewise.PiecewiseLinear(
         "threshold",
         lambda x: ops.where(x > threshold, x, ops.full_like(x, default_value)),
@@ -87,7 +87,7 @@ def threshold(threshold: float, default_value: float) -> curve_lib.Curve:
 
 
 def soft_shrink(threshold: float = 0.5) -> curve_lib.Curve:
-    """``keras.activations.soft_shrink``: x moved towards 0 by `threshold`."""
+    """The curve of ``keras.activations.soft_shrink``: x moved towards 0 by `threshold`."""
     t = _shrinking("soft_shrink", threshold)
     if t == 0:
         return piecewise.PiecewiseLinear("soft_shrink", lambda x: x, (), (1.0,), (0.0,))
@@ -101,7 +101,7 @@ def soft_shrink(threshold: float = 0.5) -> curve_lib.Curve:
 
 
 def hard_shrink(threshold: float = 0.5) -> curve_lib.Curve:
-    """``keras.activations.hard_shrink``: 0 on ``[-threshold, threshold]``, x elsewhere."""
+    """The curve of ``keras.activations.hard_shrink``: 0 on ``[-threshold, threshold]``, else x."""
     t = _shrinking("hard_shrink", threshold)
     if t == 0:
         return piecewise.PiecewiseLinear("hard_shrink", lambda x: x, (), (1.0,), (0.0,))

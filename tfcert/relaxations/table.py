@@ -34,12 +34,13 @@ _SELU_SCALE = 1.0507009873554805
 
 
 def elu(alpha: float = 1.0) -> curve_lib.Curve:
-    """``keras.layers.ELU``: x above 0, ``alpha * (exp(x) - 1)`` below, for ``alpha >= 0``."""
+    """The curve of ``keras.layers.ELU``: x above 0, ``alpha * (exp(x) - 1)`` below,
+    ``alpha >= 0``."""
     return _exponential_unit("elu", alpha, 1.0, 1.0)
 
 
 def celu(alpha: float = 1.0) -> curve_lib.Curve:
-    """``keras.activations.celu``: x above 0, ``alpha * (exp(x / alpha) - 1)`` below.
+    """The curve of ``keras.activations.celu``: x above 0, ``alpha * (exp(x / alpha) - 1)`` below.
 
     For ``alpha > 0``.
     """
@@ -71,7 +72,7 @@ def _exponential_unit(name: str, left: float, width: float, right: float) -> cur
 def gelu(
     approximate: bool = False, root: float = math.sqrt(2.0), cubic: float = 0.044715
 ) -> curve_lib.Curve:
-    """``keras.activations.gelu``: x times the normal distribution function, or its tanh form.
+    """The curve of ``keras.activations.gelu``, with the normal distribution or its tanh form.
 
     Args:
         approximate: Whether it is the tanh form.
@@ -134,7 +135,7 @@ def _near(x: types.Tensor) -> types.Tensor:
 
 
 def squareplus(b: float = 4) -> curve_lib.Curve:
-    """``keras.activations.squareplus``: ``(x + sqrt(x**2 + b)) / 2``, for ``b > 0``."""
+    """The curve of ``keras.activations.squareplus``: ``(x + sqrt(x**2 + b)) / 2``, ``b > 0``."""
 
     def root(x: types.Tensor) -> types.Tensor:
         # The square must not overflow; the larger of both is exact to rounding from 1e15 on.
@@ -152,7 +153,7 @@ def squareplus(b: float = 4) -> curve_lib.Curve:
 
 
 def power(exponent: int) -> curve_lib.Curve:
-    """``x ** exponent`` for an integer exponent of at least 2."""
+    """The curve of ``x ** exponent`` for an integer exponent of at least 2."""
     if int(exponent) != exponent or exponent < 2:
         raise ValueError(
             f"`exponent` must be an integer of at least 2. Received: exponent={exponent}"

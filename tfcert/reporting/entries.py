@@ -18,29 +18,29 @@ __all__ = ["Entries", "join", "read"]
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Entries:
-    """The inputs that a log tells of, in its order.
+    """The inputs of a log as arrays, in the order of the log.
 
     Attributes:
-        name: What the log is called in tables and figures.
+        name: The log's name in tables and figures.
         path: The log.
-        paths: Its files; more than one where it is joined from shards. Counterexamples lie beside
-            them.
+        paths: The files of the log; more than one if the log is joined from shards. Counterexamples
+            are beside the files.
         kind: "smoothing" (radii that hold with a chosen probability) or "certify" (verdicts).
         columns: The header.
-        idx: Each input's place in its data set. int64, no place twice.
-        label: Its class. int64.
-        correct: Whether the classifier is right there. bool.
-        abstained: Whether it gave no class (-1). bool.
-        radius: The certified radius; None where the log has none. float64.
-        seconds: float64.
+        idx: The position of each input in its data set, without repetition. int64.
+        label: The right class. int64.
+        correct: Whether the classifier is right on the input. bool.
+        abstained: Whether the classifier abstained (-1). bool.
+        radius: The certified radius, or None if the log has none. float64.
+        seconds: The time spent on the input. float64.
         verdict: "verified", "falsified", "misclassified" or "unknown"; None for smoothing.
         margin: The lower bound of the margin; None for smoothing. float64.
-        method: What decided; None for smoothing.
-        shard: The file that an entry stands in, a place in ``paths``. int64.
-        line: The number of its line there. int64.
-        facts: The facts of the run, from ``<log>.json``; None where there is no such file.
+        method: The method that decided; None for smoothing.
+        shard: The file of each entry, as a position in ``paths``. int64.
+        line: The number of each entry's line in its file. int64.
+        facts: The facts of the run, from ``<log>.json``, or None.
         cut: Whether the log ends in the middle of a line, which was left out.
-        sha256: Of the log.
+        sha256: The SHA-256 of the log.
     """
 
     name: str
@@ -71,33 +71,34 @@ class Entries:
 
     @property
     def hashes(self) -> Any:
-        """What the facts tell of model, data and settings; None where they do not."""
+        """Returns the hashes of model, data and settings in the facts, or None."""
         return (self.facts or {}).get("hashes")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that the facts tell; empty where they do not."""
+        """Returns the settings in the facts, or an empty dictionary."""
         found = (self.facts or {}).get("settings")
         return found if isinstance(found, dict) else {}
 
     def where(self, place: int) -> str:
-        """The file and the line of an entry."""
+        """Returns the file and the line of an entry."""
         return f"{self.paths[self.shard[place]]}:{self.line[place]}"
 
     def robust_radius(self) -> np.ndarray:
-        """``radius * correct``: how far each input is certified to be classified correctly."""
+        """Returns ``radius * correct``, the radius within which each input is certified as
+        right."""
         if self.radius is None:
             raise ValueError(f"{self.path} has no column named radius.")
         return np.where(self.correct, self.radius, 0.0)
 
     def certified(self, radius: float) -> np.ndarray:
-        """Which inputs are correct with a certified radius of at least `radius`."""
+        """Returns whether each input is correct with a certified radius of at least `radius`."""
         if self.radius is None:
             raise ValueError(f"{self.path} has no column named radius.")
         return self.correct & (self.radius >= radius)
 
     def select(self, chosen: np.ndarray) -> Entries:
-        """The entries where `chosen`, an array of bools, is true."""
+        """Returns the entries for which `chosen`, an array of bools, is true."""
         columns = {
             field.name: value[chosen]
             for field in dataclasses.fields(self)
@@ -106,7 +107,7 @@ class Entries:
         return dataclasses.replace(self, **columns)
 
     def verdicts(self, *names: str) -> np.ndarray:
-        """Which inputs have one of these verdicts."""
+        """Returns whether each input has one of these verdicts."""
         if self.verdict is None:
             raise ValueError(f"{self.path} has no column named verdict.")
         return np.isin(self.verdict, names)
@@ -116,8 +117,9 @@ def read(path: str | os.PathLike[str], name: str | None = None) -> Entries:
     """Reads a log of either kind into arrays.
 
     Args:
-        path: A log of ``tfcert.certify`` or of smoothing, of tfcert or with the same columns.
-        name: What to call it. Default: the file's name without its ending.
+        path: A log of ``tfcert.certify`` or of smoothing, written by tfcert or with the same
+            columns.
+        name: The name of the log. Default: the file's name without its ending.
 
     Raises:
         ValueError: Lines are malformed, contradict themselves or are missing; the message has the

@@ -23,12 +23,12 @@ def plot_history(
 ) -> Any:
     """Draws accuracies, loss terms and the training radius over the epochs.
 
-    Solid lines are measured in validation where there is one, at the target region; dotted lines
-    while training.
+    Solid lines show validation, at the target region, if there is validation. Dotted lines show
+    training.
 
     Args:
-        history: What ``fit`` returns, or its ``history``, a dictionary of lists.
-        axes: Three axes of matplotlib to draw on; None: those of a new figure.
+        history: The return value of ``fit``, or its ``history``, a dictionary of lists.
+        axes: Three matplotlib axes to draw on. None: new axes.
 
     Returns:
         The three axes, an array.

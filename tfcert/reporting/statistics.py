@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
 
 
 class PairedDifference(NamedTuple):
-    """The mean of first - second over the inputs of both, its standard error, how many they are."""
+    """The mean difference of two logs over common inputs, its standard error, and their number."""
 
     value: float
     error: float
@@ -51,15 +51,15 @@ def _mean(values: np.ndarray) -> Estimate:
 
 
 def share(chosen: np.ndarray) -> Estimate:
-    """The share of True in an array of bools."""
+    """Returns the share of True in an array of bools, with its standard error."""
     return _mean(chosen)
 
 
 def certified_accuracy(entries: Entries, radii: Sequence[float]) -> list[Estimate]:
-    """For each radius r, the share of inputs that are correct with a certified radius >= r.
+    """Returns for each radius r the share of inputs that are correct with a certified radius >= r.
 
-    Of smoothing, such a certificate is about inputs closer than r; of ``tfcert.certify``, whose
-    radius is the largest that was verified, about those at the distance r too.
+    A smoothing certificate covers inputs closer than r. The radius of ``tfcert.certify`` is the
+    largest verified one, and covers inputs at the distance r as well.
 
     Example:
 
@@ -70,7 +70,7 @@ def certified_accuracy(entries: Entries, radii: Sequence[float]) -> list[Estimat
 
 
 def average_certified_radius(entries: Entries) -> Estimate:
-    """ACR, the mean over all inputs of ``radius * correct``.
+    """Returns the average certified radius, the mean of ``radius * correct`` over all inputs.
 
     Example:
 
@@ -87,16 +87,16 @@ def paired_difference(
     second: Entries,
     values: Callable[[Entries], np.ndarray] | None = None,
 ) -> PairedDifference:
-    """The difference of two logs over the inputs that both have, with its standard error.
+    """Returns the mean difference of two logs over common inputs, with its standard error.
 
-    With d_i the difference of the two values at input i, it is the mean of d_i and its error
-    ``s(d) / sqrt(n)``.
+    Let d_i be the difference of the two values at input i. The result is the mean of d_i and the
+    error ``s(d) / sqrt(n)``.
 
     Args:
         first: A log.
-        second: Another, about the same data set.
-        values: Gives a value for each input of a log. Default: ``radius * correct``, whose mean is
-            the ACR.
+        second: Another log about the same data set.
+        values: A function from a log to one value per input. Default: ``radius * correct``, whose
+            mean is the average certified radius.
 
     Raises:
         ValueError: No index is in both logs, or they disagree about an input's label.

@@ -73,12 +73,12 @@ def as_node(value: Any) -> Node:
 
 
 def curve(shape_of: relaxations.Curve, x: Node) -> Node:
-    """A scalar function of every entry."""
+    """Returns a scalar function of every entry."""
     return registry.apply(Elementwise(shape_of), x)
 
 
 def activation(function: str | Callable[..., Any] | None, x: Node) -> Node:
-    """What a layer's ``activation`` argument computes: by its name or function."""
+    """Returns the node of a layer's ``activation`` argument, a name or a function."""
     resolved = keras.activations.get(function)
     if resolved is None or resolved is keras.activations.linear:
         return x
@@ -101,15 +101,16 @@ def rearrange(
     windowed: Any = None,
     transposed: Callable[[Tensor, tuple[int, ...]], Tensor] | None = None,
 ) -> Node:
-    """A linear map with weights >= 0: reshaping, picking, padding with zeros, adding, averaging.
+    """Returns a linear map with weights >= 0, such as reshaping, picking, padding or averaging.
 
     Args:
         function: The map, on tensors with a batch axis.
-        *inputs: What the map takes.
-        terms: Number of terms that one output sums (1: values are only moved, which is exact).
-        windowed: The same map on windows, where it has that form.
-        transposed: ``transposed(coefficients, shape)``, the transpose of a map of one input of that
-            shape, where it can be written out; else it is the vector-Jacobian product.
+        *inputs: The nodes that the map takes.
+        terms: Number of terms in the sum of one output. 1 means that values are only moved, which
+            is exact.
+        windowed: The same map on windows, if the map has this form.
+        transposed: ``transposed(coefficients, shape)``, the transpose of a map of one input of this
+            shape. Default: the vector-Jacobian product.
     """
     primitive = Rearrange(function, terms=terms, windowed=windowed, transposed=transposed)
     return registry.apply(primitive, *inputs)
@@ -125,7 +126,7 @@ def reshape(x: Node, shape: Sequence[int]) -> Node:
 
 
 def scale(x: Node, factor: Operand | None = None, shift: Operand | None = None) -> Node:
-    """``x * factor + shift``, which may enlarge x by broadcasting.
+    """Returns ``x * factor + shift``, which may enlarge x by broadcasting.
 
     Factor and shift are numbers, arrays, variables, or functions that are called at every
     evaluation (``lambda: keras.ops.abs(layer.gain)``).
@@ -186,7 +187,7 @@ def _broadcast(x: Node, shape: Sequence[int]) -> Node:
 
 
 def add(*inputs: Node | Operand) -> Node:
-    """The sum of nodes and constants, with broadcasting."""
+    """Returns the sum of nodes and constants, with broadcasting."""
     nodes = [x for x in inputs if isinstance(x, Node)]
     if len(nodes) == 1 and len(inputs) == 2:
         other = inputs[1] if isinstance(inputs[0], Node) else inputs[0]
@@ -197,7 +198,7 @@ def add(*inputs: Node | Operand) -> Node:
 
 
 def subtract(first: Node | Operand, second: Node | Operand) -> Node:
-    """``first - second``."""
+    """Returns the difference ``first - second``."""
     if _read_anew(second):
         return scale(add(scale(first, -1.0), second), -1.0)
     if not isinstance(second, Node):
@@ -206,7 +207,7 @@ def subtract(first: Node | Operand, second: Node | Operand) -> Node:
 
 
 def multiply(first: Node | Operand, second: Node | Operand) -> Node:
-    """The product of two nodes, or of a node and a constant."""
+    """Returns the product of two nodes, or of a node and a constant."""
     if not isinstance(second, Node):
         return scale(first, second)
     if not isinstance(first, Node):
@@ -228,7 +229,7 @@ def check_sum(shape: Sequence[int], other: Sequence[int]) -> None:
 
 
 def maximum(inputs: Sequence[Any]) -> Node:
-    """The elementwise maximum of nodes and constants."""
+    """Returns the elementwise maximum of nodes and constants."""
     like = max((x for x in inputs if isinstance(x, Node)), key=lambda x: len(x.shape))
     nodes = [as_node(x if _is_value(x) else _constant(x, like)) for x in inputs]
     shape = np.broadcast_shapes(*[node.shape for node in nodes])
@@ -238,13 +239,13 @@ def maximum(inputs: Sequence[Any]) -> Node:
 
 
 def minimum(inputs: Sequence[Any]) -> Node:
-    """The elementwise minimum of nodes and constants."""
+    """Returns the elementwise minimum of nodes and constants."""
     negative = [scale(as_node(x), -1.0) if _is_value(x) else -constant(x) for x in inputs]
     return scale(maximum(negative), -1.0)
 
 
 def dense(x: Node, kernel: Operand, bias: Operand | None = None) -> Node:
-    """``x @ kernel + bias`` over the last axis, with arrays, variables or functions (`scale`)."""
+    """Returns ``x @ kernel + bias`` over the last axis, with constants as for `scale`."""
     kernel, bias = (v if v is None or _read_anew(v) else constant(v) for v in (kernel, bias))
     return registry.apply(Matrix(kernel, bias, fan_in=_shape(kernel)[0]), x)
 
@@ -271,7 +272,7 @@ def to_last(x: Node, axis: int | Sequence[int]) -> tuple[Node, Any]:
 
 
 def reduce_max(x: Node, axis: int | Sequence[int], keepdims: bool = False) -> Node:
-    """The maximum over axes (counted with the batch axis)."""
+    """Returns the maximum over axes, counted with the batch axis."""
     moved, _ = to_last(x, axis)
     result = registry.apply(MaxReduce(), moved)
     return _keep(result, x, axis) if keepdims else result
@@ -314,7 +315,7 @@ def sum_of_others(values: Any) -> Any:
 
 
 def log_softmax(x: Node, axis: int | Sequence[int] = -1) -> Node:
-    """``x - logsumexp(x)`` over an axis, with exact interval ends."""
+    """Returns ``x - logsumexp(x)`` over an axis, with exact interval ends."""
     moved, restore = to_last(x, axis)
     return restore(_log_softmax_last(moved))
 
@@ -337,13 +338,14 @@ def _log_softmax_last(moved: Node, present: np.ndarray | None = None) -> Node:
 
 
 def softmax(x: Node, axis: int | Sequence[int] = -1, present: np.ndarray | None = None) -> Node:
-    """``exp(log_softmax(x))``, whose entries sum to 1.
+    """Returns the softmax ``exp(log_softmax(x))``, whose entries sum to 1.
 
     Args:
         x: The node.
-        axis: One axis, or several that are taken as one, counted with the batch axis.
-        present: Boolean array that broadcasts against x without batch axis: the entries that take
-            part, at least one of each sum. The others have the weight 0. None: all.
+        axis: One axis, or several axes treated as one, counted with the batch axis.
+        present: Boolean array that broadcasts to x without the batch axis. It marks the entries
+            that take part, at least one in each sum; other entries have the weight 0. None: all
+            entries.
     """
     moved, restore = to_last(x, axis)
     if present is not None:
@@ -356,14 +358,13 @@ def softmax(x: Node, axis: int | Sequence[int] = -1, present: np.ndarray | None 
 
 
 def einsum(subscripts: str, first: Node, second: Node, *, convex: bool = False) -> Node:
-    """``einsum`` of two nodes, whose batch axes come first.
+    """Returns the ``einsum`` of two nodes, whose batch axes come first.
 
     Args:
-        subscripts: As for ``keras.ops.einsum``.
+        subscripts: The subscripts of ``keras.ops.einsum``.
         first: A node.
         second: A node.
-        convex: Whether the first one is a weight: >= 0, with a sum of 1 over the axes that are
-            summed.
+        convex: Whether the first node holds weights: >= 0, with a sum of 1 over the summed axes.
     """
     equation = Equation.parse(subscripts, len(first.shape) + 1, len(second.shape) + 1)
     contraction = Contraction(equation, anchor=0 if convex else 1, convex=convex)
@@ -371,7 +372,7 @@ def einsum(subscripts: str, first: Node, second: Node, *, convex: bool = False) 
 
 
 def matmul(first: Node, second: Node) -> Node:
-    """The matrix product of two nodes over their last two axes, for each of the axes before."""
+    """Returns the matrix product of two nodes over their last two axes."""
     if len(first.shape) != len(second.shape) or len(first.shape) < 2:
         raise NotImplementedError(
             f"matmul has a rule for two bounded values of the same rank, which is at least 3 with "

@@ -24,10 +24,10 @@ class Node:
     """One value of a network: a primitive applied to the values of other nodes.
 
     Attributes:
-        primitive: What computes the value.
-        inputs: The nodes that it reads.
+        primitive: The primitive that computes the value.
+        inputs: The nodes that the primitive reads.
         shape: The shape of the value, without the batch axis.
-        name: The name of the Keras layer that it stems from, for messages.
+        name: The name of the Keras layer behind the node, for messages.
         enclosure: Optional ``(function, nodes)``: ``function(*intervals of nodes)`` encloses the
             value too, and is intersected with the interval of the primitive.
     """
