@@ -122,6 +122,45 @@ def test_documented():
     assert undocumented == []
 
 
+# Words that begin a clause whose subject is missing.
+_WITHOUT_SUBJECT = (
+    *("As", "For", "How", "It", "Its", "Of", "That", "Then", "These", "This", "Those", "What"),
+    *("When", "Where", "Whether", "Which", "Who"),
+)
+
+
+def _fault_of(line: str) -> str:
+    """Returns why a docstring's first line cannot be read alone, or ""."""
+    words = re.findall(r"[\w`]+", line)
+    if not line[0].isupper():
+        return "does not begin with a capital letter"
+    if not line.endswith("."):
+        return "does not end with a full stop"
+    if words[0] in _WITHOUT_SUBJECT:
+        return f"begins with {words[0]!r}"
+    return "" if len(words) > 3 else "has three words or fewer"
+
+
+def test_first_lines_can_be_read_alone():
+    """A list of names and a tooltip show the first line of a docstring, without its neighbours."""
+    members = [pair for pair in _members() if callable(pair[1]) or inspect.ismodule(pair[1])]
+    faults = [
+        f"{name} {fault}: {line}"
+        for name, member in [*members, *_functions()]
+        if (line := (inspect.getdoc(member) or "").partition("\n")[0])
+        and (fault := _fault_of(line))
+    ]
+    assert faults == []
+
+
+def test_faults_of_first_lines():
+    assert _fault_of("Bounds a model's outputs over all inputs of a region.") == ""
+    assert "full stop" in _fault_of("Bounds a model's outputs over all inputs of")
+    assert "'What'" in _fault_of("What methods with a backward sweep share.")
+    assert "capital" in _fault_of("``f(x)`` at every point of the region.")
+    assert "three words" in _fault_of("The bounds.")
+
+
 # Objectives, methods, schedules, attacks and the functions of tfcert have several arguments each.
 _EXPLAINED = ("tfcert", "attacks", "methods", "objectives", "schedules", "smoothing")
 

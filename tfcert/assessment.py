@@ -1,4 +1,4 @@
-"""How a model does on a test set: clean, attacked, and verified by several methods."""
+"""Errors of a model on a test set: clean, attacked, and verified by several methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks for ``fit``: what happens between epochs."""
+"""Callbacks for ``fit``, which act between epochs."""
 
 from __future__ import annotations
 

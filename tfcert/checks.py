@@ -1,4 +1,4 @@
-"""Checks of what users give together with a model: inputs and labels that fit it and each other."""
+"""Checks that inputs and labels fit a model and each other."""
 
 from __future__ import annotations
 

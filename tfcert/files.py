@@ -1,4 +1,5 @@
-"""What the programs read and write: whole files or none, and errors that say which file and why."""
+"""Files of the programs, written completely or not at all, with errors that name the file and the
+cause."""
 
 from __future__ import annotations
 

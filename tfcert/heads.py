@@ -1,4 +1,4 @@
-"""How a model ends: which activation makes its scores, and the model of the scores themselves.
+"""The end of a model: its last activation, and the model of the scores before it.
 
 This is the one place that knows what a classifier's outputs mean. Bounds of margins, attacks,
 training, certification, verification and export all ask `scored`.

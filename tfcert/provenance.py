@@ -1,4 +1,4 @@
-"""Which code produced a result: versions and the git commit."""
+"""The code behind a result: versions and the git commit."""
 
 from __future__ import annotations
 

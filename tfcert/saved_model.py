@@ -1,4 +1,4 @@
-"""Writes SavedModels: whole or not at all, with the facts about what they promise beside them."""
+"""Writes complete SavedModels, with the facts about their certificates beside them."""
 
 from __future__ import annotations
 

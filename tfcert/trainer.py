@@ -167,7 +167,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         jit_compile: bool | Literal["auto"] = "auto",
         **kwargs: Any,
     ) -> None:
-        """Configures training.
+        """Configures the optimizer, the metrics and the compilation of training.
 
         Args:
             optimizer: A Keras optimizer.

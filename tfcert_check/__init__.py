@@ -1,4 +1,4 @@
-"""Checks proofs that a network has a property. Needs numpy and onnx, and nothing of tfcert.
+"""Checks proofs of a network's property. The package needs only numpy and onnx, not tfcert.
 
 What is trusted, and why a proof that passes is one, is told in docs/proofs.md.
 """

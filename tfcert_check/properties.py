@@ -1,4 +1,4 @@
-"""Reads properties in VNN-LIB's format. All numbers are taken as the decimals that they are."""
+"""Reads properties in VNN-LIB's format, with numbers as exact decimals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a proof is not accepted."""
+"""The error for a refused proof."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""How far rounding may move what is computed in float64.
+"""Limits of rounding errors in float64.
 
 Trusted: additions, subtractions and products of float64 numbers are rounded to the nearest number,
 or results below 2^-1022 to 0; products of matrices are such sums in any order, fused or not.

@@ -1,4 +1,4 @@
-"""How values are computed, enclosed by intervals, and replaced by linear bounds.
+"""The steps of a network: values, intervals and linear bounds.
 
 Intervals and rows hold for the exact numbers: ``rounding`` says how.
 """

@@ -1,4 +1,4 @@
-"""Attacks a trained classifier and says how often it still answers right.
+"""Attacks a trained classifier, and prints the share of answers that stay right.
 
 python trainers/attack.py --model_path=runs/ibp_0.1/model.keras --dataset=mnist --data_dir=data \\
     --eps=0.1 --attack=apgd --steps=100 --restarts=5 --out=runs/ibp_0.1/attack.json

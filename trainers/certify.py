@@ -1,4 +1,4 @@
-"""Says of every test image whether a classifier's answer is provably safe, and writes a log.
+"""Decides for every test image whether a classifier's answer is provably safe, and writes a log.
 
 python trainers/certify.py --model_path=runs/ibp_0.1/model.keras --dataset=mnist --data_dir=data \\
     --eps=0.1 --out=runs/ibp_0.1/certify.tsv

@@ -1,4 +1,4 @@
-"""Trains a small digit classifier, certifies it and leaves figures and a page to look at.
+"""Trains a small digit classifier, certifies it, and writes figures and a page.
 
 python trainers/demo.py --out=demo_output --seed=0
 

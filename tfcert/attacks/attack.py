@@ -1,4 +1,4 @@
-"""The base of all attacks: their region, their results, and one program for all sizes."""
+"""The base class of attacks: regions, results, and one program for all sizes."""
 
 from __future__ import annotations
 

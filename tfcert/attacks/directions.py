@@ -1,4 +1,4 @@
-"""Which way to step: the direction of steepest ascent within a region's unit ball."""
+"""The direction of steepest ascent within a region's unit ball."""
 
 from __future__ import annotations
 

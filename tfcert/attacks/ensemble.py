@@ -1,4 +1,4 @@
-"""Several attacks, one after another, on the inputs that still stand."""
+"""Several attacks in turn, each on the inputs that are still classified right."""
 
 from __future__ import annotations
 

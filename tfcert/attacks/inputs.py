@@ -1,4 +1,4 @@
-"""What attacks are given: a model as a function of points, and labelled inputs."""
+"""The arguments of attacks: a model as a function of points, and labelled inputs."""
 
 from __future__ import annotations
 

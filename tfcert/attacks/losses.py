@@ -1,4 +1,4 @@
-"""What attacks maximise, one number per sample."""
+"""The losses that attacks maximise, one number per sample."""
 
 from __future__ import annotations
 

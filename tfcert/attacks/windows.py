@@ -1,4 +1,5 @@
-"""Which coordinates a step of the square attack changes: squares of an image, or sets of numbers.
+"""The coordinates that a step of the square attack changes: squares of an image, or sets of
+numbers.
 
 Points are seen as ``(batch, height, width, channels)``. What is not an image is one column of all
 its numbers, in a single channel.

@@ -1,4 +1,4 @@
-"""How a backend differentiates, compiles, loops and trains: the only place that asks which it is.
+"""Differentiation, compilation, loops and training on the active backend of Keras.
 
 Everything else in the numerical core speaks ``keras.ops``. TensorFlow is the product; JAX runs the
 same bounds and objectives, compiled by XLA, where TensorFlow is not installed.

@@ -1,4 +1,4 @@
-"""What both backends share."""
+"""Functions that both backends share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How linear functions of an output are bounded, for methods with and without sweeps."""
+"""Bounds of linear functions of an output, for methods with and without sweeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of hidden values before a method runs."""
+"""Facts about hidden values that are known before a method runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every bound method is: its options, and the answers that the rest of the package asks for.
+"""The base class of bound methods: options, and the answers that other parts of the package need.
 
 A method is one object. It says which networks it can bound, how it tightens the interval of a
 hidden node, how it bounds linear functions of an output, and how much memory a sample takes. The
@@ -106,8 +106,7 @@ class Method:
     # Memory.
 
     def entries(self, network: Network, rows: int) -> int:
-        """Returns the memory of one sample, in numbers, if so many rows of the outputs are
-        bounded."""
+        """Returns the memory of one sample with so many rows, as a count of numbers."""
         del rows
         return 4 * (sum(math.prod(node.shape) for node in network.nodes) + network.workspace)
 
@@ -240,8 +239,7 @@ class Method:
         return lower
 
     def deciding_rows(self, evaluation: Evaluation, node: Node, rows: Tensor) -> Tensor:
-        """Returns lower bounds of rows with the same minimum as ``rows``, with the fewest
-        sweeps."""
+        """Returns lower bounds with the same minimum as ``rows``, from the fewest sweeps."""
         sweeper = self.sweeper(evaluation, node)
         if sweeper is None:
             return self.rows(evaluation, node, rows, intersect=True)

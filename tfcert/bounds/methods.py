@@ -1,4 +1,4 @@
-"""Bound methods: how intermediate bounds and backward sweeps are combined.
+"""Bound methods, which combine intermediate bounds and backward sweeps.
 
 Every method is a small object with its options; the names that ``tfcert.bound`` accepts stand for
 their defaults.

@@ -1,4 +1,4 @@
-"""What ``verify`` is asked, as problems of a model."""
+"""The arguments of ``verify``, as problems of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proofs of what ``verify`` finds, as files."""
+"""Files with the proofs of ``verify``."""
 
 from __future__ import annotations
 

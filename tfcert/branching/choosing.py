@@ -1,4 +1,5 @@
-"""Which unit of a domain to split: estimates from one backward sweep, then trials of the best few.
+"""The choice of the unit to split: estimates from one backward sweep, then trials of the best
+units.
 
 The estimate of a unit is its *loss*: what the intercepts of the lines around its function take from
 the bound. Let ``a`` be the coefficient that arrives at the function in the sweep that gives the

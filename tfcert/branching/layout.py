@@ -1,4 +1,4 @@
-"""Where units, slopes and multipliers of a network stand in flat arrays."""
+"""The positions of a network's units, slopes and multipliers in flat arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a verification ends with."""
+"""The outcome of a verification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells a recorder, such as ``tfcert.proofs.Tree``, how boxes were split and what proves them."""
+"""Records the splits and proofs of boxes, for example in a ``tfcert.proofs.Tree``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds on the whole boxes of problems: hidden intervals, and all that parts start from."""
+"""The start of a search: hidden intervals and bounds on the whole boxes of problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the search asks of a way to split a problem: boxes of inputs, signs of units, or another."""
+"""The interface of splitters, which split a problem into parts and bound the parts."""
 
 from __future__ import annotations
 

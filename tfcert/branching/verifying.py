@@ -1,4 +1,4 @@
-"""``verify``: one property, to the end."""
+"""``verify``: proves or breaks one property."""
 
 from __future__ import annotations
 

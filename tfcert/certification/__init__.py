@@ -1,4 +1,4 @@
-"""Certification: the verdict on every input of a set, by attack and by bounds."""
+"""Certification: verdicts on all inputs of a set, by attacks and bounds."""
 
 from tfcert.certification.api import certify
 from tfcert.certification.checking import UnsoundCertificateError

@@ -1,4 +1,4 @@
-"""What is known of every input so far, and the problem that it is known about."""
+"""The findings on every input so far, and the problem behind them."""
 
 from __future__ import annotations
 

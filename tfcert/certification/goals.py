@@ -1,4 +1,4 @@
-"""What is certified about inputs: that their class stays, or another property of the outputs."""
+"""The goal of a certification: inputs keep their class, or outputs have another property."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How findings get into the log and back."""
+"""Findings on their way into the log and back."""
 
 from __future__ import annotations
 

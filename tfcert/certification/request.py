@@ -1,4 +1,4 @@
-"""Checks what ``certify`` is given."""
+"""Checks of the arguments of ``certify``."""
 
 from __future__ import annotations
 

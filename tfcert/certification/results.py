@@ -1,4 +1,4 @@
-"""What ``certify`` returns."""
+"""The result of ``certify``."""
 
 from __future__ import annotations
 
@@ -66,9 +66,11 @@ class Certificates:
         return self._share(np.isin(self.verdict, ("verified", "unknown")))
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Counts for every label: a dictionary per label, with the label, how many inputs it has,
-        how many of them were classified right, one count per verdict, and, where it was asked for,
-        the mean largest eps."""
+        """Returns the counts of each label, as a list of dictionaries.
+
+        A dictionary has the label, the number of inputs, the number of inputs classified right, one
+        count per verdict, and, with ``max_eps``, the mean largest eps.
+        """
         rows = []
         for label in np.unique(self.label):
             mine = self.label == label

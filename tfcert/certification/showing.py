@@ -1,4 +1,4 @@
-"""What a result shows of itself: a table of the library pandas, a page of a notebook, a picture."""
+"""Views of a result: a pandas table, a notebook cell, a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks a trained classifier and says how often it still answers right.
+"""Attacks a trained classifier, and prints the share of answers that stay right.
 
 tfcert-attack --model_path=run/model.keras --dataset=digits --eps=0.05 --attack=apgd --out=a.json
 

@@ -1,4 +1,4 @@
-"""What the attacking program does: load, attack, check the points, write."""
+"""The work of the attacking program: load, attack, check the points, write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training that goes on where it was: one file an epoch, there as a whole or not at all."""
+"""Backups that resume training: one complete file for each epoch."""
 
 from __future__ import annotations
 

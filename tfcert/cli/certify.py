@@ -1,4 +1,4 @@
-"""Says of every test image whether a classifier's answer is provably safe, and writes a log.
+"""Decides for every test image whether a classifier's answer is provably safe, and writes a log.
 
 tfcert-certify --model_path=run/model.keras --dataset=digits --eps=0.05 --out=run/certify.tsv
 tfcert-certify --model_path=run/model.keras --method=smoothing --sigma=0.25 --out=run/smooth.tsv

@@ -1,4 +1,4 @@
-"""What the certification program does: load, certify by bounds or by smoothing, tell."""
+"""The work of the certifying program: load, certify by bounds or by smoothing, print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names that flags take, listed here so that flags can be read before TensorFlow is loaded.
+"""The names that flags accept, listed so that flags can be read before TensorFlow loads.
 
 A test compares each list with the objects that its names select.
 """

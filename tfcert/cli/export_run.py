@@ -1,4 +1,4 @@
-"""What the exporting program does: load, compare with the training, write a SavedModel."""
+"""The work of the exporting program: load, compare with the training, write a SavedModel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What --help prints: the required flags, then the others by subject."""
+"""The text of --help: the required flags, then the other flags by subject."""
 
 from __future__ import annotations
 

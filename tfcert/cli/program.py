@@ -1,4 +1,4 @@
-"""How the programs start, show their flags, and end: alike for all of them.
+"""The start, the help and the end of every program.
 
 Nothing here needs TensorFlow. A program's ``main`` calls `load_library` when its flags are found to
 be right, and imports what does the work after that.

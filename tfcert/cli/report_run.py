@@ -1,4 +1,4 @@
-"""What the reporting program does: read logs and inputs, write the report."""
+"""The work of the reporting program: read logs and inputs, write the report."""
 
 from __future__ import annotations
 

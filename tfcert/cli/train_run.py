@@ -1,4 +1,4 @@
-"""What the training program does: build, train with checkpoints, evaluate, write."""
+"""The work of the training program: build, train with checkpoints, evaluate, write."""
 
 from __future__ import annotations
 

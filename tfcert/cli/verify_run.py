@@ -1,4 +1,4 @@
-"""What the verification program does: load, verify, write the verdict in the usual format."""
+"""The work of the verifying program: load, verify, write the verdict in the usual format."""
 
 from __future__ import annotations
 

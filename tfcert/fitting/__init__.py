@@ -1,4 +1,4 @@
-"""What ``CertifiedTrainer.fit`` adds to Keras's: checks, the order of samples, callbacks."""
+"""Additions of ``CertifiedTrainer.fit`` to Keras: checks, the order of samples, callbacks."""
 
 from tfcert.fitting.data import checked, prepare
 from tfcert.fitting.models import check_model, settle

@@ -1,4 +1,4 @@
-"""What ``fit`` and ``evaluate`` are given: checked, and brought into batches."""
+"""The data of ``fit`` and ``evaluate``, checked and cut into batches."""
 
 from __future__ import annotations
 

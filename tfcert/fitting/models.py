@@ -1,4 +1,4 @@
-"""Which models can be trained."""
+"""Checks that a model can be trained."""
 
 from __future__ import annotations
 

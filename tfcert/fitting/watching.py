@@ -1,4 +1,4 @@
-"""What looks at a training run while it goes on."""
+"""Callbacks that watch a training run."""
 
 from __future__ import annotations
 

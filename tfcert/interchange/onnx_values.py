@@ -1,4 +1,4 @@
-"""What operators work on while a network is read: values with their layout, and one call."""
+"""The values and calls that operators work on while a network is read."""
 
 from __future__ import annotations
 

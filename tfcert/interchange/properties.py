@@ -1,4 +1,4 @@
-"""Whether a network has a property: proved by bounds, or broken by a point that is found."""
+"""Proofs and counterexamples of a network's property, by bounds and by attacks."""
 
 from __future__ import annotations
 

@@ -111,8 +111,7 @@ class LInfDistanceConv2D(Distance):
         return self.with_bias(whole)
 
     def patches(self, inputs: Tensor) -> Tensor:
-        """Returns the patches,
-        ``(batch, rows, columns, kernel height * kernel width, channels)``."""
+        """Returns the patches, ``(batch, rows, columns, pixels of a patch, channels)``."""
         _, rows, columns, _ = self.compute_output_shape(tuple(inputs.shape))
         if self.padding == "same":
             around = [

@@ -1,4 +1,4 @@
-"""The dense layer of distances, and what all layers of distances share."""
+"""The dense distance layer, and the base class of distance layers."""
 
 from __future__ import annotations
 

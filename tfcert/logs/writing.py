@@ -120,8 +120,7 @@ class Writer:
         self._write_facts()
 
     def save_counterexample(self, idx: int, point: np.ndarray) -> None:
-        """Stores the counterexample of an input. Call this method before you write the input's
-        line."""
+        """Stores the counterexample of an input, before the input's line is written."""
         path = reading.counterexample_path(self.path, idx)
         path.parent.mkdir(exist_ok=True)
         buffer = io.BytesIO()

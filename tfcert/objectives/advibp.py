@@ -163,8 +163,7 @@ class AdvIBP(RobustObjective):
         }
 
     def weight(self, name: str, clock: Clock) -> Tensor:
-        """Returns a weight at this step; the sweep's weight is 0 while the certified loss is not
-        used."""
+        """Returns a weight at this step; 0 for the sweep while L2 is not used."""
         value = super().weight(name, clock)
         if name != "backward_weight":
             return value

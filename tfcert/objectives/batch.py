@@ -1,4 +1,4 @@
-"""What an objective sees of one step, and the passes through the model that it may make."""
+"""One training step as an objective sees it, with further passes through the model."""
 
 from __future__ import annotations
 
@@ -74,8 +74,7 @@ class Batch:
         return mean_of(values)
 
     def random(self, index: int = 0) -> keras.random.SeedGenerator:
-        """Returns seeds for ``keras.random`` that depend only on the trainer's seed and the
-        step."""
+        """Returns seeds for ``keras.random`` from the trainer's seed and the step."""
         return Seeds(self.seed)[index]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -168,8 +168,7 @@ class LInfDistance(RobustObjective):
         }
 
     def lacking(self, batch: Batch) -> Tensor:
-        """Returns ``1 - m_j / (2 L eps)`` for every class j, which is above 0 without a
-        certificate."""
+        """Returns ``1 - m_j / (2 L eps)`` for every class j, above 0 without a certificate."""
         eps = self.train_radius
         if self.method == "ibp":
             # Infinite p or not: the rules bound the network as it is.

@@ -1,4 +1,4 @@
-"""What losses share that lie between that of an attack and that of intervals."""
+"""The base class of losses between the loss of an attack and the loss of intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the objectives of randomized smoothing share: noisy copies of each input."""
+"""The base class of objectives for randomized smoothing, with noisy copies of each input."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class NoisyObjective(Objective):
         return self._scores(batch, self.inputs(batch), batch.training)
 
     def inputs(self, batch: Batch) -> Tensor:
-        """What noise is added to."""
+        """Returns the inputs to which noise is added."""
         return batch.x
 
     def _noise(self, batch: Batch) -> Tensor:

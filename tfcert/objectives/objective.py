@@ -1,4 +1,4 @@
-"""What every training objective shares: its settings, and the terms that it answers with."""
+"""The base classes of training objectives: settings and loss terms."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Objective:
 
     @property
     def needs_moments(self) -> bool:
-        """Whether a training step needs the statistics of the clean batch."""
+        """True if a training step needs the statistics of the clean batch."""
         return self.region is not None
 
     @property

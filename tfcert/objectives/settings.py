@@ -1,4 +1,4 @@
-"""What objectives share: the region and its growth, the weights of terms, and the validation."""
+"""The settings of objectives: the region and its growth, weights of terms, and validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which unit of a network's file is which unit of tfcert's network: found by their values."""
+"""The correspondence of units in a network's file and in tfcert's network, found by their
+values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Smaller leaves, for where a checker's own bounds are not tight enough."""
+"""Smaller leaves for parts on which the checker's own bounds are too loose."""
 
 from __future__ import annotations
 

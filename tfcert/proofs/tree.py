@@ -183,10 +183,10 @@ class Tree:
         return np.array(sorted(found), np.int64)
 
     def walk(self, case: int) -> list[tuple[int, bool, Closing | None]]:
-        """Yields the nodes that matter to a case, parents first: node, whether it is split, its
-        closing.
+        """Yields the nodes of a case, parents first, with their splits and closings.
 
-        Nodes below a node on which the case is refuted are left out.
+        Each item is a node, whether it is split, and its closing. Nodes below a refuted node are
+        left out.
         """
         found, stack = [], [self.roots[case]]
         while stack:

@@ -1,4 +1,4 @@
-"""What is asked of a network: a condition on its outputs, for all inputs of a region or a box."""
+"""Properties of a network: conditions on its outputs, for all inputs of a region or a box."""
 
 from tfcert.properties.asked import (
     ClassStays,

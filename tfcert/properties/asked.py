@@ -1,4 +1,4 @@
-"""What is asked of a network's outputs around given inputs."""
+"""Properties of a network's outputs around given inputs."""
 
 from __future__ import annotations
 

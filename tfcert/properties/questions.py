@@ -1,4 +1,4 @@
-"""What has to hold for the outputs of a network: margins, and how many of them must be positive."""
+"""Questions about a network's outputs: margins, and how many of them must be positive."""
 
 from __future__ import annotations
 

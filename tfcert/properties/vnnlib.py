@@ -1,4 +1,4 @@
-"""Properties in VNN-LIB's format: a box of inputs, and which outputs would break the property."""
+"""Properties in VNN-LIB's format: a box of inputs, and the outputs that break the property."""
 
 from __future__ import annotations
 

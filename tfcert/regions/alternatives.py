@@ -102,7 +102,7 @@ class Alternatives(region.Region):
         return bound
 
     def minimise_beside(self, coefficients: Tensor, bound: region.BoundRegion) -> Tensor:
-        """``sum(A x)`` and the `max_changes` most negative of ``min_a sum(A_p (c_pa - x_p))``.
+        """Returns ``sum(A x)`` plus the `max_changes` least ``min_a sum(A_p (c_pa - x_p))``.
 
         Args:
             coefficients: ``(batch, rows, positions, *features)``.
@@ -158,8 +158,7 @@ class Alternatives(region.Region):
         return ops.reshape(found, (*ops.shape(which), *choices.shape[3:]))
 
     def minimiser(self, coefficients: Tensor, x: Tensor) -> Tensor:
-        """Returns a point of the region with the least ``sum(coefficients * x')``, see
-        ``Region``."""
+        """Returns a point of the region with the least ``sum(coefficients * x')``."""
         self.validate(x)
         x = arguments.as_input(x)
         coefficients = ops.cast(ops.convert_to_tensor(coefficients), x.dtype)
@@ -238,8 +237,7 @@ class Alternatives(region.Region):
         return sum(math.comb(positions, k) * most**k for k in changes)
 
     def points(self, x: Tensor) -> np.ndarray:
-        """Returns all points in the region of one input, ``(points, *input_shape)``; x is the
-        first.
+        """Returns all points in the region of one input, ``(points, *input_shape)``.
 
         Args:
             x: One input, with a batch axis.

@@ -1,4 +1,4 @@
-"""Reads and checks what users give to regions."""
+"""Reads and checks the arguments of regions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an object holds, as a value that can be compared and hashed."""
+"""The contents of an object, as a value that can be compared and hashed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of a region, apart from the region: what compiled code is given anew at each call."""
+"""The numbers of a region, which compiled code receives at each call."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ class Product(region.Region):
         return ops.concatenate(found, axis=-1) if found else None
 
     def minimise_beside(self, coefficients: Tensor, bound: region.BoundRegion) -> Tensor:
-        """``minimise_bound`` for a region from ``split``: the sum of the minima of the blocks."""
+        """Returns ``minimise_bound`` for a region from ``split``: the sum over the blocks."""
         if self.norm == math.inf:
             return self._minimise_box(coefficients, bound)
         total: Any = 0.0

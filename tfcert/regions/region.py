@@ -1,4 +1,4 @@
-"""What every region can do; here for regions that are boxes, coordinate by coordinate."""
+"""The base class of regions, with methods for boxes."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class Region:
         self._check_values(values)
 
     def admits(self, x: Tensor) -> Tensor:
-        """Returns the inputs that are valid centres of the region, for compiled code: bool,
-        ``(batch,)``.
+        """Returns whether each input is a valid centre of the region, ``(batch,)``.
 
-        `validate` raises one error for the whole batch; `admits` marks the valid inputs.
+        Compiled code uses this method in place of `validate`, which raises an error for the whole
+        batch.
         """
         x = arguments.as_input(x)
         fits = ops.isfinite(x)
@@ -87,8 +87,7 @@ class Region:
         raise NotImplementedError
 
     def each(self, function: Callable[..., Tensor], *values: Tensor) -> Tensor:
-        """Returns ``function(region, *values)`` for this region, or for each block of several
-        inputs.
+        """Returns ``function(region, *values)`` for this region, or for each of its blocks.
 
         Args:
             function: Takes a region and values of its inputs, and gives values of this kind.
@@ -153,7 +152,7 @@ class Region:
         return self.minimise_beside(coefficients, BoundRegion(*beside))
 
     def split(self, bound: BoundRegion) -> BoundRegion:
-        """The same with the middle and the half-width of the box, for many linear functions."""
+        """Returns the bound region with the middle and half-width of its box."""
         if bound.middle is not None:
             return bound
         middle = 0.5 * (bound.lower + bound.upper)
@@ -163,7 +162,7 @@ class Region:
         return bound._replace(middle=middle, half=half)
 
     def minimise_beside(self, coefficients: Tensor, bound: BoundRegion) -> Tensor:
-        """``minimise_bound`` for a region from ``split`` whose tensors are ``(batch, 1, *s)``."""
+        """Returns ``minimise_bound`` for a region from ``split``, ``(batch, 1, *s)``."""
         return self._minimise_box(coefficients, bound)
 
     def _minimise_box(self, coefficients: Tensor, bound: BoundRegion) -> Tensor:
@@ -237,8 +236,7 @@ class Region:
         return ops.where(lower == upper, lower, points)
 
     def inner_limits(self, x: Tensor) -> types.Bounds:
-        """Returns the smallest box around the region, clipped and rounded towards x, for
-        attacks."""
+        """Returns the smallest box around the region, clipped and rounded inward."""
         return types.Bounds(*self._limits(arguments.as_input(x), outward=False))
 
     def reach(self, x: Tensor) -> Tensor:

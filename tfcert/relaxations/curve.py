@@ -124,8 +124,7 @@ class Curve:
 
     @property
     def is_searched(self) -> bool:
-        """Returns whether a search finds the lines: f is neither piecewise linear nor convex nor
-        concave."""
+        """Returns whether a search finds the lines, because no closed form exists."""
         return self.shape is None and set(self.curvature) != {"linear"}
 
     def __call__(self, x: types.Tensor) -> types.Tensor:

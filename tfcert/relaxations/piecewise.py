@@ -72,8 +72,7 @@ class TwoPiece(curve_lib.Curve):
     def lines(
         self, lower: types.Tensor, upper: types.Tensor, slope: str = "adaptive"
     ) -> curve_lib.Lines:
-        """Returns the chord, and a line through 0 whose slope on unstable intervals follows
-        `slope`.
+        """Returns the chord, and a line through 0 whose slope follows `slope`.
 
         ``"adaptive"``: the slope of the longer piece, which minimises the area; ``"zero"``,
         ``"one"``: that, or the nearest sound slope; ``"same"``: the slope of the chord. Stable
@@ -115,8 +114,7 @@ class TwoPiece(curve_lib.Curve):
     def slope_range(
         self, lower: types.Tensor, upper: types.Tensor
     ) -> tuple[types.Tensor, types.Tensor, types.Tensor, types.Tensor]:
-        """Returns ``(lower_min, lower_max, upper_min, upper_max)``; only the line through 0 can
-        move."""
+        """Returns the limits of the slopes; only the line through 0 can move."""
         lines = self.lines(lower, upper)
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         alpha, convex, crossing = self._alpha(lower), self._convex(), self.unstable(lower, upper)
@@ -136,8 +134,7 @@ class TwoPiece(curve_lib.Curve):
         lower: types.Tensor,
         upper: types.Tensor,
     ) -> curve_lib.Lines:
-        """Returns sound intercepts for any slopes: f - slope * x is extreme at an end or at the
-        kink."""
+        """Returns sound intercepts for any slopes, from both ends and the kink."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
         alpha, crossing = self._alpha(lower), self.unstable(lower, upper)
         left = ops.where(lower >= 0, 1.0, alpha)

@@ -34,8 +34,7 @@ _SELU_SCALE = 1.0507009873554805
 
 
 def elu(alpha: float = 1.0) -> curve_lib.Curve:
-    """The curve of ``keras.layers.ELU``: x above 0, ``alpha * (exp(x) - 1)`` below,
-    ``alpha >= 0``."""
+    """The curve of ``keras.layers.ELU``: x above 0, ``alpha * (exp(x) - 1)`` below."""
     return _exponential_unit("elu", alpha, 1.0, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""What a report is about: data set, model, region and training, as far as the facts tell."""
+"""The head of a report: data set, model, region and training, as far as the facts say."""
 
 from __future__ import annotations
 

@@ -85,8 +85,7 @@ class Entries:
         return f"{self.paths[self.shard[place]]}:{self.line[place]}"
 
     def robust_radius(self) -> np.ndarray:
-        """Returns ``radius * correct``, the radius within which each input is certified as
-        right."""
+        """Returns ``radius * correct``, the radius within which each input is right."""
         if self.radius is None:
             raise ValueError(f"{self.path} has no column named radius.")
         return np.where(self.correct, self.radius, 0.0)

@@ -1,4 +1,4 @@
-"""A part of a report: a section of the page, with what else is written of it."""
+"""A part of a report: a section of the page, with its tables and figures."""
 
 from __future__ import annotations
 

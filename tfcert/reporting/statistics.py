@@ -1,4 +1,4 @@
-"""What a log says about a classifier, each number with its standard error.
+"""Statistics of a log, each with its standard error.
 
 The inputs of a log are taken as a random sample of all inputs. A mean of n values v_i then has the
 standard error ``s / sqrt(n)`` with ``s^2 = sum_i (v_i - mean)^2 / (n - 1)``; for values 0 and 1

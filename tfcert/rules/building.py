@@ -1,4 +1,4 @@
-"""Functions that compose nodes: what rules are written in."""
+"""Functions that build nodes, for writing rules."""
 
 from __future__ import annotations
 

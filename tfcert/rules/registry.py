@@ -1,4 +1,4 @@
-"""Which rule belongs to which layer.
+"""The registry of rules by layer class.
 
 The contract of a rule: it builds, from the nodes of a layer's inputs, nodes that compute what
 ``layer.call`` computes at inference. Every bound then follows from the primitives.

@@ -1,4 +1,4 @@
-"""How far an execution in rounding arithmetic may be from exact arithmetic.
+"""Limits of the rounding errors of an execution.
 
 The model is the standard one, with flushing: every operation errs by at most ``u`` of its exact
 result, where numbers below ``TINY`` may count as zero. Sums may be taken in any order, and steps

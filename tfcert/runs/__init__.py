@@ -1,1 +1,1 @@
-"""What long runs share: hashes that tell whether a run is the same, and a line of progress."""
+"""Tools of long runs: hashes that identify a run, and a line of progress."""

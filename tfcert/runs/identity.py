@@ -1,4 +1,4 @@
-"""Hashes of what decides the results of a run."""
+"""Hashes of everything that decides the results of a run."""
 
 from __future__ import annotations
 

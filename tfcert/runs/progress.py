@@ -1,4 +1,4 @@
-"""A line that says how far a run is, and how much time is left."""
+"""A line that shows the progress of a run and the remaining time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``certify_set``: smoothing on a whole data set, with a log that goes on after a kill."""
+"""``certify_set``: smoothing of a whole data set, with a log that survives a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How noise is drawn, and what distributions of TensorFlow Probability stand for noise."""
+"""Draws of noise, and the noise behind distributions of TensorFlow Probability."""
 
 from __future__ import annotations
 

@@ -182,8 +182,7 @@ class Adaptive:
     def enough(
         self, votes: np.ndarray, drawn: int, plan: Plan, radius: Callable[[np.ndarray], np.ndarray]
     ) -> np.ndarray:
-        """Returns the radius at which an input stops drawing; the arguments are those of
-        `finished`."""
+        """Returns the radius at which an input stops drawing, for the arguments of `finished`."""
         n, alpha = plan.looks[-1], math.fsum(plan.alphas)
         rate = confidence.upper_bound(votes, drawn, _FORECAST_ALPHA)
         forecast = votes + np.floor((n - drawn) * rate).astype("int64")
