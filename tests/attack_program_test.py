@@ -171,7 +171,7 @@ def test_eps_zero_breaks_nothing(tmp_path):
         ({"step_size": 0.0}, "`step_size` must be > 0"),
         ({"momentum": 1.0}, "`momentum` must lie in"),
         ({"norm": "0.5"}, "`norm` must be .inf. or a number from 1 on"),
-        ({"out": "."}, "--out=. is there already"),
+        ({"out": "."}, "--out=. exists"),
         ({"model_path": "none.keras"}, "none.keras"),
     ],
 )

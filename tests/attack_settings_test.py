@@ -51,7 +51,7 @@ class SettingTest(parameterized.TestCase):
             schedules.Linear(-0.1, 0.1, 0, 3),
             schedules.Piecewise([1], [0.1, -0.1]),
         ):
-            with self.assertRaisesRegex(ValueError, "nowhere below 0 and somewhere above"):
+            with self.assertRaisesRegex(ValueError, "at least 0 everywhere and above 0 somewhere"):
                 attacks.PGD(regions.LpBall(0.1), step_size=step)
 
     def test_early_stop(self):

@@ -225,7 +225,7 @@ def test_which_known_intervals_serve():
     tight = objective.bounds(batch, "crown-ibp", known={first: around}).best()
     assert (ops.convert_to_numpy(tight - loose) > -1e-5).all()
     assert (ops.convert_to_numpy(tight - loose) > 1e-5).any()
-    with pytest.raises(ValueError, match="`known` must hold nodes before the outputs"):
+    with pytest.raises(ValueError, match="`known` must hold inner nodes"):
         objective.bounds(batch, "ibp", known={network.outputs: interval})
 
 

@@ -234,7 +234,7 @@ class ErrorTest(parameterized.TestCase):
         (
             attacks.PGD,
             {"step_size": 0.0},
-            "`step_size` must be > 0, a schedule .*. Received: step_size=0.0",
+            "`step_size` must be > 0. A schedule .*. Received: step_size=0.0",
         ),
         (attacks.PGD, {"step_size": "a"}, "A number or a schedule"),
         (

@@ -174,7 +174,7 @@ def test_refuses_before_it_works(work, tmp_path):
     with pytest.raises(ValueError, match="part-00000-of-00003.npz must be a Keras model"):
         certified(work, tmp_path, model_path=str(folder / "shards/part-00000-of-00003.npz"))
     (tmp_path / "log-00000-of-00003.tsv").write_text("")
-    with pytest.raises(ValueError, match="log-00000-of-00003.tsv is there already"):
+    with pytest.raises(ValueError, match="log-00000-of-00003.tsv exists"):
         certified(work, tmp_path)
 
 
@@ -189,7 +189,7 @@ def test_the_program_refuses_a_joined_log_that_is_there_before_it_works(tmp_path
     flags = type("Flags", (), {"flag_values_dict": lambda self: values})()
     monkeypatch.setattr(certify_beam.flags, "FLAGS", flags)
     monkeypatch.setattr(pipeline, "certify_shards", lambda *_: pytest.fail("It works."))
-    with pytest.raises(app.UsageError, match="all.tsv is there already.*--nojoined"):
+    with pytest.raises(app.UsageError, match="all.tsv exists.*--nojoined"):
         certify_beam.main(["program"])
 
 
@@ -201,7 +201,7 @@ def test_joins_logs_of_one_run_only(work, tmp_path):
     with pytest.raises(ValueError, match="are of several runs"):
         joining.join(paths, str(tmp_path / "all.tsv"))
     joining.join(paths[:1], str(tmp_path / "all.tsv"))
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists"):
         joining.join(paths[:1], str(tmp_path / "all.tsv"))
     assert json.loads((tmp_path / "all.tsv.json").read_text())["inputs"] == 0
     assert joining.is_local("/a/b") and joining.is_local("a:b") and not joining.is_local("gs://a")

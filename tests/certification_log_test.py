@@ -155,7 +155,7 @@ def test_another_run_is_refused(change, what, digits, tmp_path):
         given |= change
     if "float_safe" in change:
         soundness.needs_float64()
-    with pytest.raises(ValueError, match=f"is the log of another run: it has another {what}"):
+    with pytest.raises(ValueError, match=f"is the log of a different run, with other {what}"):
         certify(**given, log=log)
     assert log.read_bytes() == before
 
@@ -239,7 +239,7 @@ def test_progress(digits, capsys):
         ({"region": 0.1}, "`region` must be a tfcert.LpBall or tfcert.Box"),
         ({"method": "best"}, "`method` must be one of"),
         ({"method": []}, "`method` must hold at least one method"),
-        ({"method": ["ibp", methods.IBP(float_safe=True)]}, "float-safe throughout or not at all"),
+        ({"method": ["ibp", methods.IBP(float_safe=True)]}, "hold only float-safe methods"),
         ({"attack": "fgsm"}, "`attack` must be .auto., an object of tfcert.attacks, or None"),
         ({"time_limit": 0}, "`time_limit` must be seconds > 0"),
         ({"time_limit_per_input": -1.0}, "`time_limit_per_input` must be seconds > 0"),

@@ -138,7 +138,7 @@ def test_other_flags_do_not_go_on(first, change, what, settings):
     change = {"skip": 60, **change} if change.get("skip") != 60 else {"skip": 90}
     run(settings(**first))
     before = pathlib.Path(settings().out).read_bytes()
-    with pytest.raises(ValueError, match=f"is the log of another run: it has another {what}"):
+    with pytest.raises(ValueError, match=f"is the log of a different run, with other {what}"):
         run(settings(**{**first, **change}))
     assert pathlib.Path(settings().out).read_bytes() == before
     run(settings(**first, progress=True))  # This changes no result.

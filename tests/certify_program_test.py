@@ -184,12 +184,12 @@ def test_models_bring_no_code_along(settings, tmp_path):
     [
         ({"method": ["auto"]}, "--method=auto needs --eps"),
         ({"method": ["smoothing"]}, "--method=smoothing needs --sigma"),
-        ({"method": ["smoothing", "ibp"], "eps": 0.1}, "--method=smoothing stands alone"),
-        ({"method": ["smoothing"], "sigma": 0.1, "eps": 0.1}, "--eps does not belong to .* smooth"),
-        ({"eps": 0.1, "sigma": 0.1}, "--sigma does not belong to certification by bounds"),
-        ({"eps": 0.1, "n": 10}, "--n does not belong to certification by bounds"),
+        ({"method": ["smoothing", "ibp"], "eps": 0.1}, "--method=smoothing cannot be combined"),
+        ({"method": ["smoothing"], "sigma": 0.1, "eps": 0.1}, "--eps has no meaning for .* smooth"),
+        ({"eps": 0.1, "sigma": 0.1}, "--sigma has no meaning for certification by bounds"),
+        ({"eps": 0.1, "n": 10}, "--n has no meaning for certification by bounds"),
         ({"eps": 0.1, "model_path": "none.keras"}, "none.keras"),
-        ({"eps": 0.1, "eps_steps": 5}, "--eps_steps goes with --max_eps"),
+        ({"eps": 0.1, "eps_steps": 5}, "--eps_steps needs --max_eps"),
         (
             {"eps": 0.1, "dataset": "mnist", "data_dir": "nowhere"},
             "--data_dir=nowhere holds no mnist.npz",

@@ -376,7 +376,7 @@ def test_alternatives_and_conditions_become_cases_in_the_order_of_the_file(tmp_p
         ("(declare-const X_0 Real) (assert (<= X_0 1))", "without limits"),
         ("(declare-const X_0 Real) (assert (< X_0 1))", "not understood"),
         ("(declare-const X_0 Int)", "not understood"),
-        ("(declare-const X_0 Real", "ends inside of a bracket"),
+        ("(declare-const X_0 Real", "ends inside a bracket"),
         ("(check-sat))", "a bracket too many"),
         (
             "(declare-const X_0 Real) (declare-const X_1 Real) (assert (<= X_0 X_1))",

@@ -33,8 +33,8 @@ class LayersTest(ErrorsTest):
 
     def test_unsupported_layer(self):
         text = (
-            r"Layer 'my_resizing' \(Resizing\) has no bound rule. Apply it to the data before the "
-            "model, .* Or register a rule with tfcert.register_rule, .* or give the layer a method "
+            r"Layer 'my_resizing' \(Resizing\) has no bound rule. Apply this layer to the data before "
+            "the model. .* Or register a rule with tfcert.register_rule, .* or give the layer a method "
             r"propagate_interval\(bounds\): docs/adding_a_rule.md shows each. Attacks .* and "
             "smoothing .* work for any model"
         )
@@ -240,7 +240,7 @@ class BatchTest(ErrorsTest):
 
         self.refused(attends(lambda x: x[:, :, None] * x[:, None]), "computed from the input")
         self.refused(attends(lambda x: np.ones((2, 4, 4), bool)), "differs from sample to sample")
-        self.refused(attends(lambda x: np.zeros((1, 4, 4), bool)), "a query without any key")
+        self.refused(attends(lambda x: np.zeros((1, 4, 4), bool)), "hides every key from some query")
         layer = layers.MultiHeadAttention(1, 2, attention_axes=2)
         self.refused(
             lambda x: layer(x[:, None, :, None], x[:, None, :, None], use_causal_mask=True),
@@ -265,7 +265,7 @@ class BatchTest(ErrorsTest):
         # Should this fail, Keras adds such constants as NumPy does, and the check can go.
         wrong = soundness.flat(model(np.zeros((1, 3, 3), "float32")))[0]
         self.assertFalse(np.array_equal(wrong[0], np.broadcast_to(column, (3, 3))))
-        text = "takes for a bias and adds along another axis"
+        text = "treats such a value as a bias"
         self.check(NotImplementedError, text, model)
         # So it does with a batch of 1.
         for add in (ops.add, lambda x, y: layers.Add()([x, y])):

@@ -95,7 +95,7 @@ class MarginsTest(ErrorsTest):
         self.margins(
             r"one integer label per input.*Received: y of shape \(2,\) and type float32", [0.0, 1.0]
         )
-        self.margins("`y` must be given where no `specification` is", None)
+        self.margins("`y` is required if there is no `specification`", None)
 
     def test_specification(self):
         text = r"`specification` must have the shape \(rows, 3\) or \(2, rows, 3\)"

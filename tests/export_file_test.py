@@ -68,7 +68,7 @@ def test_a_path_that_is_there_is_kept(tmp_path):
     model, path = make_small(), tmp_path / "1"
     tfcert.export_certified(model, path, REGION, "ibp")
     before = (path / "fingerprint.pb").read_bytes()
-    with pytest.raises(ValueError, match="`path` is there already"):
+    with pytest.raises(ValueError, match="`path` already exists"):
         tfcert.export_certified(model, path, REGION, "ibp")
     assert (path / "fingerprint.pb").read_bytes() == before
     tfcert.export_certified(model, path, LpBall(0.5), "ibp", overwrite=True)

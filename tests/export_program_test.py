@@ -65,7 +65,7 @@ def test_flags_arrive(tmp_path):
     facts = _facts(tmp_path)
     assert facts["region"] == {"class": "LpBall", "eps": 0.1, "norm": 2.0, "clip": None}
     assert facts["method"]["class"] == "Crown" and facts["method"]["float_safe"] is True
-    with pytest.raises(ValueError, match="--out=.* is there already"):
+    with pytest.raises(ValueError, match="--out=.* exists"):
         program.export_model(config)
     program.export_model(_config(tmp_path, eps=0.2, overwrite=True))
     assert _facts(tmp_path)["region"]["clip"] == [0.0, 1.0]

@@ -178,7 +178,7 @@ def test_every_door_takes_a_single_output(binary):
 def test_a_single_output_is_trained(binary):
     model, _, y = binary
     if heads.scored(model).ending:
-        with pytest.warns(UserWarning, match="ends in sigmoid. Its logits are trained"):
+        with pytest.warns(UserWarning, match="ends in sigmoid. Training uses the logits"):
             trainer = tfcert.CertifiedTrainer(model, tfcert.objectives.IBP(REGION))
     else:
         trainer = tfcert.CertifiedTrainer(model, tfcert.objectives.IBP(REGION))

@@ -92,7 +92,7 @@ def test_reads_what_editors_and_spreadsheets_add(tmp_path):
     assert log.column("time").tolist() == [12.5]
     assert path.read_bytes()[log.size :] == b"\r\n \n"
     path.write_text(SMOOTHING_HEADER + "0\t7\t7\t0.8\t1\t1\n\n2\t7\t7\t0.8\t1\t1\n")
-    with pytest.raises(ValueError, match=r"other:3: 6 columns are wanted"):  # Not in the middle.
+    with pytest.raises(ValueError, match=r"other:3: the line must have 6 columns"):  # Not in the middle.
         logs.read(path)
 
 
@@ -135,8 +135,8 @@ def test_a_cut_last_line_was_not_written(cut, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("0\t1\t1\tverified\t1.0\tibp", "7 columns are wanted. Received: 6"),
-        ("0\t1\t1\tverified\t1.0\tibp\t0.1\t", "7 columns are wanted. Received: 8"),
+        ("0\t1\t1\tverified\t1.0\tibp", "the line must have 7 columns. Received: 6"),
+        ("0\t1\t1\tverified\t1.0\tibp\t0.1\t", "the line must have 7 columns. Received: 8"),
         ("x\t1\t1\tverified\t1.0\tibp\t0.1", "idx must be an integer >= 0. Received: 'x'"),
         ("-1\t1\t1\tverified\t1.0\tibp\t0.1", "idx must be an integer >= 0"),
         ("1_0\t1\t1\tverified\t1.0\tibp\t0.1", "idx must be an integer"),
@@ -148,8 +148,8 @@ def test_a_cut_last_line_was_not_written(cut, tmp_path):
         ("0\t1\t1\tverified\tinf\tibp\t0.1", "margin must be a number"),
         ("0\t1\t1\tverified\t1e9999\tibp\t0.1", "margin must be a number"),
         ("0\t1\t1\tverified\t1.0\tibp\t-0.1", "seconds must be a number >= 0"),
-        ("5\t1\t1\tverified\t1.0\tibp\t0.1", "idx 5 stands in line 2 already"),
-        ("", "7 columns are wanted. Received: 1"),
+        ("5\t1\t1\tverified\t1.0\tibp\t0.1", "idx 5 is already in line 2"),
+        ("", "the line must have 7 columns. Received: 1"),
         (b"0\t1\t1\tverified\t1.0\t\xff\t0.1", "text must be UTF-8"),
         ("0\t1\t1\tverified\t1.0\t" + "a" * 70000 + "\t0.1", "a line of 700.. bytes"),
     ],
@@ -178,7 +178,7 @@ def test_lists_malformed_lines(tmp_path):
 @pytest.mark.parametrize("text", ["", "idx\tlab", "a\tb\n", "\n", HEADER.replace("\t", " ")])
 def test_refuses_what_is_no_log(text, tmp_path):
     (tmp_path / "a").write_text(text)
-    with pytest.raises(ValueError, match=r"a:1: (there is no header|the header must begin)"):
+    with pytest.raises(ValueError, match=r"a:1: (the header is missing|the header must begin)"):
         logs.read(tmp_path / "a")
 
 

@@ -23,9 +23,9 @@ def test_other_runs_are_refused(tmp_path):
         log.write([certified(0)])
     before = path.read_bytes(), logs.facts_path(path).read_bytes()
     other = {"hashes": {"model": "m", "data": "x"}, "settings": {"eps": 0.2}}
-    with pytest.raises(ValueError, match="another run: it has another data .eps was 0.1, is 0.2."):
+    with pytest.raises(ValueError, match="a different run, with other data .eps was 0.1, is 0.2."):
         logs.Writer(path, "certify", other)
-    with pytest.raises(ValueError, match="it has another columns"):
+    with pytest.raises(ValueError, match="with other columns"):
         logs.Writer(path, "certify", RUN, more=["radius"])
     with pytest.raises(ValueError, match="it has another kind, columns"):
         logs.Writer(path, "smoothing", RUN)
@@ -50,21 +50,21 @@ def test_a_start_that_failed_leaves_nothing_to_protect(content, tmp_path):
         (tmp_path / "a").write_text(content)
     other = {"hashes": {"model": "other"}}
     if content == HEADER[:9]:  # Might be anything.
-        with pytest.raises(ValueError, match="is the log of another run"):
+        with pytest.raises(ValueError, match="is the log of a different run"):
             logs.Writer(tmp_path / "a", "smoothing", other)
         return
     with logs.Writer(tmp_path / "a", "smoothing", other) as log:
         log.write([smoothed(1)])
     assert logs.read(tmp_path / "a").entries == [smoothed(1)]
     assert logs.read_facts(tmp_path / "a")["hashes"] == other["hashes"]
-    with pytest.raises(ValueError, match="is the log of another run"):
+    with pytest.raises(ValueError, match="is the log of a different run"):
         logs.Writer(tmp_path / "a", "certify", RUN)
 
 
 def test_files_of_others_are_never_written(tmp_path):
     for name, text in (("notes.txt", "my notes\n"), ("log.tsv", HEADER)):
         (tmp_path / name).write_text(text)
-        with pytest.raises(ValueError, match=r"is there already and has no .*json"):
+        with pytest.raises(ValueError, match=r"exists, but there is no .*json"):
             logs.Writer(tmp_path / name, "certify", RUN)
         assert (tmp_path / name).read_text() == text
         assert not logs.facts_path(tmp_path / name).exists()

@@ -39,7 +39,7 @@ def test_bounds_are_those_of_the_same_weights_in_float32(policy):
             warnings.simplefilter("always")
             found = tfcert.bound(model, X, REGION, method)
         told = [
-            str(one.message) for one in said if "do not cover what rounding" in str(one.message)
+            str(one.message) for one in said if "do not cover rounding" in str(one.message)
         ]
         assert len(told) == (method == "ibp"), "the warning comes once"
         wanted = tfcert.bound(plain, X, REGION, method)
@@ -53,7 +53,7 @@ def test_bounds_are_those_of_the_same_weights_in_float32(policy):
     np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.*do not cover what rounding")
+@pytest.mark.filterwarnings("ignore:.*do not cover rounding")
 def test_predictions_and_counterexamples_are_those_of_the_executed_model():
     model = _model("mixed_float16")
     y = np.asarray(model(X)).argmax(axis=1)
@@ -69,14 +69,14 @@ def test_predictions_and_counterexamples_are_those_of_the_executed_model():
     np.testing.assert_allclose(outcome.found.exact, np.asarray(exact)[0], atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:.*do not cover what rounding")
+@pytest.mark.filterwarnings("ignore:.*do not cover rounding")
 def test_what_promises_more_refuses_them(tmp_path):
     model = _model("mixed_float16")
     with pytest.raises(NotImplementedError, match="float16, whose rounding float_safe does not"):
         tfcert.bound(model, X, REGION, tfcert.methods.IBP(float_safe=True))
     with pytest.raises(NotImplementedError, match="Rebuild the model in float32, copy its weights"):
         tfcert.export_certified(model, tmp_path / "1", REGION)
-    with pytest.raises(ValueError, match=r"is in float32\. Rebuild .*of type float16"):
+    with pytest.raises(ValueError, match=r"needs float32\. Rebuild .*of type float16"):
         tfcert.CertifiedTrainer(model, tfcert.objectives.IBP(REGION))
     half = keras.Sequential([keras.Input((5,)), layers.Dense(3, dtype="float16")])
     with pytest.raises(ValueError, match="has the type float16"):

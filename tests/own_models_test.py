@@ -251,7 +251,7 @@ def _eager():
         yield
 
 
-@pytest.mark.filterwarnings("ignore:.*do not cover what rounding")
+@pytest.mark.filterwarnings("ignore:.*do not cover rounding")
 @pytest.mark.parametrize("name", WORKS)
 def test_a_model_is_bounded_attacked_and_certified(name):
     row = WORKS[name]
@@ -343,7 +343,7 @@ REFUSED = {
     "resizing": (
         lambda: _functional(IMAGE, lambda x: layers.Flatten()(layers.Resizing(4, 4)(x))),
         IMAGE,
-        "Apply it to the data before the model",
+        "Apply this layer to the data before the model",
     ),
     "spectral_normalization": (
         lambda: _functional(TABLE, layers.SpectralNormalization(layers.Dense(3))),

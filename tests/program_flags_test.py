@@ -96,7 +96,7 @@ MISTAKES = [
     ("export", ["--model_path=model.keras", "--out=."], "--method=crown-ibp needs --eps"),
     ("report", ["--out=x"], "Name at least one log file or run folder"),
     ("report", ["none.tsv", "--out=x"], "none.tsv: there is no such log or folder"),
-    ("verify", ["net.onnx"], "A network and a property are needed, in this order"),
+    ("verify", ["net.onnx"], "Pass a network and a property, in this order"),
     ("verify", ["net.onnx", "property.vnnlib"], "net.onnx: There is no such file."),
     ("verify", ["net.onnx", "p.vnnlib", "--timelimit=9"], "Did you mean --time_limit?"),
     ("demo", ["--examples=900"], "--examples must be 1 to 360. Received: --examples=900."),

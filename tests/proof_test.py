@@ -134,7 +134,7 @@ def test_what_is_no_proof_is_not_written(tmp_path):
         written(files, tree, model)
     roots.append(tree.add_root(1))
     tree.close(roots, 0)
-    with pytest.raises(ValueError, match="This is no proof: leaf 0 of case 0 is not proved"):
+    with pytest.raises(ValueError, match="`tree` is not a proof: leaf 0 of case 0 is not proved"):
         written(files, tree, model)
     assert not files.proof_path.exists()
 
@@ -316,6 +316,6 @@ def test_leaves_with_a_counterexample_are_not_cut_for_ever(tmp_path):
     tree = proofs.Tree()
     halves = tree.split_input(tree.add_root(0), 0, float(case.lower[0] + case.upper[0]) / 2)
     tree.close(halves, [0, 0])
-    with pytest.raises(ValueError, match="This is no proof: leaf .* is not proved"):
+    with pytest.raises(ValueError, match="`tree` is not a proof: leaf .* is not proved"):
         written(files, tree, model)
     assert not files.proof_path.exists()

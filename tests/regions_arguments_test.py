@@ -259,7 +259,7 @@ class ErrorTest(parameterized.TestCase):
             region.with_eps(np.ones((3, 1)))
         with self.assertRaisesRegex(ValueError, "`eps` must not be NaN"):
             region.with_eps(math.nan)
-        with self.assertRaisesRegex(ValueError, "needs a ball that is larger than 0"):
+        with self.assertRaisesRegex(ValueError, "needs a ball with an eps above 0"):
             regions.LpBall([0.0, 0.0]).with_eps(0.1)
         with self.assertRaisesRegex(ValueError, r"`fraction` must lie in \[0, 1\]. .*1.5"):
             regions.Box(-1.0, 1.0).scaled(1.5)

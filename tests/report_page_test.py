@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_the_old_page(tmp_path, monkeypatch):
     ("paths", "names", "message"),
     [
         ([], None, "Received: none"),
-        (["a.tsv", "./a.tsv"], None, "Each log is wanted once"),
+        (["a.tsv", "./a.tsv"], None, "must name each log once"),
         (["a.tsv", "b.tsv"], ["x"], "2 different names"),
         (["a.tsv", "b.tsv"], ["x", "x"], "2 different names"),
         (["."], None, "no run.json"),

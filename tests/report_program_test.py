@@ -40,7 +40,7 @@ def test_program(tmp_path, monkeypatch):
     text = (tmp_path / "a/report/index.html").read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == 2 + 2 + 2 * 3 and "mine" in text
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(app.UsageError, match="index.html, .* already"):
+    with pytest.raises(app.UsageError, match="already has index.html"):
         _main(*arguments)
     _main(*arguments, "--overwrite")
 
@@ -61,11 +61,11 @@ def _main(*arguments):
     ("arguments", "message"),
     [
         ([], "Received: none"),
-        (["a.tsv", "--radii=0,x"], "--radii are numbers of at least 0. Received: 0,x"),
-        (["a.tsv", "--radii=-1"], "--radii are numbers of at least 0"),
-        (["a.tsv", "--radii="], "--radii are numbers of at least 0"),
+        (["a.tsv", "--radii=0,x"], "--radii must be numbers of at least 0. Received: 0,x"),
+        (["a.tsv", "--radii=-1"], "--radii must be numbers of at least 0"),
+        (["a.tsv", "--radii="], "--radii must be numbers of at least 0"),
         (["a.tsv", "--names=x,y"], "1 different names"),
-        (["a.tsv", "--dataset=digits", "--inputs=x.npz"], "two answers to one question"),
+        (["a.tsv", "--dataset=digits", "--inputs=x.npz"], "exclude each other"),
         (["a.tsv", "--inputs=nothing.npz"], "No such file"),
         (["a.tsv", "--inputs=a.tsv"], "must be an npz file with arrays x and y"),
         (["a.tsv", "--inputs=single.npy"], "must be an npz file with arrays x and y"),

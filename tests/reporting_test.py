@@ -161,7 +161,7 @@ def test_malformed_lines_are_named_with_file_and_line(tmp_path):
     with pytest.raises(ValueError, match=r"a\.tsv:62: idx must be an integer"):
         reporting.read(path)
     path.write_text("\t".join(logs.SMOOTHING) + "\n")
-    with pytest.raises(ValueError, match="no whole line"):
+    with pytest.raises(ValueError, match="no complete line"):
         reporting.read(path)
 
 
@@ -272,12 +272,12 @@ def test_parts_are_one_log(kind, tmp_path):
 def test_parts_that_are_no_log_are_refused(tmp_path):
     parts = _split(report_support.certify_log(tmp_path / "a.tsv", *report_support.images()), 3)
     for given in (parts[:2], [*parts[:2], parts[2].replace("of-00003", "of-00004")]):
-        with pytest.raises(ValueError, match="a.tsv is in 3 parts, and all of them are wanted"):
+        with pytest.raises(ValueError, match="a.tsv has 3 parts, and all parts are required"):
             report.load(given)
     text = pathlib.Path(parts[0]).read_text()
     line = pathlib.Path(parts[1]).read_text().splitlines()[1]
     pathlib.Path(parts[0]).write_text(f"{text}{line}\n")
-    with pytest.raises(ValueError, match=r"00001-of-00003.tsv:2: idx 1 stands in .*00000-of.*:12"):
+    with pytest.raises(ValueError, match=r"00001-of-00003.tsv:2: idx 1 is already in .*00000-of.*:12"):
         report.load(parts)
     pathlib.Path(parts[0]).write_text(text)
     facts = logs.read_facts(parts[1])

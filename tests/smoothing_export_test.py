@@ -255,5 +255,5 @@ def test_refuses_weights_that_are_no_numbers(tmp_path):
 
 def test_refuses_a_path_that_is_there(exported):
     smoothed, path, _ = exported
-    with pytest.raises(ValueError, match="`path` is there already"):
+    with pytest.raises(ValueError, match="`path` already exists"):
         smoothed.export(path, **SETTINGS)

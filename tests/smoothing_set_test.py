@@ -101,7 +101,7 @@ def test_logs_of_other_runs_are_refused(smoothed, data, changed, what, tmp_path)
     path = tmp_path / "run.tsv"
     certify(smoothed, data, path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=f"is the log of another run: it has another {what}"):
+    with pytest.raises(ValueError, match=f"is the log of a different run, with other {what}"):
         certify(smoothed, data, path, **changed)
     assert path.read_bytes() == before
 

@@ -160,7 +160,7 @@ def test_bumps_are_two_peaks_of_opposite_signs():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"region": regions.LpBall(0.1, 1)}, "balls of norm inf and 2; take APGD.*norm=1"),
+        ({"region": regions.LpBall(0.1, 1)}, "balls of norm inf and 2. Use APGD.*norm=1"),
         ({"share": 0.0}, r"`share` must lie in \(0, 1\]. Received: share=0.0"),
         ({"steps": 0}, "`steps` must be a positive integer. Received: steps=0"),
         ({"restarts": True}, "`restarts` must be a positive integer. Received: restarts=True"),

@@ -171,7 +171,7 @@ def test_a_call_that_takes_training_is_not_trained_with_bounds():
     model = Own()
     model(X)
     tfcert.bound(model, X, REGION, "ibp")
-    with pytest.raises(NotImplementedError, match="Own 'own.*takes `training`.*Remove that arg"):
+    with pytest.raises(NotImplementedError, match="Own 'own.*takes `training`.*Remove this arg"):
         tfcert.CertifiedTrainer(model, tfcert.objectives.IBP(REGION))
 
 

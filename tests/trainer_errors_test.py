@@ -84,7 +84,7 @@ DATA = {
     ),
     "batch_size": (
         {"x": tf.data.Dataset.from_tensor_slices((X, Y)).batch(4), "y": None, "batch_size": 4},
-        "`batch_size` goes with arrays",
+        "`batch_size` is for arrays",
     ),
     "unknown_length": (
         {"x": ((X[:4], Y[:4]) for _ in range(5)), "y": None, "batch_size": None},
@@ -183,7 +183,7 @@ def test_arguments_of_trainers_that_are_refused():
     for seed in (-1, 0.5, 2**31):
         with pytest.raises(ValueError, match=r"`seed` must be an integer in \[0, 2\*\*31\)"):
             CertifiedTrainer(ts.mlp(), ibp(), seed=seed)
-    with pytest.raises(ValueError, match="`validation_method` is for training"):
+    with pytest.raises(ValueError, match="`validation_method` must not be float-safe"):
         ibp(validation_method=methods.Crown(float_safe=True))
     with pytest.raises(NotImplementedError, match="Layer 'dense.*': declares no l-inf Lipschitz"):
         CertifiedTrainer(ts.mlp(), ibp(validation_method="lipschitz"))

@@ -141,7 +141,7 @@ def test_epochs_of_another_length_are_named():
     with pytest.warns(UserWarning, match=r"taken 4 steps.*has 4, before 2, from now.*from epoch 1"):
         trainer.fit(X, Y, batch_size=8, verbose=0)
     trainer.train_on_batch(X, Y)
-    with pytest.warns(UserWarning, match=r"has 4 from now on.*from epoch 2\.25"):
+    with pytest.warns(UserWarning, match=r"has 4 from now on.*at epoch 2\.25"):
         trainer.fit(X, Y, batch_size=8, verbose=0)
     trainer.step.assign(3 * 2)
     trainer.steps_per_epoch.assign(2)
@@ -166,7 +166,7 @@ def test_advibp_refuses_weights_that_were_frozen_later(gradients):
     trainer = trainer_of(objectives.AdvIBP(TARGET, gradients=gradients))
     trainer.model.layers[0].trainable = False
     trainer.compile("sgd")
-    with pytest.raises(ValueError, match="frozen or made trainable after the trainer was made"):
+    with pytest.raises(ValueError, match="frozen or unfrozen after the trainer was created"):
         trainer.fit(X, Y, verbose=0)
 
 
@@ -239,7 +239,7 @@ def test_probabilities_at_the_end_are_left_out(name):
         _ending(*ENDS[name]),
         keras.Sequential([keras.Input((5,)), _ending(*ENDS[name])]),
     ):
-        with pytest.warns(UserWarning, match="ends in (log_)?softmax. Its logits are trained"):
+        with pytest.warns(UserWarning, match="ends in (log_)?softmax. Training uses the logits"):
             trainer = CertifiedTrainer(model, objectives.Standard())
         x = np.random.default_rng(0).normal(size=(2, 5)).astype("float32")
         assert trainer.model is model and heads.head_of(trainer.scores).activation == "linear"

@@ -81,7 +81,7 @@ def test_prints_the_verdict(folder, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("unsat\nholds, by boxes") and "first bound after" in shown
     for wrong, message in (
-        (["tfcert-verify", paths[0]], "A network and a property"),
+        (["tfcert-verify", paths[0]], "Pass a network and a property"),
         (["tfcert-verify", paths[0], paths[0]], "must be text"),
     ):
         with pytest.raises(verify.app.UsageError, match=message):

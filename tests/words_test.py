@@ -164,11 +164,11 @@ def test_certify(kind):
 def test_what_is_refused():
     x = np.zeros((1, 2, 1))
     region = Alternatives(np.ones((1, 2, 1, 1)), 1)
-    with pytest.raises(ValueError, match="searched by tfcert.attacks.Substitutions"):
+    with pytest.raises(ValueError, match="use tfcert.attacks.Substitutions"):
         tfcert.attacks.PGD(region)
-    with pytest.raises(ValueError, match="any other by gradients"):
+    with pytest.raises(ValueError, match="other regions"):
         tfcert.attacks.Substitutions(tfcert.LpBall(0.1))
-    with pytest.raises(NotImplementedError, match="no smaller copies"):
+    with pytest.raises(NotImplementedError, match="cannot be scaled by a schedule"):
         region.scaled(0.5)
     with pytest.raises(ValueError, match="`choices` must have the shape"):
         region.validate(np.zeros((1, 3, 1)))

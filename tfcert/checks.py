@@ -113,7 +113,7 @@ def integer_labels(y: Any, classes: int) -> Any:
         bad = ((rows != 0) & (rows != 1)).any(axis=1) | (rows.sum(axis=1) != 1)
         if bad.any():
             raise ValueError(
-                "`y` must be one-hot where it has one column for each class: a single 1 and zeros "
+                "`y` must be one-hot if it has one column for each class: a single 1 and zeros "
                 f"in each row. Received: y with the row {rows[np.argmax(bad)].tolist()}."
             )
     return y.argmax(axis=-1) if isinstance(y, np.ndarray) else ops.argmax(y, axis=-1)

@@ -377,9 +377,9 @@ def _checked_subject(model: Any, method: methods.Method, ranks: bool = True) -> 
     method.check(subject.network)
     if reduced := subject.network.reduced:
         raise NotImplementedError(
-            f"Model {model.name!r} computes in {reduced}: what it is served with would round "
-            "otherwise than its certificates. Rebuild the model in float32, copy its weights, and "
-            "export that."
+            f"Model {model.name!r} computes in {reduced}: the served model would round "
+            "differently from its certificates. Rebuild the model in float32, copy its weights, "
+            "and export the copy."
         )
     return subject
 

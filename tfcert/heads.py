@@ -155,13 +155,13 @@ def _scored(model: keras.Model) -> Scored:
     if alone and tracing.is_hidden(head.operation):
         raise NotImplementedError(
             f"Model {model.name!r} has one output, which layer {head.operation.name!r} "
-            f"({type(head.operation).__name__}) gives: tfcert cannot see whether it is a logit or "
-            "a probability. Put the last layer, or the sigmoid, outside of that layer."
+            f"({type(head.operation).__name__}) computes: tfcert cannot see whether the output is "
+            "a logit or a probability. Move the last layer, or the sigmoid, out of this layer."
         )
     if alone and ending in ("softmax", "relu"):
         raise ValueError(
-            "`model` must return a logit or a probability where it has one output. "
-            f"Received: model {model.name!r}, which ends in {ending}."
+            "`model` must return a logit or a probability if it has one output. Received: model "
+            f"{model.name!r}, which ends in {ending}."
         )
     if alone and ending == "sigmoid" and not head.removable:
         raise NotImplementedError(

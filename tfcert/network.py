@@ -263,9 +263,9 @@ def _network(model: keras.Model) -> Network:
         network = Network(model)
     if network.reduced:
         warnings.warn(
-            f"Model {model.name!r} computes in {network.reduced}. Its bounds are those of the same "
-            f"weights in {network.dtype}: they do not cover what rounding to {network.reduced} "
-            "does to the outputs.",
+            f"Model {model.name!r} computes in {network.reduced}. The bounds are computed in "
+            f"{network.dtype} with the same weights, and do not cover rounding to "
+            f"{network.reduced}.",
             stacklevel=2,
         )
     return network

@@ -85,7 +85,7 @@ def _check_path(path: pathlib.Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ValueError(
-            f"`path` is there already: {path}. Choose another one, or pass overwrite=True to "
+            f"`path` already exists: {path}. Choose another one, or pass overwrite=True to "
             "replace the SavedModel in it."
         )
     if path.is_symlink() or not (path / "saved_model.pb").is_file():

@@ -157,4 +157,4 @@ class Enclosure:
 
     def _check(self, place: int) -> None:
         if not (self.intervals[place].largest <= LARGEST).all():
-            raise Refused("a value of the network may be too large, or no number")
+            raise Refused("a value of the network may be too large, or not a number")

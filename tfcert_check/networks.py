@@ -135,7 +135,7 @@ def _numbers(array: Any) -> Any:
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8:
         array = array.astype(np.float64)
         if not np.isfinite(array).all():
-            raise Refused("the network has weights that are no numbers")
+            raise Refused("the network has weights that are not numbers")
     elif array.dtype != np.int64:
         raise Refused(f"weights of type {array.dtype} are not supported")
     return array

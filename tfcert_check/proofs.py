@@ -90,7 +90,7 @@ def read_proof(path: str | os.PathLike[str] | IO[bytes]) -> Proof:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise Refused(f"the proof is no npz file that can be read: {error}") from error
+        raise Refused(f"the proof is not a readable npz file: {error}") from error
     if str(arrays.get("format")) != FORMAT:
         raise Refused(f"the proof's format is {str(arrays.get('format'))!r:.60}, not {FORMAT!r}")
     kinds = {"roots": "i", "starts": "i", "multipliers": "f", **NODES}
@@ -104,7 +104,7 @@ def read_proof(path: str | os.PathLike[str] | IO[bytes]) -> Proof:
     if starts[0] != 0 or starts[-1] != len(multipliers) or (np.diff(starts) < 0).any():
         raise Refused("the proof's multipliers do not fit the nodes")
     if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
-        raise Refused("the proof has a multiplier that is negative or no number")
+        raise Refused("the proof has a multiplier that is negative or not a number")
     return Proof(
         str(arrays.get("network")),
         str(arrays.get("property")),
@@ -175,7 +175,7 @@ def _check_sizes(network: Network, asked: Property, proof: Proof) -> None:
         raise Refused(f"the proof has {len(proof.roots)} roots for {len(asked.cases)} cases")
     for layer, slopes in proof.slopes.items():
         if not 0 <= layer < len(network.layers):
-            raise Refused(f"the proof has slopes for layer {layer}, which there is not")
+            raise Refused(f"the proof has slopes for layer {layer}, which does not exist")
         step = network.layers[layer]
         if slopes.dtype.kind != "f" or slopes.shape[1:] != (step.size,):
             raise Refused(f"the proof's slopes of layer {layer} do not fit the network")
@@ -224,7 +224,7 @@ def _leaves(
         elif kind == INPUT:
             point = float(nodes["point"][node])
             if not 0 <= index < len(lower) or not lower[index] <= point <= upper[index]:
-                raise Refused(f"node {node} splits an input outside of its box")
+                raise Refused(f"node {node} splits an input outside its box")
             below, above = upper.copy(), lower.copy()
             below[index] = above[index] = point
             stack.append(_Leaf(child + 1, above, upper, splits))

@@ -66,7 +66,9 @@ def read_property(path: str | os.PathLike[str]) -> Property:
             case [str(word), *_] if word in _IGNORED:
                 continue
             case _:
-                raise Refused(f"the property has a command that is not understood: {command!r:.80}")
+                raise Refused(
+                    f"the property has a command that the checker does not know: {command!r:.80}"
+                )
     inputs, outputs = (sum(name.startswith(kind) for name in declared) for kind in "XY")
     expected = [f"X_{i}" for i in range(inputs)] + [f"Y_{i}" for i in range(outputs)]
     if sorted(declared) != sorted(expected):
@@ -133,7 +135,7 @@ def _alternatives(formula: Any, declared: set[str]) -> list[list[_Terms]]:
             return [[_sum((1, _linear(right, declared)), (-1, _linear(left, declared)))]]
         case [">=", left, right]:
             return [[_sum((1, _linear(left, declared)), (-1, _linear(right, declared)))]]
-    raise Refused(f"the property has a condition that is not understood: {formula!r:.80}")
+    raise Refused(f"the property has a condition that the checker does not know: {formula!r:.80}")
 
 
 def _linear(expression: Any, declared: set[str]) -> _Terms:
@@ -154,7 +156,7 @@ def _linear(expression: Any, declared: set[str]) -> _Terms:
             for factor, terms in ((a, b), (b, a)):
                 if set(factor) == {None}:
                     return _sum((factor[None], terms))
-    raise Refused(f"the property has a term that is not understood: {expression!r:.80}")
+    raise Refused(f"the property has a term that the checker does not know: {expression!r:.80}")
 
 
 def _sum(*parts: tuple[Any, _Terms]) -> _Terms:
@@ -179,5 +181,5 @@ def _expressions(text: str) -> list[Any]:
         else:
             stack[-1].append(token)
     if len(stack) > 1:
-        raise Refused("the property ends inside of a bracket")
+        raise Refused("the property ends inside a bracket")
     return stack[0]

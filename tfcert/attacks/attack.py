@@ -68,9 +68,9 @@ class Attack:
         """Raises where the attack cannot search a region of this kind."""
         if region.is_finite != self.for_finite:
             raise ValueError(
-                "A finite region is searched by tfcert.attacks.Substitutions, and any other by "
-                f"gradients or random steps, as by PGD and Square. Received: region={region!r} for "
-                f"{type(self).__name__}."
+                "`region` must suit the attack: use tfcert.attacks.Substitutions for finite "
+                f"regions, and PGD, APGD or Square for other regions. Received: region={region!r} "
+                f"for {type(self).__name__}."
             )
 
     def __call__(

@@ -88,8 +88,8 @@ class Ensemble(Attack):
                 )
         if rounds is None and time_limit is None:
             raise ValueError(
-                "`rounds` must be a number where no `time_limit` ends the search. "
-                "Received: rounds=None, time_limit=None."
+                "`rounds` must be a number if there is no `time_limit`. Received: rounds=None, "
+                "time_limit=None."
             )
         if time_limit is not None and not time_limit > 0:
             raise ValueError(f"`time_limit` must be > 0. Received: time_limit={time_limit}.")

@@ -77,8 +77,8 @@ class PGD(Search):
         steps = positive("steps", steps)
         if restarts > 1 and not random_start:
             raise ValueError(
-                "`restarts` above 1 need random starts; all others would be the same. "
-                f"Received: restarts={restarts}, random_start={random_start}."
+                "`restarts` above 1 need random starts, because other restarts would all be the "
+                f"same. Received: restarts={restarts}, random_start={random_start}."
             )
         if not 0 <= momentum < 1:
             raise ValueError(f"`momentum` must lie in [0, 1). Received: momentum={momentum}.")
@@ -89,8 +89,8 @@ class PGD(Search):
         reached = self.step_size.reached
         if min(reached) < 0 or not max(reached) > 0:
             raise ValueError(
-                "`step_size` must be > 0, a schedule nowhere below 0 and somewhere above. "
-                f"Received: step_size={step_size!r}."
+                "`step_size` must be > 0. A schedule must be at least 0 everywhere and above 0 "
+                f"somewhere. Received: step_size={step_size!r}."
             )
         self.loss, self.momentum, self.random_start = loss, momentum, random_start
         self.sparsity = sparsity

@@ -67,8 +67,8 @@ class Square(Search):
         super().__init__(region, restarts, early_stop)
         if self.region.norm not in (2, math.inf):
             raise ValueError(
-                "The square attack searches boxes and balls of norm inf and 2; take APGD for other "
-                f"norms. Received: region={region!r}."
+                "The square attack searches boxes and balls of norm inf and 2. Use APGD for "
+                f"other norms. Received: region={region!r}."
             )
         if not 0 < share <= 1:
             raise ValueError(f"`share` must lie in (0, 1]. Received: share={share}.")

@@ -118,8 +118,8 @@ def bound_margins(
     if isinstance(y, properties.OutputProperty):
         if specification is not None:
             raise ValueError(
-                "`specification` must be None where `y` is a property. "
-                f"Received: y={y!r} and a specification."
+                f"`specification` must be None if `y` is a property. Received: y={y!r} and a "
+                "specification."
             )
         if not y.is_class():
             return _property_margins(call, y, classes)
@@ -128,7 +128,7 @@ def bound_margins(
         rows = _checked_specification(call, specification, classes)
         lower = call.run("specification", _rows, rows, rows=int(rows.shape[1]))
     elif y is None:
-        raise ValueError("`y` must be given where no `specification` is. Received: y=None.")
+        raise ValueError("`y` is required if there is no `specification`. Received: y=None.")
     else:
         labels = checks.as_labels(y, call.batch, classes)
         lower = call.run("margins", _margins, labels, rows=classes)

@@ -85,7 +85,7 @@ def radius(model: keras.Model, x: Tensor, y: Tensor = None) -> Tensor:
         )
     if node.shape[0] < 2:
         raise ValueError(
-            "A radius is that of a class among others: the model must have at least two scores. "
+            "A radius compares a class with others: the model must have at least two scores. "
             f"Received: output shape {model.output_shape}. Give a single score z as (0, z)."
         )
     x = ops.convert_to_tensor(x)

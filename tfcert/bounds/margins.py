@@ -77,7 +77,7 @@ class Margins:
             starts and self.network.input in self.network.behind(starts)
         ):
             raise ValueError(
-                "`known` must hold nodes before the outputs, one on every path to them. Received: "
+                "`known` must hold inner nodes, one on every path to the outputs. Received: "
                 f"{', '.join(repr(node.name) for node in known)}."
             )
         places = {self.network.index[node]: value.bounds for node, value in known.items()}

@@ -343,7 +343,9 @@ def register(name: str) -> Callable[[type], type]:
 
     def add(kind: type) -> type:
         if name in _NAMED:
-            raise ValueError(f"`name` must be new. Received: name={name!r}, which is registered.")
+            raise ValueError(
+                f"`name` must be new. Received: name={name!r}, which is already registered."
+            )
         if not (isinstance(kind, type) and issubclass(kind, Method)):
             raise ValueError(
                 f"Only subclasses of tfcert.methods.Method can be registered. Received: {kind!r}."
@@ -381,9 +383,8 @@ def _check_float_safe(network: Network, statistics: str) -> None:
         )
     if network.foreign:
         raise NotImplementedError(
-            f"Layer {network.foreign[0]!r}: float_safe does not know how it rounds, since the "
-            "layer, its activation or its rule is not one of Keras's and tfcert's own. Use "
-            "float_safe=False."
+            f"Layer {network.foreign[0]!r}: float_safe covers only layers, activations and rules "
+            "of Keras and tfcert. Use float_safe=False."
         )
     network.check("rounding")
     backend.check_float64("float_safe=True")

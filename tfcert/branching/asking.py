@@ -27,8 +27,8 @@ def problems_of(
     if isinstance(asked, Property):
         if x is not None or region is not None:
             raise ValueError(
-                "A VNN-LIB property says for which inputs it holds: leave out `x` and `region`. "
-                f"Received: x={'None' if x is None else 'an array'}, region={region!r}."
+                "`x` and `region` must be None for a VNN-LIB property, which contains its "
+                f"inputs. Received: x={'None' if x is None else 'an array'}, region={region!r}."
             )
         if (asked.inputs, asked.outputs) != (math.prod(shape), outputs):
             raise ValueError(
@@ -43,7 +43,7 @@ def problems_of(
         )
     if x is None or region is None:
         raise ValueError(
-            "`x` and `region` must be given: the property holds around inputs. "
+            "`x` and `region` are required, because the property is about a region around x. "
             f"Received: x={'None' if x is None else 'an array'}, region={region!r}."
         )
     if not isinstance(region, Region):

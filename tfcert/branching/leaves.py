@@ -86,8 +86,8 @@ class AffinePiece:
         for node in self.network.nodes:
             if isinstance(node.primitive, Nonlinear) and node not in factors:
                 raise NotImplementedError(
-                    f"Layer {node.name!r}: only networks whose nonlinear layers are ReLU, "
-                    "LeakyReLU, PReLU or absolute values are affine once their units are split."
+                    f"Layer {node.name!r}: splitting units needs a network whose nonlinear layers "
+                    "are all ReLU, LeakyReLU, PReLU or absolute values."
                 )
         return factors
 
@@ -197,7 +197,7 @@ def _linprog() -> Any:
         from scipy.optimize import linprog
     except ImportError as reason:
         raise ImportError(
-            "Deciding parts whose units are all split takes SciPy. Install it by "
-            "pip install tfcert[verify]."
+            "This search needs SciPy for parts whose units are all split: pip install "
+            "tfcert[verify]."
         ) from reason
     return linprog

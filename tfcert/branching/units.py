@@ -362,7 +362,7 @@ def _case_numbers(
     """The number of the case of each task; raises where a task has several."""
     if any(task.question.needs[0] != 1 for task in tasks):
         raise NotImplementedError(
-            "No proof can be recorded where some margins of several must be positive, as for TopK."
+            "A proof cannot be recorded for properties with alternatives, such as TopK."
         )
     ways = [problem.question.conjunctions(_MOST_CASES) for problem in problems]
     return [case for own in numbered(ways, cases) for case in own]

@@ -147,8 +147,8 @@ def verify(
     proof = None if certificate is None else Certificate(certificate, model, asked, method)
     if proof is not None and recorder is not None:
         raise ValueError(
-            "`certificate` has a recorder of its own: give one of both. "
-            f"Received: recorder={recorder!r}."
+            "`recorder` must be None with `certificate`, which needs its own recorder. Received: "
+            f"recorder={recorder!r}."
         )
     settings = Settings(
         method=method,

@@ -277,7 +277,7 @@ def _say_if_looser(model: keras.Model, chain: list[methods.Method]) -> None:
         warnings.warn(
             f"The model was trained with {known} bounds. "
             f"{', '.join(map(methods.name_of, chain))} is looser, and will verify fewer inputs "
-            f'than the model allows. Use method="{known}" or "auto".',
+            f'than possible. Use method="{known}" or "auto".',
             stacklevel=3,
         )
 

@@ -119,7 +119,8 @@ class SelfCheck(Stage):
             reason = "It holds in float64, but float_safe promises it for float32 as executed."
         raise UnsoundCertificateError(
             f"Input {number} was verified by {facts['method']} and broken by {self.attack!r}. "
-            f"{reason} All that reproduces it is in {folder}; please report it.",
+            f"{reason} The folder {folder} holds everything needed to reproduce this. Please "
+            "report it.",
             folder,
         )
 

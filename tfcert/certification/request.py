@@ -49,8 +49,8 @@ def chain(method: Any, float_safe: bool) -> tuple[list[methods.Method], bool]:
         chain = [dataclasses.replace(one, float_safe=True) for one in chain]
     if len({one.float_safe for one in chain}) > 1:
         raise ValueError(
-            "`method` must be float-safe throughout or not at all. "
-            f"Received: method={method!r}. Pass float_safe=True."
+            f"`method` must hold only float-safe methods, or none. Received: method={method!r}. "
+            "Pass float_safe=True."
         )
     return chain, complete[-1]
 

@@ -97,8 +97,8 @@ def search(
     outside = ~region.contains(points, x)
     if outside.any():
         raise RuntimeError(
-            f"Input {problem.index[batch[np.argmax(outside)]]}: a point of {attack!r} lies outside "
-            "of the region. Keep the model, and report this as a bug."
+            f"Input {problem.index[batch[np.argmax(outside)]]}: a point of {attack!r} lies "
+            "outside the region. Please keep the model, and report this as a bug."
         )
     # NaN is no class, and no answer that could be right.
     wrong = np.flatnonzero(problem.goal.broken(problem.subject.outputs(points), batch))

@@ -61,7 +61,7 @@ def check(config: Config) -> None:
     choices.check_dataset(config.dataset, config.data_dir)
     values.check_size("eps", config.eps, str(config.norm))
     if pathlib.Path(config.out).exists():
-        raise ValueError(f"--out={config.out} is there already. Choose another file.")
+        raise ValueError(f"--out={config.out} exists. Choose another file.")
     settings(config)
 
 

@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
         local = joining.is_local(flag["out"])
         joined = pathlib.Path(flag["out"], "all.tsv")
         if flag["joined"] and local and joined.exists():  # Before hours of work.
-            raise ValueError(f"{joined} is there already. Choose another folder, or --nojoined.")
+            raise ValueError(f"{joined} exists. Choose another folder, or pass --nojoined.")
         facts = {"versions": provenance.versions(), "commit": provenance.commit()}
         paths = pipeline.certify_shards(
             settings, flag["input"], flag["out"], flag["shards"], list(argv[1:]), facts
@@ -95,7 +95,7 @@ def _clip(words: list[str]) -> tuple[float, float] | None:
     except ValueError:
         numbers = [0.0]
     if len(numbers) not in (0, 2):
-        raise ValueError(f"--clip is low,high. Received: --clip={','.join(words)}.")
+        raise ValueError(f"--clip must be low,high. Received: --clip={','.join(words)}.")
     return (numbers[0], numbers[1]) if numbers else None
 
 

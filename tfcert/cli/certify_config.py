@@ -82,23 +82,21 @@ def check(config: Config) -> None:
     smooth = config.method == ["smoothing"]
     if "smoothing" in config.method and not smooth:
         raise ValueError(
-            f"--method=smoothing stands alone. Received: --method={','.join(config.method)}."
+            "--method=smoothing cannot be combined with other methods. Received: "
+            f"--method={','.join(config.method)}."
         )
     kind, needed = ("smoothing", "sigma") if smooth else ("bounds", "eps")
     for name in _BOUNDS if smooth else _SMOOTHING:
         if getattr(config, name) is not None:
             raise ValueError(
-                f"--{name} does not belong to certification by {kind}. "
-                f"Received: --{name}={getattr(config, name)} with "
-                f"--method={','.join(config.method)}."
+                f"--{name} has no meaning for certification by {kind}. Received: "
+                f"--{name}={getattr(config, name)} with --method={','.join(config.method)}."
             )
     if getattr(config, needed) is None:
         example = "--sigma=0.25" if smooth else "--eps=8/255"
         raise ValueError(f"--method={','.join(config.method)} needs --{needed}, such as {example}.")
     if config.eps_steps is not None and config.max_eps is None:
-        raise ValueError(
-            f"--eps_steps goes with --max_eps. Received: --eps_steps={config.eps_steps}."
-        )
+        raise ValueError(f"--eps_steps needs --max_eps. Received: --eps_steps={config.eps_steps}.")
     if config.attack not in ("pgd", "apgd"):
         for flag in ("attack_steps", "attack_restarts"):
             if getattr(config, flag) is not None:

@@ -60,8 +60,8 @@ def _check_sampling(config: Config, model: keras.Model) -> None:
     saved = precision.computes_in(model)
     if config.precision == "float32" and saved != "float32":
         raise ValueError(
-            f"The layers of {config.model_path} compute in {saved}, and certificates are about the "
-            "model as it was saved. Leave out --precision. Received: --precision=float32."
+            f"The layers of {config.model_path} compute in {saved}, and certificates describe the "
+            "saved model. Leave out --precision. Received: --precision=float32."
         )
 
 

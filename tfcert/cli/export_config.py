@@ -57,9 +57,7 @@ def check(config: Config) -> None:
     if clip(config) == (0.0, 1.0):
         values.check_size("eps", config.eps, str(config.norm or "inf"))
     if pathlib.Path(config.out).exists() and not config.overwrite:
-        raise ValueError(
-            f"--out={config.out} is there already. Choose another folder, or --overwrite."
-        )
+        raise ValueError(f"--out={config.out} exists. Choose another folder, or pass --overwrite.")
 
 
 def clip(config: Config) -> tuple[float, float] | None:

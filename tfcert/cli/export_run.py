@@ -54,8 +54,9 @@ def _check_training(config: Config, model: keras.Model, smooths: bool) -> list[s
     sigma = trained.get("sigma")
     if sigma is not None and not smooths:
         raise ValueError(
-            f"The model was trained for smoothing (--objective={trained['objective']} in {known}): "
-            f"bounds certify next to nothing. Use --method=smoothing --sigma={sigma}."
+            f"The model was trained for smoothing (--objective={trained['objective']} in "
+            f"{known}): bounds would certify hardly any input. Use --method=smoothing "
+            f"--sigma={sigma}."
         )
     noise = trained.get("noise") or "gaussian"
     if sigma is not None and (sigma, noise) != (config.sigma, config.noise or "gaussian"):

@@ -59,7 +59,7 @@ def _numbers(values: Sequence[str] | None) -> list[float] | None:
     except ValueError:
         numbers = []
     if not numbers or not all(0 <= number < math.inf for number in numbers):
-        raise ValueError(f"--radii are numbers of at least 0. Received: {','.join(values)}.")
+        raise ValueError(f"--radii must be numbers of at least 0. Received: {','.join(values)}.")
     return numbers
 
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     flag = flags.FLAGS
     with program.mistakes():
         if flag.dataset and flag.inputs:
-            raise ValueError("--dataset and --inputs are two answers to one question.")
+            raise ValueError("--dataset and --inputs exclude each other: both give the pictures.")
         radii = _numbers(flag.radii)
         choices.check_dataset(flag.dataset, flag.data_dir)
         if len(argv) == 1:

@@ -97,8 +97,8 @@ def check_same(config: Config, known: dict[str, Any]) -> None:
             if name == "epochs":
                 hint = " --epochs may grow only, and not with --decay=cosine, which depends on it."
             raise ValueError(
-                f"--resume goes on with the flags of the run, which had --{name}={known.get(name)}."
-                f"{hint} Received: --{name}={value}."
+                "--resume continues with the flags of the run, which had "
+                f"--{name}={known.get(name)}.{hint} Received: --{name}={value}."
             )
 
 
@@ -113,12 +113,16 @@ def check(config: Config) -> None:
         numbers(name, getattr(config, name))
     ramp = numbers("ramp", config.ramp)
     if ramp is not None and len(ramp) != 2:
-        raise ValueError(f"--ramp is begin,end. Received: --ramp={','.join(config.ramp or [])}.")
+        raise ValueError(
+            f"--ramp must be begin,end. Received: --ramp={','.join(config.ramp or [])}."
+        )
     if config.ramp is None and config.ramp_shape != "linear":
-        raise ValueError(f"--ramp_shape goes with --ramp. Received: {config.ramp_shape!r} alone.")
+        raise ValueError(
+            f"--ramp_shape needs --ramp. Received: --ramp_shape={config.ramp_shape} without it."
+        )
     if config.augment == "none" and (config.crop_pixels, config.crop_fill) != (4, "black"):
         raise ValueError(
-            "--crop_pixels and --crop_fill go with --augment. Received: "
+            "--crop_pixels and --crop_fill need --augment. Received: "
             f"--crop_pixels={config.crop_pixels}, --crop_fill={config.crop_fill} without it."
         )
     for name in ("learning_rate", "epsilon", "clipnorm", "global_clipnorm", "attack_step_size"):
@@ -129,8 +133,9 @@ def check(config: Config) -> None:
         raise ValueError(f"--beta_2 must lie in [0, 1). Received: --beta_2={config.beta_2}.")
     if config.clipnorm is not None and config.global_clipnorm is not None:
         raise ValueError(
-            "--clipnorm is for each weight alone and --global_clipnorm for all together: give one. "
-            f"Received: --clipnorm={config.clipnorm}, --global_clipnorm={config.global_clipnorm}."
+            "--clipnorm limits each gradient, and --global_clipnorm limits all gradients "
+            f"together: pass only one. Received: --clipnorm={config.clipnorm}, "
+            f"--global_clipnorm={config.global_clipnorm}."
         )
     if config.ema_momentum is not None and not config.ema_momentum < 1.0:
         raise ValueError(
@@ -138,22 +143,22 @@ def check(config: Config) -> None:
         )
     if config.sigma is not None and config.norm != "inf":
         raise ValueError(
-            "--norm is that of --eps; the radii of smoothing have the norm that goes with --noise. "
+            "--norm is the norm of --eps; --noise decides the norm of smoothing's radii. "
             f"Received: --sigma={config.sigma} --norm={config.norm}."
         )
     drops = numbers("drops", config.drops) or []
     if not drops and config.drop_factor != _DROP_FACTOR:
         raise ValueError(
-            f"--drop_factor goes with --drops. Received: --drop_factor={config.drop_factor} alone."
+            f"--drop_factor needs --drops. Received: --drop_factor={config.drop_factor} without it."
         )
     if drops and drops[0] <= 0:
-        raise ValueError(f"--drops are epochs > 0. Received: {','.join(config.drops)}.")
+        raise ValueError(f"--drops must be epochs > 0. Received: {','.join(config.drops)}.")
     if any(a >= b for a, b in zip(drops, drops[1:], strict=False)):
-        raise ValueError(f"--drops are epochs that grow. Received: {','.join(config.drops)}.")
+        raise ValueError(f"--drops must be increasing epochs. Received: {','.join(config.drops)}.")
     if config.init_model is not None and config.init != "keras":
         raise ValueError(
-            "--init_model brings its own weights, so no --init. "
-            f"Received: --init={config.init}, --init_model={config.init_model}."
+            "--init has no meaning with --init_model, which contains weights. Received: "
+            f"--init={config.init}, --init_model={config.init_model}."
         )
     check_objective(config)
 
@@ -164,13 +169,13 @@ def warn(config: Config) -> None:
     if drops and drops[-1] >= config.epochs:
         warnings.warn(
             f"--drops={','.join(config.drops)}: training ends after epoch {config.epochs}, before "
-            "the last of them.",
+            "the last drop.",
             stacklevel=2,
         )
     if config.eps is not None and config.train_eps is not None and config.train_eps < config.eps:
         warnings.warn(
             f"--train_eps={config.train_eps} is less than --eps={config.eps}: the model is tested "
-            "at a radius that it was never trained at.",
+            "at a larger radius than it was trained at.",
             stacklevel=2,
         )
 
@@ -183,7 +188,9 @@ def check_out(config: Config) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out={config.out} is a file. Choose a folder.")
     if out.exists() and any(out.iterdir()) and not config.resume:
-        raise ValueError(f"--out={config.out} is not empty. Choose another folder, or --resume.")
+        raise ValueError(
+            f"--out={config.out} is not empty. Choose another folder, or pass --resume."
+        )
 
 
 def check_objective(config: Config) -> None:
@@ -241,9 +248,9 @@ def check_free_of_bounds(config: Config) -> None:
         if value != default:
             given = ",".join(value) if isinstance(value, list) else value
             raise ValueError(
-                f"--{name} is for runs with --eps. Without it nothing is bounded or attacked after "
-                "training; `tfcert-certify --method=smoothing` certifies networks for smoothing. "
-                f"Received: --objective={config.objective} --{name}={given}."
+                f"--{name} is for runs with --eps. Without --eps the program bounds and attacks "
+                "nothing after training; `tfcert-certify --method=smoothing` certifies networks "
+                f"for smoothing. Received: --objective={config.objective} --{name}={given}."
             )
 
 
@@ -254,5 +261,5 @@ def numbers(name: str, values: list[str] | None) -> list[float] | None:
         if not all(map(math.isfinite, found or [])):
             raise ValueError("infinite or no number")
     except ValueError:
-        raise ValueError(f"--{name} are numbers. Received: {','.join(values or [])}.") from None
+        raise ValueError(f"--{name} must be numbers. Received: {','.join(values or [])}.") from None
     return found

@@ -160,8 +160,8 @@ def _freeze(config: Config, model: keras.Model, objective: objectives.Objective)
         return
     if config.init_model is None:
         raise ValueError(
-            f"Stage {stage} goes on from the model of stage {stage - 1}: --init_model. "
-            "Received: --init_model=None."
+            f"Stage {stage} continues from the model of stage {stage - 1}, so it needs "
+            "--init_model. Received: --init_model=None."
         )
     latent.freeze_before(model, stage)
 
@@ -240,7 +240,7 @@ def _learning_rate(config: Config, steps: int) -> Any:
     if config.decay == "cosine":
         if config.drops:
             raise ValueError(
-                f"--drops goes with --decay=drops. Received: --drops={','.join(config.drops)} and "
+                f"--drops needs --decay=drops. Received: --drops={','.join(config.drops)} and "
                 "--decay=cosine."
             )
         return keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * steps)

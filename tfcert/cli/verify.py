@@ -51,9 +51,7 @@ def _define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """Verifies with the parsed flags."""
     if len(argv) != 3:
-        raise app.UsageError(
-            f"A network and a property are needed, in this order. Received: {argv[1:]}"
-        )
+        raise app.UsageError(f"Pass a network and a property, in this order. Received: {argv[1:]}")
     names = {field.name for field in dataclasses.fields(verify_config.Config)}
     settings: dict[str, Any] = {
         name: flags.FLAGS[name].value for name in names - {"network", "property"}

@@ -52,6 +52,6 @@ def check(config: Config) -> None:
             )
     if config.dtype is not None and pathlib.Path(config.network).suffix == ".keras":
         raise ValueError(
-            "--dtype is for ONNX networks; a .keras file says its types. "
-            f"Received: --dtype={config.dtype}."
+            "--dtype is for ONNX networks; a .keras file contains its types. Received: "
+            f"--dtype={config.dtype}."
         )

@@ -67,8 +67,8 @@ def images(
         raise ValueError(f"{what} is empty. Received: shape={x.shape}.")
     if integers and x.max() == 1:
         raise ValueError(
-            f"{what} must hold pixels from 0 to {brightest} where they are integers. "
-            f"Received: none above 1 ({x.dtype}). Save images that are scaled already as floats."
+            f"{what} must hold integer pixels from 0 to {brightest}. Received: none above 1 "
+            f"({x.dtype}). Save scaled images as floats."
         )
     high = brightest if integers else 1
     # Written so that NaN fails too.

@@ -69,13 +69,13 @@ def prepare(trainer: Any, x: Any, y: Any, arguments: dict[str, Any]) -> tuple[An
     else:
         if y is not None or weights is not None or split or augment is not None:
             raise ValueError(
-                "`y`, `sample_weight`, `validation_split` and `augment` go with arrays; a data set "
-                f"brings its own labels and weights. Received: x of type {type(x).__name__}."
+                "`y`, `sample_weight`, `validation_split` and `augment` are for arrays. A data "
+                f"set contains its own labels and weights. Received: x of type {type(x).__name__}."
             )
         if batch_size is not None:
             raise ValueError(
-                "`batch_size` goes with arrays; a data set has its own batches. "
-                f"Received: batch_size={batch_size}."
+                "`batch_size` is for arrays. A data set has its own batches. Received: "
+                f"batch_size={batch_size}."
             )
         data, length = x, _length(trainer, x, arguments.get("steps_per_epoch"))
         trainer.example = _first(trainer, x)
@@ -130,9 +130,9 @@ def _check_clock(trainer: Any, length: int) -> None:
         return
     changed = f", before {before}," if before != length else ""
     warnings.warn(
-        f"The trainer has taken {step} steps, and an epoch has {length}{changed} from now on: "
-        f"schedules in epochs and the order of the samples go on from epoch {step / length:.4g}. "
-        f"To go on elsewhere, call trainer.step.assign(epochs * {length}) before fit.",
+        f"The trainer has taken {step} steps, and an epoch has {length}{changed} from now on. "
+        f"Schedules in epochs and the order of the samples continue at epoch {step / length:.4g}. "
+        f"To continue elsewhere, call trainer.step.assign(epochs * {length}) before fit.",
         stacklevel=4,
     )
 
@@ -140,8 +140,9 @@ def _check_clock(trainer: Any, length: int) -> None:
 def _check_leftover(left: int, devices: int) -> None:
     if 0 < left < devices:
         raise ValueError(
-            f"The last batch of an epoch has a size of {left} for {devices} devices, and not all "
-            "layers can train on none. Choose another `batch_size` or `steps_per_epoch`."
+            f"The last batch of an epoch has a size of {left} for {devices} devices, and some "
+            "layers cannot train on an empty batch. Choose another `batch_size` or "
+            "`steps_per_epoch`."
         )
 
 

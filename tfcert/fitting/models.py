@@ -31,7 +31,7 @@ def check_model(model: keras.Model, aim: Aim, bounded: bool) -> None:
         network = network_of(given)
         if network.dtype != "float32" or network.reduced:
             raise ValueError(
-                "Certified training is in float32. Rebuild the model with that dtype policy. "
+                "Certified training needs float32. Rebuild the model with the policy 'float32'. "
                 f"Received: model {model.name!r} of type {network.reduced or network.dtype}."
             )
     else:
@@ -62,8 +62,8 @@ def check_model(model: keras.Model, aim: Aim, bounded: bool) -> None:
     head = heads.head_of(scored.model)
     if scored.ending:
         warnings.warn(
-            f"Model {model.name!r} ends in {scored.ending}. Its logits are trained, with the same "
-            f"weights: the loss leaves {scored.ending} out, and the model keeps it.",
+            f"Model {model.name!r} ends in {scored.ending}. Training uses the logits before "
+            f"{scored.ending}, with the same weights; the model keeps {scored.ending}.",
             stacklevel=3,
         )
     elif aim.ranks and head.activation in ("softmax", "log_softmax", "sigmoid"):
@@ -91,9 +91,9 @@ def _check_calls(model: keras.Model) -> None:
         if tracing.is_hidden(layer) and "training" in inspect.signature(layer.call).parameters:
             raise NotImplementedError(
                 f"{type(layer).__name__} {layer.name!r} is written as a class, and its call takes "
-                "`training`: bounds could not follow what it does while training. Remove that "
-                "argument: Keras tells layers inside, such as Dropout and BatchNormalization, by "
-                "itself."
+                "`training`: bounds cannot follow its behaviour during training. Remove this "
+                "argument. Keras passes `training` to inner layers, such as Dropout and "
+                "BatchNormalization, by itself."
             )
 
 

@@ -87,9 +87,9 @@ def _check_restored(before: int, step: int, length: int, epoch: int) -> None:
     if step != before and done:
         warnings.warn(
             f"A backup of step {step} was restored, {done} steps into an epoch of {length}. "
-            f"Samples and schedules go on from there, but Keras runs epoch {epoch} whole: this "
-            f"run will take {done} steps more than an unbroken one. For equal weights back up "
-            "after whole epochs, save_freq='epoch'.",
+            f"Samples and schedules continue there, but Keras repeats all of epoch {epoch}: this "
+            f"run will take {done} steps more than an unbroken run. For equal weights back up "
+            "after whole epochs: save_freq='epoch'.",
             stacklevel=2,
         )
 

@@ -99,7 +99,7 @@ def read(path: str | os.PathLike[str]) -> Log:
     while lines and not lines[-1].strip():  # Empty lines at the end, as editors leave them.
         size -= len(lines.pop()) + 1
     if not lines:
-        raise ValueError(f"{path}:1: there is no header. Received: {_short(cut)}.")
+        raise ValueError(f"{path}:1: the header is missing. Received: {_short(cut)}.")
     # What is not UTF-8 becomes a sign that no header has.
     columns = tuple(lines[0].removesuffix(b"\r").decode("utf-8", "replace").split("\t"))
     kind = kind_of(columns)
@@ -114,7 +114,7 @@ def read(path: str | os.PathLike[str]) -> Log:
             entry = parse_line(line, columns, kind)
             first = places.setdefault(entry["idx"], number)
             if first != number:
-                raise ValueError(f"idx {entry['idx']} stands in line {first} already")
+                raise ValueError(f"idx {entry['idx']} is already in line {first}")
             entries.append(entry)
         except ValueError as error:
             problems.append(f"{path}:{number}: {error}")
@@ -197,7 +197,7 @@ def parse_line(line: bytes, columns: tuple[str, ...], kind: str) -> dict[str, An
         raise ValueError(f"a line of {len(line)} bytes")
     fields = _text(line).split("\t")
     if len(fields) != len(columns):
-        raise ValueError(f"{len(columns)} columns are wanted. Received: {len(fields)}")
+        raise ValueError(f"the line must have {len(columns)} columns. Received: {len(fields)}")
     parsers = _PARSERS[kind]
     known = ((name, parsers.get(name, _any)) for name in columns)
     return {name: parse(name, text) for (name, parse), text in zip(known, fields, strict=True)}

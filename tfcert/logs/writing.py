@@ -74,7 +74,9 @@ class Writer:
         self.columns = (*getattr(reading, kind.upper()), *more)
         self._kind, self._file = kind, -1
         if reading.kind_of(self.columns) != kind:
-            raise ValueError(f"`more` must be names of further columns. Received: more={more!r}.")
+            raise ValueError(
+                f"`more` must hold names of additional columns. Received: more={more!r}."
+            )
         given = {"format": FORMAT, "kind": kind, "columns": list(self.columns), **run}
         self.facts: dict[str, Any] = json.loads(json.dumps(given, allow_nan=False))
         self._known()  # Before a file is made.
@@ -108,7 +110,7 @@ class Writer:
             if b"\n" in line or b"\r" in line:
                 raise ValueError(f"A line must be one line. Received: {entry!r}.")
             if parsed["idx"] in self.done | found:
-                raise ValueError(f"{self.path} has a line for input {parsed['idx']} already.")
+                raise ValueError(f"{self.path} already has a line for input {parsed['idx']}.")
             found.add(parsed["idx"])
             lines.append(line + b"\n")
         self._append(b"".join(lines))
@@ -145,8 +147,8 @@ class Writer:
         if known is None:
             if self.path.exists() and (not self.path.is_file() or self.path.stat().st_size):
                 raise ValueError(
-                    f"{self.path} is there already and has no {reading.facts_path(self.path)} "
-                    "beside it that says which run it is of. Choose another file."
+                    f"{self.path} exists, but there is no {reading.facts_path(self.path)} that "
+                    "describes its run. Choose another file."
                 )
             return None
         differ = [
@@ -160,8 +162,9 @@ class Writer:
             return None  # Of a start that failed; there is nothing to lose.
         if differ:
             raise ValueError(
-                f"{self.path} is the log of another run: it has another {', '.join(differ)}"
-                f"{self._settings(known)}. Choose another file, or start with what the run had."
+                f"{self.path} is the log of a different run, with other {', '.join(differ)}"
+                f"{self._settings(known)}. Choose another file, or repeat the arguments of that "
+                "run."
             )
         return known
 

@@ -120,8 +120,8 @@ class AdvIBP(RobustObjective):
         super().build(trainer)
         if self.moments is not None:
             raise ValueError(
-                "This AdvIBP objective keeps the averages of another trainer. Make one for each: "
-                "AdvIBP.from_config(objective.get_config())."
+                "This AdvIBP objective keeps the averages of another trainer. Create one "
+                "objective for each trainer: AdvIBP.from_config(objective.get_config())."
             )
         if self.stage > 1:
             check_frozen(trainer.model, self.stage)
@@ -221,8 +221,8 @@ class AdvIBP(RobustObjective):
         assert self.moments is not None
         if [*map(id, batch.model.trainable_variables)] != [*map(id, self._variables)]:
             raise ValueError(
-                "Layers were frozen or made trainable after the trainer was made, and AdvIBP keeps "
-                "averages of the gradients of the weights as they were. Make a new trainer and "
+                "Layers were frozen or unfrozen after the trainer was created, but AdvIBP keeps "
+                "averages of the gradients of the earlier weights. Create a new trainer and "
                 "objective: AdvIBP.from_config(objective.get_config())."
             )
         adversarial, certified = self.phases.parts(batch.clock)

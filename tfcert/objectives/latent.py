@@ -55,8 +55,9 @@ def _decisive(network: Network, reader: Node) -> Node:
             reached.add(other)
     if network.outputs not in reached:
         raise NotImplementedError(
-            f"Layer {reader.name!r}: a path of the model goes around its input, so an attack there "
-            "does not decide the outputs. An attack on an inner value needs a chain of layers."
+            f"Layer {reader.name!r}: some path of the model bypasses this layer, so an attack on "
+            "its input does not decide the outputs. Use a model without such a path, as a chain "
+            "of layers."
         )
     return node
 
@@ -84,7 +85,7 @@ def check_frozen(model: keras.Model, stage: int) -> None:
     free = [layer.name for layer in layers_before(model, stage) if layer.trainable_weights]
     if free:
         raise ValueError(
-            f"Stage {stage} of AdvIBP trains what follows on the attacked value; the layers before "
-            "it are frozen. Go there by tfcert.objectives.next_stage(trainer), or set their "
-            f"trainable=False. Received: trainable layers {', '.join(map(repr, free))}."
+            f"Stage {stage} of AdvIBP needs frozen layers before the attacked value. Call "
+            "tfcert.objectives.next_stage(trainer), or set trainable=False for these layers. "
+            f"Received: trainable layers {', '.join(map(repr, free))}."
         )

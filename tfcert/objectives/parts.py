@@ -31,7 +31,7 @@ def part_of_region(
     for one in (whole, region):
         if one.norm != math.inf:
             raise ValueError(
-                f"A part of a region can be bounded for boxes, norm inf. Received: region={one!r}."
+                f"`around` and `region` need boxes, norm inf. Received: region={one!r}."
             )
     limits = whole.bind(x)
     points = ops.stop_gradient(ops.cast(around, limits.lower.dtype))

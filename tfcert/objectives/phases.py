@@ -44,15 +44,16 @@ class Phases:
             )
         if begin is not None and not grown_at(begin) >= 1.0:  # NaN, too.
             raise ValueError(
-                "`joint_begin` must not lie before the end of `ramp`: until then the certified "
-                f"loss is alone. Received: joint_begin={begin} and ramp={ramp!r}."
+                "`joint_begin` must not be earlier than the end of `ramp`, because the ramp "
+                f"trains the certified loss alone. Received: joint_begin={begin} and "
+                f"ramp={ramp!r}."
             )
         if not attack.end or attack.unit != ramp.unit:
             return  # Epochs and steps compare only once the length of an epoch is known.
         if grown_at(attack.end) > 0.0:
             raise ValueError(
-                "`attack_ramp` must end before `ramp` leaves 0: from there on the attack rests. "
-                f"Received: attack_ramp={attack!r} and ramp={ramp!r}."
+                "`attack_ramp` must end before `ramp` leaves 0, because the attack pauses while "
+                f"`ramp` grows. Received: attack_ramp={attack!r} and ramp={ramp!r}."
             )
 
     def parts(self, clock: Clock) -> tuple[Tensor, Tensor]:

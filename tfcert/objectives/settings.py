@@ -109,8 +109,8 @@ class Settings:
         for name, value in values.items():
             if isinstance(value, (tuple, list)) and self.region is None:
                 raise ValueError(
-                    f"`{name}` must be a number or a schedule: a pair follows a radius, and this "
-                    f"objective has none. Received: {name}={value!r}."
+                    f"`{name}` must be a number or a schedule. A pair follows a radius, and this "
+                    f"objective has no radius. Received: {name}={value!r}."
                 )
             self.weights[name] = Weight(name, value, most)
 
@@ -164,7 +164,7 @@ class Weight:
         reached = [self.first, self.last] if self.schedule is None else self.schedule.reached
         if not all(0.0 <= number <= most for number in reached):
             wanted = "be at least 0" if most == math.inf else f"lie in [0, {most:g}]"
-            raise ValueError(f"`{name}` must {wanted} all the time. Received: {name}={value!r}.")
+            raise ValueError(f"`{name}` must {wanted} at all times. Received: {name}={value!r}.")
 
     def at(self, ramp: Tensor, clock: Clock) -> Tensor:
         """The weight at a fraction of the radius, a float32 scalar."""
@@ -191,8 +191,8 @@ def checked_method(method: Any) -> Any:
     """A name, an object of ``tfcert.methods`` or None, that validation can run."""
     if method is not None and methods.get(method).float_safe:
         raise ValueError(
-            "`validation_method` is for training, whose bounds are in float32; certify with "
-            f"float_safe afterwards. Received: validation_method={method!r}."
+            "`validation_method` must not be float-safe, because training bounds are in float32. "
+            f"Certify with float_safe after training. Received: validation_method={method!r}."
         )
     return method
 
@@ -207,8 +207,8 @@ def ramp_of(name: str, value: Any) -> Schedule:
         )
     if ramp.last < 1.0:
         warnings.warn(
-            f"`{name}` ends at {ramp.last:g}: the training radius is never reached. To train at a "
-            "smaller one set `train_eps`, which leaves the ramp to end at 1.",
+            f"`{name}` ends at {ramp.last:g}: training never reaches the full radius. To train at "
+            "a smaller radius, set `train_eps` and let the ramp end at 1.",
             stacklevel=user_stacklevel(),
         )
     return ramp

@@ -293,7 +293,10 @@ class ConsistencySmoothing(SmoothAdv):
         self.radius, self.form = float(radius), form
         as_choice("form", form, _FORMS)
         if self.copies < 2:
-            raise ValueError(f"`copies` must be at least 2 to agree. Received: copies={copies}.")
+            raise ValueError(
+                "`copies` must be at least 2, so that copies can be compared. Received: "
+                f"copies={copies}."
+            )
 
     @property
     def _base(self) -> Any:

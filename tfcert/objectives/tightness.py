@@ -228,8 +228,9 @@ class TightRelaxation(CrownIBP):
         for node in network.nodes:
             if isinstance(node.primitive, Nonlinear) and node not in known:
                 raise NotImplementedError(
-                    f"Layer {node.name!r} is nonlinear and no ReLU: the feasibility regulariser is "
-                    "defined for ReLU networks. Use feasibility_weight=0.0 and the gap alone."
+                    f"Layer {node.name!r} is nonlinear, but not a ReLU: the feasibility "
+                    "regulariser is for ReLU networks. Use feasibility_weight=0.0, and the gap "
+                    "alone."
                 )
 
     def training_method(self) -> Any:

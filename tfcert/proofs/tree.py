@@ -278,8 +278,8 @@ def _flat(
         values = values.reshape(len(values), -1) if count > 1 else values.reshape(1, -1)
         if len(values) not in (1, count):
             raise ValueError(
-                "Slopes and multipliers must have one entry a node, or one for all. Received: "
-                f"{len(values)} entries of place {place} for {count} nodes."
+                "Slopes and multipliers must have one entry per node, or one for all nodes. "
+                f"Received: {len(values)} entries of place {place} for {count} nodes."
             )
         found[int(place)] = values
     return found

@@ -71,7 +71,7 @@ def write_proof(
                 break
         leaves = tfcert_check.check(file, question, proof)
     except tfcert_check.Refused as error:
-        raise ValueError(f"This is no proof: {error}.") from error
+        raise ValueError(f"`tree` is not a proof: {error}.") from error
     pathlib.Path(path).write_bytes(content.getvalue())
     return leaves
 

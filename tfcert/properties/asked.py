@@ -220,8 +220,8 @@ class TopK(ClassStays):
     def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
         if self.k >= outputs:
             raise ValueError(
-                f"`k` must be below the number of outputs, {outputs}; else the property always "
-                f"holds. Received: k={self.k}."
+                f"`k` must be below the number of outputs, {outputs}; otherwise the property "
+                f"always holds. Received: k={self.k}."
             )
         return super().margins(inputs, outputs)
 

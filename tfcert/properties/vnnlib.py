@@ -87,7 +87,9 @@ def _property(text: str) -> Property:
             case [str(word), *_] if word in _IGNORED:
                 continue
             case _:
-                raise ValueError(f"This is no declaration and no assertion: {_show(command)}.")
+                raise ValueError(
+                    f"This is neither a declaration nor an assertion: {_show(command)}."
+                )
     sizes = {}
     for kind in "XY":
         sizes[kind] = sum(name == kind for name, _ in variables)
@@ -173,9 +175,9 @@ def _cases(formula: Any, variables: set[tuple[str, int]]) -> list[tuple[_Atom, .
             return [(_atom(sign, left, right, variables),)]
         case ["<" | ">" | "=" | "not" | "=>" as word, *_]:
             raise NotImplementedError(
-                f"Conditions are made of <=, >=, and, or. Received: {word} in {_show(formula)}."
+                f"Conditions must use <=, >=, and, or. Received: {word} in {_show(formula)}."
             )
-    raise ValueError(f"This is no condition: {_show(formula)}.")
+    raise ValueError(f"This is not a condition: {_show(formula)}.")
 
 
 def _atom(sign: str, left: Any, right: Any, variables: set[tuple[str, int]]) -> _Atom:
@@ -189,11 +191,11 @@ def _atom(sign: str, left: Any, right: Any, variables: set[tuple[str, int]]) -> 
         raise ValueError(f"A number is too large in {_show([sign, left, right])}.")
     kinds = {name[0] for name in terms if name}
     if not kinds:
-        raise ValueError(f"No variable stands in {_show([sign, left, right])}.")
+        raise ValueError(f"There is no variable in {_show([sign, left, right])}.")
     if "X" in kinds and (len(terms) > 1 or set(terms.values()) not in ({1.0}, {-1.0})):
         raise NotImplementedError(
-            "Inputs have limits that are numbers, and stand in no condition with others. "
-            f"Received: {_show([sign, left, right])}."
+            "A condition on an input must compare this input alone with a number. Received: "
+            f"{_show([sign, left, right])}."
         )
     factors = {name[1]: factor for name, factor in terms.items() if name}
     return _Atom(kinds.pop(), factors, constant)
@@ -225,7 +227,7 @@ def _linear(expression: Any, variables: set[tuple[str, int]]) -> _Terms:
                 if set(factor) <= {None}:
                     return _sum([(factor.get(None, 0.0), terms)])
             raise NotImplementedError(f"This is not linear: {_show(expression)}.")
-    raise ValueError(f"This is no sum of variables: {_show(expression)}.")
+    raise ValueError(f"This is not a sum of variables: {_show(expression)}.")
 
 
 def _sum(parts: list[tuple[float, _Terms]]) -> _Terms:
@@ -250,9 +252,9 @@ def _expressions(text: str) -> Iterator[list[Any]]:
         if token == "(":
             stack.append([])
             if len(stack) > _DEEPEST:
-                raise ValueError(f"More than {_DEEPEST} brackets stand inside of each other.")
+                raise ValueError(f"More than {_DEEPEST} brackets are nested.")
         elif not stack:
-            raise ValueError(f"{token[:80]!r} stands outside of all brackets.")
+            raise ValueError(f"{token[:80]!r} is outside all brackets.")
         elif token == ")":
             done = stack.pop()
             if stack:
@@ -262,7 +264,7 @@ def _expressions(text: str) -> Iterator[list[Any]]:
         else:
             stack[-1].append(token)
     if stack:
-        raise ValueError("The text ends inside of a bracket.")
+        raise ValueError("The text ends inside a bracket.")
 
 
 def _show(expression: Any) -> str:

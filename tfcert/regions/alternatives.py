@@ -72,8 +72,8 @@ class Alternatives(region.Region):
     def scaled(self, fraction: ArrayLike | Tensor) -> Alternatives:
         """Raises an error: a point between two words is not a word."""
         raise NotImplementedError(
-            "A finite region has no smaller copies for a schedule. Train with the region at its "
-            f"full size, or on a tfcert.Box. Received: region={self!r}."
+            "A finite region cannot be scaled by a schedule. Train with the region at its full "
+            f"size, or with a tfcert.Box. Received: region={self!r}."
         )
 
     # What the region checks.

@@ -200,8 +200,8 @@ def plain(value: Any) -> Any:
     """Arrays as lists and numbers, which a configuration can hold."""
     if ops.is_tensor(value):
         raise ValueError(
-            "A region whose size or limits are tensors cannot be serialised. "
-            f"Received: {show(value)}. Serialise the region that it was made from."
+            "A region whose size or limits are tensors cannot be serialised. Received: "
+            f"{show(value)}. Serialise the original region."
         )
     return value.tolist() if isinstance(value, np.ndarray) else value
 
@@ -252,8 +252,8 @@ def check_scale(eps: np.ndarray, clip: tuple[np.ndarray, np.ndarray]) -> None:
     received = f"Received: eps={show(eps)}, clip=({show(clip[0])}, {show(clip[1])})."
     if not (eps > width).all():
         warnings.warn(
-            "`eps` is more than half of the range of valid inputs: one point is within eps of all "
-            f"of them. {received}",
+            "`eps` is more than half of the range of valid inputs: one point is within eps of "
+            f"every input. {received}",
             stacklevel=4,
         )
         return

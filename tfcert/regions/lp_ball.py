@@ -60,8 +60,8 @@ class LpBall(region.Region):
     ):
         if ops.is_tensor(eps) and arguments.concrete(eps) is None:
             raise ValueError(
-                "`eps` must be a number or an array. Received: a symbolic tensor. Make the ball at "
-                "its full size, and give sizes that change to `with_eps` or `scaled`."
+                "`eps` must be a number or an array. Received: a symbolic tensor. Create the "
+                "ball at its full size, and pass changing sizes to `with_eps` or `scaled`."
             )
         self._eps: Any = arguments.as_array("eps", eps)
         if not (np.isfinite(self._eps) & (self._eps >= 0)).all():
@@ -115,7 +115,7 @@ class LpBall(region.Region):
         eps = arguments.as_factor("eps", eps)
         largest = self._eps.max(initial=0.0)
         if self._eps.ndim and largest == 0:
-            raise ValueError("`with_eps` needs a ball that is larger than 0. Received: eps=0.")
+            raise ValueError("`with_eps` needs a ball with an eps above 0. Received: eps=0.")
         # The largest component is exactly 1, and becomes the very number that was asked for.
         proportion = np.ones_like(self._eps) if largest == 0 else self._eps / largest
         if isinstance(eps, float):

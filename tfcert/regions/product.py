@@ -317,8 +317,8 @@ class Product(region.Region):
     def with_eps(self, eps: ArrayLike | Tensor) -> Product:
         """Raises an error: each input has its own size."""
         raise ValueError(
-            "Several inputs have a size each: give each input's region another eps, or shrink all "
-            f"of them by `scaled`. Received: eps={eps!r}."
+            "Each of several inputs has its own size. Change the eps of each input's region, or "
+            f"shrink all regions with `scaled`. Received: eps={eps!r}."
         )
 
     def scaled(self, fraction: ArrayLike | Tensor) -> Product:

@@ -67,7 +67,7 @@ def clip(low: float, high: float) -> curve_lib.Curve:
     """The curve of ``min(max(x, low), high)``."""
     low, high = float(low), float(high)
     if low > high:
-        raise NotImplementedError(f"clip has no rule for limits that are crossed: {low}, {high}.")
+        raise NotImplementedError(f"clip has no rule for limits with low > high: {low}, {high}.")
     if low == high:
         return piecewise.PiecewiseLinear("clip", lambda x: ops.clip(x, low, high), (), (0,), (low,))
     return piecewise.PiecewiseLinear(

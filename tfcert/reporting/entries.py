@@ -132,7 +132,7 @@ def read(path: str | os.PathLike[str], name: str | None = None) -> Entries:
     path = pathlib.Path(path)
     entries = _read_file(path, path.stem if name is None else name)
     if len(entries) == 0:
-        raise ValueError(f"{path} has a header and no whole line below it.")
+        raise ValueError(f"{path} has a header, but no complete line.")
     return entries
 
 
@@ -175,13 +175,13 @@ def join(path: str | os.PathLike[str], shards: Sequence[str], name: str) -> Entr
         **joined,
     )
     if len(whole) == 0:
-        raise ValueError(f"{path} has headers and no whole line below them.")
+        raise ValueError(f"{path} has headers, but no complete line.")
     order = np.argsort(whole.idx, kind="stable")
     again = np.flatnonzero(np.diff(whole.idx[order]) == 0)
     if len(again):
         one, two = order[again[0]], order[again[0] + 1]
         raise ValueError(
-            f"{whole.where(two)}: idx {whole.idx[two]} stands in {whole.where(one)} already."
+            f"{whole.where(two)}: idx {whole.idx[two]} is already in {whole.where(one)}."
         )
     return whole
 

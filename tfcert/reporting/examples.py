@@ -72,8 +72,8 @@ def _check(entries: Entries, inputs: Inputs) -> None:
     beyond = entries.idx >= len(inputs.x)
     if beyond.any():
         raise ValueError(
-            f"{entries.path} must be about the given data, of {len(inputs.x)} inputs. "
-            f"Received: idx {entries.idx[beyond][0]}."
+            f"{entries.path} must belong to the given data of {len(inputs.x)} inputs. Received: "
+            f"idx {entries.idx[beyond][0]}."
         )
     other = np.flatnonzero(inputs.y[entries.idx] != entries.label)
     if len(other):

@@ -54,11 +54,11 @@ def load(paths: Sequence[str], names: Sequence[str] | None = None) -> Sources:
         ValueError: Nothing is given, something is given twice, or a file is malformed.
     """
     if not paths:
-        raise ValueError("Logs or folders of runs are wanted. Received: none.")
+        raise ValueError("`paths` must name at least one log file or run folder. Received: none.")
     places = [os.path.realpath(path) for path in paths]
     twice = [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]
     if twice:
-        raise ValueError(f"Each log is wanted once. Received: {', '.join(twice)}.")
+        raise ValueError(f"`paths` must name each log once. Received: {', '.join(twice)}.")
     groups = _groups(paths)
     if names is None:
         names = _names([os.path.realpath(path) for path in groups])
@@ -97,8 +97,8 @@ def _groups(paths: Sequence[str]) -> dict[str, list[str]]:
         total = found[0][1]
         if len(groups[whole]) != total or set(found) != {(i, total) for i in range(total)}:
             raise ValueError(
-                f"{whole} is in {total} parts, and all of them are wanted. "
-                f"Received: {', '.join(groups[whole])}."
+                f"{whole} has {total} parts, and all parts are required. Received: "
+                f"{', '.join(groups[whole])}."
             )
     return groups
 
@@ -165,8 +165,8 @@ def write(
     there = [name for name in reversed(files) if (out / name).exists()]
     if there and not overwrite:
         raise ValueError(
-            f"{out} has {', '.join(there[:3])}{' and more' * (len(there) > 3)} already. Choose "
-            "another folder, or say that they may be overwritten."
+            f"{out} already has {', '.join(there[:3])}{' and more' * (len(there) > 3)}. Choose "
+            "another folder, or overwrite the files: overwrite=True, or --overwrite."
         )
     out.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():

@@ -24,8 +24,8 @@ def mask_of(value: Any, what: str = "attention_mask") -> np.ndarray | None:
         return None
     if isinstance(value, (Node, keras.KerasTensor)):
         raise NotImplementedError(
-            f"its {what} is computed from the input of the model, so that which positions take "
-            "part is not fixed. Give a constant mask, the same for all inputs, or "
+            f"its {what} is computed from the input of the model, so the input would decide which "
+            "positions count. Pass a constant mask, the same for all inputs, or "
             "use_causal_mask=True."
         )
     mask = np.asarray(ops.convert_to_numpy(value))
@@ -60,8 +60,8 @@ def _weights(scores: Node, axes: Sequence[int], masks: Sequence[np.ndarray | Non
     mask = _joined(masks, scores.shape)
     if mask is not None and not mask.any(axis=tuple(axis - 1 for axis in axes)).all():
         raise NotImplementedError(
-            "its mask leaves a query without any key, for which Keras's ways to compute attention "
-            "differ. Let every query see at least one position."
+            "its mask hides every key from some query, and Keras's implementations of attention "
+            "disagree in this case. Let every query see at least one position."
         )
     return building.softmax(scores, list(axes), mask)
 

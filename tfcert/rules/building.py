@@ -47,8 +47,9 @@ def constant(value: Any) -> np.ndarray:
     """A number or array that stands in the place of a tensor."""
     if isinstance(value, keras.Variable) or ops.is_tensor(value):
         raise NotImplementedError(
-            "its rule gives a tensor, which would keep its value when the layer's weights change. "
-            "Give the variable itself, or a function: lambda: keras.ops.abs(layer.kernel)."
+            "its rule returns a tensor, which would keep its value when the layer's weights "
+            "change. Pass the variable itself, or a function: lambda: "
+            "keras.ops.abs(layer.kernel)."
         )
     return np.asarray(value, dtype="float64")
 
@@ -222,9 +223,9 @@ def check_sum(shape: Sequence[int], other: Sequence[int]) -> None:
     """Refuses a sum that Keras does not compute as it says."""
     if backend.misplaces_sum(tuple(shape), tuple(other)):
         raise NotImplementedError(
-            f"it adds a value of shape {tuple(other)} to one of shape {tuple(shape)}, which "
-            "Keras's TensorFlow backend takes for a bias and adds along another axis than "
-            "broadcasting does. Let these sizes differ, or add a value of full shape."
+            f"it adds a value of shape {tuple(other)} to one of shape {tuple(shape)}. Keras's "
+            "TensorFlow backend treats such a value as a bias, and adds it along another axis "
+            "than broadcasting does. Use different sizes, or add a value of the full shape."
         )
 
 

@@ -84,7 +84,7 @@ def _triangle(pick: Any) -> Any:
 def _filled(number: float) -> Any:
     def rule(op: Any, x: Node, dtype: Any = None) -> Node:
         if (dtype or getattr(op, "dtype", None)) is not None:
-            raise NotImplementedError("a `dtype` has no rule. Leave it to be that of the value.")
+            raise NotImplementedError("a `dtype` has no rule. Leave `dtype` out.")
         return building.as_node(np.full(x.shape, number))
 
     return rule

@@ -35,7 +35,7 @@ def join(paths: Sequence[str], target: str) -> pathlib.Path:
     run |= {"hashes": {**hashes[0], "data": " ".join(data)}}
     run |= {"inputs": sum(len(part.entries) for part in parts)}
     if pathlib.Path(target).exists():
-        raise ValueError(f"{target} is there already. Choose another file.")
+        raise ValueError(f"{target} exists. Choose another file.")
     entries = sorted(
         ((entry, part.path) for part in parts for entry in part.entries),
         key=lambda found: found[0]["idx"],

@@ -100,7 +100,7 @@ def certify_shards(
     targets = [FileSystems.join(out, name) for name in names]
     taken = [target for target in targets if FileSystems.exists(target)]
     if taken:
-        raise ValueError(f"{taken[0]} is there already. Choose another folder.")
+        raise ValueError(f"{taken[0]} exists. Choose another folder.")
     model = _load(settings.model_path)
     run = {
         "hashes": {
