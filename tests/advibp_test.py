@@ -110,7 +110,7 @@ def test_an_attack_from_a_clip_limit_reaches_the_other_end():
 
 def test_a_ramp_that_never_ends_at_the_full_radius_is_refused():
     error = pytest.raises(ValueError, match="`ramp` must end at 1.*set `train_eps`")
-    with pytest.warns(UserWarning, match="never reached"), error:
+    with pytest.warns(UserWarning, match="never reaches the full radius"), error:
         objectives.AdvIBP(ts.REGION, schedules.Linear(0.0, 0.5, 0, 1))
 
 

@@ -156,7 +156,7 @@ def test_multipliers_that_are_negative_or_no_number_are_refused(files, by_units,
     multipliers = np.zeros(counts.sum())
     assert files.check(change(by_units, starts=starts, multipliers=multipliers)) > 2
     multipliers[-1] = value
-    with pytest.raises(tfcert_check.Refused, match="negative or no number"):
+    with pytest.raises(tfcert_check.Refused, match="negative or not a number"):
         files.check(change(by_units, starts=starts, multipliers=multipliers))
 
 

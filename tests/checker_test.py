@@ -371,11 +371,11 @@ def test_alternatives_and_conditions_become_cases_in_the_order_of_the_file(tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("(assert (<= X_0 1))", "not understood"),
+        ("(assert (<= X_0 1))", "does not know"),
         ("(declare-const X_1 Real)", "without gaps"),
         ("(declare-const X_0 Real) (assert (<= X_0 1))", "without limits"),
-        ("(declare-const X_0 Real) (assert (< X_0 1))", "not understood"),
-        ("(declare-const X_0 Int)", "not understood"),
+        ("(declare-const X_0 Real) (assert (< X_0 1))", "does not know"),
+        ("(declare-const X_0 Int)", "does not know"),
         ("(declare-const X_0 Real", "ends inside a bracket"),
         ("(check-sat))", "a bracket too many"),
         (

@@ -27,7 +27,7 @@ def test_other_runs_are_refused(tmp_path):
         logs.Writer(path, "certify", other)
     with pytest.raises(ValueError, match="with other columns"):
         logs.Writer(path, "certify", RUN, more=["radius"])
-    with pytest.raises(ValueError, match="it has another kind, columns"):
+    with pytest.raises(ValueError, match="with other kind, columns"):
         logs.Writer(path, "smoothing", RUN)
     assert before == (path.read_bytes(), logs.facts_path(path).read_bytes())
     with logs.Writer(path, "certify", RUN, session={"commit": "b"}) as log:

@@ -34,7 +34,7 @@ def test_a_finished_run_is_extended(tmp_path, capsys):
     trained = keras.saving.load_model(out / "model.keras")
     assert not np.array_equal(trained.get_weights()[0], model.get_weights()[0])
     for changes in ({"epochs": "2"}, {"epochs": "4", "decay": "cosine"}):
-        with pytest.raises(app.UsageError, match="--resume goes on with the flags of the run"):
+        with pytest.raises(app.UsageError, match="--resume continues with the flags of the run"):
             run_here(out, **{**QUICK, **changes}, resume="true")
 
 
