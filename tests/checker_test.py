@@ -255,7 +255,7 @@ def gallery(opset):
         (onnx_cases.one("LeakyRelu", alpha=1.5), "slope must be from 0 to 1"),
         (onnx_cases.network([("Mul", "x x", "y", {})]), "product of two values"),
         (onnx_cases.one("Add", {"c": np.float32(np.ones((2, 1, 1, 1, 1)))}), "repeating a value"),
-        (onnx_cases.one("Add", {"c": np.float32(np.inf)}), "no numbers"),
+        (onnx_cases.one("Add", {"c": np.float32(np.inf)}), "not numbers"),
         (
             onnx_cases.one("AveragePool", kernel_shape=[2, 2], pads=[1, 1, 1, 1]),
             "average over parts",

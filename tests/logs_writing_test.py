@@ -32,7 +32,7 @@ def test_other_runs_are_refused(tmp_path):
     assert before == (path.read_bytes(), logs.facts_path(path).read_bytes())
     with logs.Writer(path, "certify", RUN, session={"commit": "b"}) as log:
         assert log.done == {0}
-        with pytest.raises(ValueError, match="has a line for input 0 already"):
+        with pytest.raises(ValueError, match="already has a line for input 0"):
             log.write([certified(1), certified(0)])
         with pytest.raises(ValueError, match="has a line for input 2 already"):
             log.write([certified(2), certified(2)])
