@@ -34,7 +34,7 @@ def test_other_runs_are_refused(tmp_path):
         assert log.done == {0}
         with pytest.raises(ValueError, match="already has a line for input 0"):
             log.write([certified(1), certified(0)])
-        with pytest.raises(ValueError, match="has a line for input 2 already"):
+        with pytest.raises(ValueError, match="already has a line for input 2"):
             log.write([certified(2), certified(2)])
     facts = logs.read_facts(path)
     assert facts["sessions"] == [{"commit": "a"}, {"commit": "b"}]

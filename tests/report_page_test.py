@@ -71,7 +71,7 @@ def test_verdicts(tmp_path):
     assert "Changes of an inputε = 0.1 in the ℓ∞ norm, values from 0 to 1" in found.text
     assert "eps_curves.png" in files
     left_out = int(np.sum(entries.correct & ~np.isfinite(entries.margin)))
-    assert f"Without {left_out} that have no finite bound." in found.text
+    assert f"Without {left_out} inputs without a finite bound." in found.text
     for fact in ("c0ffee", entries.sha256, "hashes model"):
         assert fact in found.text
 

@@ -100,9 +100,10 @@ def _curves(results: demo_run.Results) -> figure.Figure:
 def _page(results: demo_run.Results, drawn: figure.Figure) -> str:
     curves = page.figure(
         figures.svg(drawn, "Attacked and verified accuracy of both networks against epsilon"),
-        "Dotted: what an attack has left. Solid: what is proved. No attack of any kind gets below "
-        "the solid line; the band between the lines is undecided. At ε = 0: the accuracy on "
-        "unchanged images.",
+        "Dotted lines show the accuracy under an attack, and solid lines the share of images "
+        "with a proof. No attack of any kind gets below the solid line. Images in the band "
+        "between the lines are undecided. The points at ε = 0 show the accuracy on unchanged "
+        "images.",
     )
     sections = [
         _sizes(results),
@@ -154,8 +155,8 @@ def _sizes(results: demo_run.Results) -> page.Section:
         shown = images.picture(changed, f"a {label}, changed by {eps:g}", reverse=True)
         cards.append(images.card([(shown, "")], f"ε = {eps:g}" if eps else "unchanged"))
     words = (
-        "Every pixel of this digit is made lighter or darker by ε, at random. An attacker chooses "
-        "the direction of each pixel, and needs much less."
+        "Every pixel of this digit gets lighter or darker by ε, at random. An attacker chooses "
+        "the direction of each pixel, and needs a much smaller ε."
     )
     return page.Section(
         "What ε looks like",
@@ -182,14 +183,15 @@ def _examples(results: demo_run.Results) -> page.Section | None:
         ]
         caption = (
             f"Proved for the certified network: the score of {each.label} stays ahead of every "
-            f"other by at least {each.proved:.1f}. The attack got the lead down to {each.lead:.1f}."
+            f"other score by at least {each.proved:.1f}. The attack reduced the lead to "
+            f"{each.lead:.1f}."
         )
         cards.append(images.card(pictures, caption))
     eps = results.config.train_eps
     lead = (
-        f"Left: the digit. Middle: changed by at most ε = {eps:g}, and the plain network reads "
-        "another digit. Right: what a stronger attack on the certified network finds within the "
-        "same ε. It fails, as the proof says that every attack must."
+        f"Left: the digit. Middle: the digit changed by at most ε = {eps:g}; the plain network "
+        "reads another digit. Right: the best attempt of a stronger attack on the certified "
+        "network, within the same ε. The attack fails, as the proof says that every attack must."
     )
     return page.Section(
         "An attack that fools one and not the other",
@@ -212,8 +214,8 @@ def _methods(results: demo_run.Results) -> page.Section:
         for method in demo_run.METHODS
     ]
     note = (
-        "Each row counts the images that the method or one above it proves. tfcert goes from the "
-        "cheapest to the tightest, each on what the ones before left open."
+        "Each row counts the images proved by the method or a method above it. tfcert runs the "
+        "methods from the cheapest to the tightest, each on the images that are still open."
     )
     table = tables.Table(
         "methods", f"Share of the images proved at ε = {eps:g}", columns, rows, note
@@ -241,8 +243,8 @@ def _run(results: demo_run.Results) -> page.Section:
         "Commit": facts["commit"] or "unknown (no git checkout)",
     }
     words = page.escape(
-        "The bounds are computed in float32 and do not account for its rounding errors; "
-        "float_safe=True does. All numbers: results.json.",
+        "The bounds are computed in float32, and ignore rounding errors; float_safe=True covers "
+        "them. The file results.json has all numbers.",
         None,
     )
     return page.Section(

@@ -45,7 +45,7 @@ def examples_part(
     for entries in logs_shown:
         _check(entries, inputs)
     if not images.is_image(inputs.x.shape[1:]):
-        made.text(f"No pictures: inputs of shape {inputs.x.shape[1:]} are no images.")
+        made.text(f"No pictures: inputs of shape {inputs.x.shape[1:]} are not images.")
         return made
     for entries in logs_shown:
         if len(logs_shown) > 1:
@@ -62,7 +62,7 @@ def _add_log(
         if len(chosen):
             made.pieces.append(f"<h4>{title}</h4>")
             made.pieces.append(images.gallery([_plain(entries, inputs, i) for i in chosen]))
-    made.text(f"Ordered by {measure}, among the inputs that are classified correctly.")
+    made.text(f"Ordered by {measure}, among the inputs classified right.")
     if entries.verdict is not None:
         _add_counterexamples(entries, inputs, most, classify, made)
 
@@ -147,7 +147,7 @@ def _add_counterexamples(
         )
     if cards:
         made.pieces.append(images.gallery(cards, wide=True))
-        made.text("The change is drawn so that its largest entry, given below it, has full colour.")
+        made.text("The largest entry of each change, given below the picture, has full colour.")
     if missing:
         made.text(f"{missing} counterexamples are not stored beside the log.", "note warning")
 

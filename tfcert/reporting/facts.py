@@ -23,12 +23,12 @@ def facts_part(logs: Sequence[Entries], runs: Sequence[Run], own: dict[str, Any]
         own: The facts of the report itself.
     """
     made = part.Part("How these numbers came about")
-    made.text("Flags, versions, commits, seeds and hashes, as the files beside the logs have them.")
+    made.text("The flags, versions, commits, seeds and hashes come from the files beside the logs.")
     for entries in logs:
         facts = {"log, SHA-256": entries.sha256, **(entries.facts or {})}
         made.pieces.append(_list(entries.name, facts))
         if entries.facts is None:
-            made.text("There is no file of facts beside this log.")
+            made.text("This log has no file of facts.")
     for run in runs:
         made.pieces.append(_list(run.name, run.facts))
     made.pieces.append(_list("This report", own))

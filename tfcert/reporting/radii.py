@@ -20,7 +20,7 @@ _SIGN = {"smoothing": "r", "certify": "ε"}
 _COMPARABLE = {
     "noise": "Radii of different kinds of noise are in different norms.",
     "n": "More samples give larger radii.",
-    "alpha": "A larger alpha gives larger radii, which are wrong more often.",
+    "alpha": "A larger alpha gives larger radii, but more of them are wrong.",
     "adaptive": "Adaptive sampling gives up a part of the radius for speed.",
 }
 _MEAN = {"smoothing": "ACR", "certify": "Mean ε"}
@@ -49,12 +49,10 @@ def radii_part(logs: Sequence[Entries], radii: Sequence[float] | None) -> part.P
     made = part.Part("Certified radii" if smoothing else "Largest verified ε")
     name = "smoothing" if smoothing else "eps"
     made.text(
-        "An input counts at radius r if it is classified correctly and its certified radius is at "
-        "least r. Each radius holds with the probability that its log was made with, against "
-        "inputs closer than it."
+        "An input counts at radius r if it is classified right and its certified radius is at "
+        "least r. Each radius covers closer inputs, and holds with the probability of its log."
         if smoothing
-        else "An input counts at ε if it is classified correctly and was found to be verified at ε "
-        "or at a larger one."
+        else "An input counts at ε if it is classified right and verified at ε or at a larger ε."
     )
     for words in _differences(logs):
         made.text(words, "note warning")
@@ -153,9 +151,9 @@ def _add_pairs(logs: Sequence[Entries], radii: Sequence[float], made: part.Part,
         *(tables.Column(f"{sign} = {radius:g}", "+.1%", estimate=True) for radius in radii),
     ]
     note = (
-        "Differences on the inputs that both logs have. After ±: the standard error of the mean of "
-        "the differences, input by input; a difference of less than about two of them may be "
-        "chance."
+        "The table shows differences on the inputs that both logs contain. After ±: the standard "
+        "error of the mean difference, input by input. A difference below about two standard "
+        "errors may be chance."
     )
     if rows:
         made.table(tables.Table(name, "Paired differences", columns, rows, note))

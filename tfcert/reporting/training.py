@@ -58,9 +58,9 @@ def _results_table(runs: Sequence[Run]) -> tables.Table:
             ]
         )
     note = (
-        "Clean: test inputs that the trained model classifies correctly. Under noise: "
-        "also with one draw of the noise. Attacked: correct, and no counterexample was found. "
-        "Verified: correct, and proved by the method to stay so within ε."
+        "Clean: the share of test inputs that the trained model classifies right. Under noise: "
+        "the same with one draw of the noise. Attacked: right, and no counterexample was found. "
+        "Verified: right, and proved by the method to stay right within ε."
     )
     return tables.Table("training", "Accuracy after training", columns, rows, note)
 
@@ -81,7 +81,7 @@ def _accuracies(runs: Sequence[Run]) -> str:
                     axes.plot(np.arange(1, len(values) + 1), values, label=name, **look)
         figures.legend(drawn)
         picture = figures.svg(drawn, "Accuracy and verified accuracy over the epochs")
-    caption = "Measured after every epoch, at the radius to be tested at."
+    caption = "The accuracies are measured after every epoch, at the radius of the test."
     return page.figure(picture, caption) if axes.lines else ""
 
 
@@ -116,8 +116,4 @@ def _radius(runs: Sequence[Run]) -> str:
                 axes.plot(np.arange(1, len(values) + 1), values, label=name, **look)
         figures.legend(drawn)
         picture = figures.svg(drawn, "The training radius over the epochs")
-    return (
-        page.figure(picture, "The radius that is trained at grows along a ramp.")
-        if axes.lines
-        else ""
-    )
+    return page.figure(picture, "The training radius grows along a ramp.") if axes.lines else ""

@@ -43,8 +43,8 @@ def summary_table(logs: Sequence[Entries], name: str = "verdicts") -> tables.Tab
         tables.Column("Attacked", ".1%", estimate=True),
         tables.Column("Verified", ".1%", estimate=True),
         tables.Column("Unknown", ".1%"),
-        tables.Column("Seconds, all", ".1f"),
-        tables.Column("median", ".3f"),
+        tables.Column("Seconds", ".1f"),
+        tables.Column("Median seconds", ".3f"),
     ]
     rows = [
         [
@@ -61,10 +61,10 @@ def summary_table(logs: Sequence[Entries], name: str = "verdicts") -> tables.Tab
         for entries in logs
     ]
     note = (
-        "Clean: classified correctly. Attacked: correct, and no counterexample was found. "
-        "Verified: correct, and proved to stay so in the whole region. The truth lies between the "
-        "last two; unknown is their difference. After ±: the standard error, of the inputs taken "
-        "as a random sample."
+        "Clean: the share of inputs classified right. Attacked: right, and no counterexample was "
+        "found. Verified: right, and proved to stay right in the whole region. The accuracy "
+        "under the worst attack lies between the last two; unknown is their difference. After ±: "
+        "the standard error, if the inputs are a random sample."
     )
     return tables.Table(name, "Accuracy", columns, rows, note)
 
@@ -126,8 +126,11 @@ def _curve(logs: Sequence[Entries], made: part.Part) -> str:
         made.pictures["verdicts_curves"] = figures.png(drawn)
         picture = figures.svg(drawn, "Verified and attacked accuracy against eps")
     lines = any(len(group) > 1 for group in _points(logs).values())
-    caption = "At ε = 0: the clean accuracy. Full marks: verified. Empty marks: attacked."
-    return page.figure(picture, caption + " Lines join what was measured." * lines)
+    caption = (
+        "The points at ε = 0 are the clean accuracy. Full marks are verified, empty marks "
+        "attacked accuracies."
+    )
+    return page.figure(picture, caption + " Lines join the measured points." * lines)
 
 
 def _common(names: Sequence[str]) -> str:
@@ -162,13 +165,13 @@ def _margins(entries: Entries, made: part.Part) -> str:
         figures.legend(drawn)
         picture = figures.svg(drawn, f"Histogram of the margins of {page.plain(entries.name)}")
     note = (
-        "Correctly classified inputs. Above 0: verified. Of falsified inputs, the margin at the "
-        "counterexample."
+        "The histogram counts inputs classified right. Inputs above 0 are verified. For a "
+        "falsified input, it uses the margin at the counterexample."
     )
     if left_out := int(np.sum(right & ~finite)):
-        note += f" Without {left_out} that have no finite bound."
+        note += f" Without {left_out} inputs without a finite bound."
     if (margin[finite] < edges[0]).any():
-        note += " The leftmost bar holds all that is further left."
+        note += " The leftmost bar also counts all smaller margins."
     return page.figure(picture, note)
 
 
@@ -192,8 +195,8 @@ def _add_pairs(logs: Sequence[Entries], made: part.Part) -> None:
     columns = [tables.Column("First − second"), tables.Column("Inputs of both", "d")]
     columns += [tables.Column(kind, "+.1%", estimate=True) for kind in kinds]
     note = (
-        "Differences of logs at the same ε on the inputs that both have. After ±: the standard "
-        "error of the mean of the differences, input by input."
+        "The table shows differences of logs at the same ε, on the inputs that both logs "
+        "contain. After ±: the standard error of the mean difference, input by input."
     )
     if rows:
         made.table(tables.Table("verdicts_pairs", "Paired differences", columns, rows, note))
@@ -203,7 +206,7 @@ def _methods_table(logs: Sequence[Entries]) -> tables.Table:
     several = len(logs) > 1
     columns = [tables.Column("Decided by"), *([tables.Column("Log")] if several else [])]
     columns += [tables.Column(verdict.capitalize(), "d") for verdict in log_format.VERDICTS]
-    columns += [tables.Column("Seconds, all", ".2f"), tables.Column("median", ".4f")]
+    columns += [tables.Column("Seconds", ".2f"), tables.Column("Median seconds", ".4f")]
     rows = []
     for entries in logs:
         assert entries.method is not None
@@ -213,10 +216,10 @@ def _methods_table(logs: Sequence[Entries]) -> tables.Table:
             seconds = [float(chosen.seconds.sum()), float(np.median(chosen.seconds))]
             rows.append([method, *([entries.name] if several else []), *counts, *seconds])
     note = (
-        "Of unknown inputs: the method with the best bound. None: the prediction alone, or no "
-        "method had time."
+        "An unknown input counts for the method with the best bound. The row none counts inputs "
+        "that the prediction decided, or that no method had time for."
     )
-    return tables.Table("methods", "What decided how many", columns, rows, note)
+    return tables.Table("methods", "Inputs decided by each method", columns, rows, note)
 
 
 def _effort(method: str) -> tuple[int, str]:
