@@ -240,7 +240,9 @@ def test_the_order_of_the_phases():
     with pytest.raises(ValueError, match="`attack_ramp` must end"):
         objectives.AdvIBP(ts.REGION, attack_ramp=(0, 1))
     for begin in (3.9, float("nan")):
-        with pytest.raises(ValueError, match="`joint_begin` must not be earlier than the end of `ramp`"):
+        with pytest.raises(
+            ValueError, match="`joint_begin` must not be earlier than the end of `ramp`"
+        ):
             objectives.AdvIBP(ts.REGION, (2, 4), joint_begin=begin)
     assert objectives.AdvIBP(ts.REGION, (2, 4), joint_begin=4).joint_begin == 4.0
     objectives.AdvIBP(ts.REGION, schedules.Linear(0, 1, 20, 30, "steps"), (1, 3))

@@ -33,9 +33,9 @@ class LayersTest(ErrorsTest):
 
     def test_unsupported_layer(self):
         text = (
-            r"Layer 'my_resizing' \(Resizing\) has no bound rule. Apply this layer to the data before "
-            "the model. .* Or register a rule with tfcert.register_rule, .* or give the layer a method "
-            r"propagate_interval\(bounds\): docs/adding_a_rule.md shows each. Attacks .* and "
+            r"Layer 'my_resizing' \(Resizing\) has no bound rule. Apply this layer to the data "
+            "before the model. .* Or register a rule with tfcert.register_rule, .* or give the "
+            r"layer a method propagate_interval\(bounds\): docs/adding_a_rule.md shows each. Attacks .* and "
             "smoothing .* work for any model"
         )
         model = model_of(layers.Resizing(4, 4, name="my_resizing"), shape=(3, 3, 1))
@@ -240,7 +240,9 @@ class BatchTest(ErrorsTest):
 
         self.refused(attends(lambda x: x[:, :, None] * x[:, None]), "computed from the input")
         self.refused(attends(lambda x: np.ones((2, 4, 4), bool)), "differs from sample to sample")
-        self.refused(attends(lambda x: np.zeros((1, 4, 4), bool)), "hides every key from some query")
+        self.refused(
+            attends(lambda x: np.zeros((1, 4, 4), bool)), "hides every key from some query"
+        )
         layer = layers.MultiHeadAttention(1, 2, attention_axes=2)
         self.refused(
             lambda x: layer(x[:, None, :, None], x[:, None, :, None], use_causal_mask=True),

@@ -92,7 +92,9 @@ def test_reads_what_editors_and_spreadsheets_add(tmp_path):
     assert log.column("time").tolist() == [12.5]
     assert path.read_bytes()[log.size :] == b"\r\n \n"
     path.write_text(SMOOTHING_HEADER + "0\t7\t7\t0.8\t1\t1\n\n2\t7\t7\t0.8\t1\t1\n")
-    with pytest.raises(ValueError, match=r"other:3: the line must have 6 columns"):  # Not in the middle.
+    with pytest.raises(
+        ValueError, match=r"other:3: the line must have 6 columns"
+    ):  # Not in the middle.
         logs.read(path)
 
 

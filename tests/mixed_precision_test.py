@@ -38,9 +38,7 @@ def test_bounds_are_those_of_the_same_weights_in_float32(policy):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             found = tfcert.bound(model, X, REGION, method)
-        told = [
-            str(one.message) for one in said if "do not cover rounding" in str(one.message)
-        ]
+        told = [str(one.message) for one in said if "do not cover rounding" in str(one.message)]
         assert len(told) == (method == "ibp"), "the warning comes once"
         wanted = tfcert.bound(plain, X, REGION, method)
         for ours, theirs in zip(found, wanted, strict=True):

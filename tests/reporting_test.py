@@ -277,7 +277,9 @@ def test_parts_that_are_no_log_are_refused(tmp_path):
     text = pathlib.Path(parts[0]).read_text()
     line = pathlib.Path(parts[1]).read_text().splitlines()[1]
     pathlib.Path(parts[0]).write_text(f"{text}{line}\n")
-    with pytest.raises(ValueError, match=r"00001-of-00003.tsv:2: idx 1 is already in .*00000-of.*:12"):
+    with pytest.raises(
+        ValueError, match=r"00001-of-00003.tsv:2: idx 1 is already in .*00000-of.*:12"
+    ):
         report.load(parts)
     pathlib.Path(parts[0]).write_text(text)
     facts = logs.read_facts(parts[1])

@@ -220,7 +220,10 @@ BAD = {
         {"objective": "advibp", "option": ["stage=None"]},
         "--option=stage=None: `stage` must",
     ),
-    "stage": ({"objective": "advibp", "option": ["stage=2"]}, "continues from the model of stage 1"),
+    "stage": (
+        {"objective": "advibp", "option": ["stage=2"]},
+        "continues from the model of stage 1",
+    ),
     "init": ({"init": "ibp", "init_model": "model.keras"}, "--init has no meaning"),
     "precision": ({"precision": "bfloat16"}, "--precision=bfloat16 is for the objectives of smoo"),
 }

@@ -98,7 +98,7 @@ def scored(model: keras.Model, x: Any = None, *, read: bool = True) -> Scored:
 
 
 def head_of(model: keras.Model) -> Head:
-    """How a model with one output ends.
+    """Returns the head of a model with one output.
 
     Example:
 

@@ -223,7 +223,7 @@ def _claim(node: Node, operation: Any) -> None:
 
 
 class Derived:
-    """What was derived from a model as it is: its network, compiled programs, models of its parts.
+    """Objects derived from a model: its network, compiled programs, models of its parts.
 
     It is kept on the model itself and gone with it. (A dictionary that is keyed weakly by the model
     would hold its keys: compiled programs refer to the model.) It is made anew where a layer or an
@@ -250,7 +250,7 @@ class Derived:
 
 
 def derived_from(model: keras.Model) -> Derived:
-    """What was derived from a model, made anew only where the model was changed."""
+    """Returns the objects derived from a model, created anew only after a change of the model."""
     known = model.__dict__.get("_tfcert_derived")
     if known is None or not known.settings.hold(model):
         known = Derived(model)

@@ -163,7 +163,7 @@ class Programs:
         return program is not None and program.is_compiled
 
     def traces(self, *kinds: str) -> int:
-        """How many programs of some kinds were traced, those that made room included."""
+        """Returns the number of traced programs of some kinds, including dropped ones."""
         kept = sum(program.traces for program in self if program.kind in kinds)
         return kept + sum(self._forgotten[kind] for kind in kinds)
 

@@ -15,7 +15,7 @@ __all__ = ["commit", "machine", "session", "versions"]
 
 
 def session() -> dict[str, Any]:
-    """What may change when a run goes on: the time, the versions, the commit and the machine."""
+    """Returns facts that may change when a run resumes: time, versions, commit and machine."""
     return {
         "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),

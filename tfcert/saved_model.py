@@ -40,7 +40,8 @@ def check_weights(model: keras.Model) -> None:
 
 
 def common_facts(model: keras.Model) -> dict[str, Any]:
-    """What every export tells: the model's name, a hash of its weights, versions, time."""
+    """Returns the facts of every export: the model's name, a hash of its weights, versions,
+    time."""
     digest = hashlib.sha256()
     for variable in model.variables:
         values = np.ascontiguousarray(ops.convert_to_numpy(variable))

@@ -70,7 +70,7 @@ class Proof(NamedTuple):
 
 
 class Margin(NamedTuple):
-    """What is found of one leaf: minus the row of the case is at least ``bound``."""
+    """The result of one leaf: minus the row of the case is at least ``bound``."""
 
     case: int
     node: int
@@ -140,7 +140,7 @@ def check(network: Network, asked: Property, proof: Proof) -> int:
 
 
 def margins(network: Network, asked: Property, proof: Proof) -> Iterator[Margin]:
-    """What each leaf of a proof shows; inf where no input is left on the leaf.
+    """Returns the bound of each leaf of a proof; inf if the leaf contains no input.
 
     All cases are covered where the iterator comes to its end. Nothing is said of the SHA-256.
     """

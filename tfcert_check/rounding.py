@@ -45,7 +45,7 @@ def dot(rows: Array, values: Array) -> Array:
 
 
 def lost(rows: Array, size: Array, terms: int = 0) -> Array:
-    """What rounding may take from a dot product with rows, and from the rows themselves.
+    """Returns the rounding losses of a dot product with rows, and of the rows themselves.
 
     Args:
         rows: ``(boxes, rows, n)``, computed as sums of so many products, or rounded once.

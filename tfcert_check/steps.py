@@ -47,7 +47,7 @@ class Lines(NamedTuple):
 
 
 class Step:
-    """How one value is computed from those before.
+    """The computation of one value from earlier values.
 
     Attributes:
         size: How many entries the value has.

@@ -91,7 +91,7 @@ def check(
 
 
 def classes_of(model: keras.Model, x: Tensor) -> int:
-    """How many classes a model knows; two where it has a single output."""
+    """Returns the number of a model's classes; two for a single output."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
     return width_of(heads.scored(model, x).model, x)

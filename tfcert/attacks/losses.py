@@ -70,7 +70,7 @@ TARGETED_CLASSES: Mapping[AttackLoss, int] = {**CLASSES, "logits_ratio": 4}
 
 
 class Goal(NamedTuple):
-    """What an attack makes large for given inputs.
+    """The loss that an attack maximises for given inputs.
 
     Attributes:
         loss: The name of the loss.

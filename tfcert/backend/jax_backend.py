@@ -149,7 +149,7 @@ def replica() -> Any:
 
 
 def replicas() -> int:
-    """How many devices share a batch."""
+    """Returns the number of devices that share a batch."""
     return 1
 
 
@@ -237,7 +237,7 @@ def pipeline(batches: keras.utils.PyDataset) -> Any:
 
 
 class TrainStep:
-    """How a trainer takes a step: gradients of its losses, joined, applied and logged.
+    """The step of a trainer: gradients of its losses, joined, applied and logged.
 
     A mixin before ``keras.Model``; the trainer gives ``batch_of``, ``losses_of``, ``combine`` and
     ``log``. A step whose loss or gradient is NaN or infinite is void: it changes neither weights

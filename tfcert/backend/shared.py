@@ -93,7 +93,7 @@ def only_finite(
 
 
 def changed_by_layers(model: keras.Model) -> list[keras.Variable]:
-    """What a model's layers change themselves in a forward pass, such as moving statistics."""
+    """Returns the variables that layers change in a forward pass, such as moving statistics."""
     layers = [model, *model._flatten_layers(include_self=False)]
     own = {id(v): v for layer in layers for v in layer._non_trainable_variables}
     return [v for v in own.values() if keras.backend.is_float_dtype(v.dtype)]

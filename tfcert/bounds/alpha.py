@@ -23,7 +23,7 @@ _FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
 
 
 class Ascent(Protocol):
-    """How slopes are optimised: ``tfcert.methods.AlphaCrown`` has these options."""
+    """The options of the slopes' optimisation, as in ``tfcert.methods.AlphaCrown``."""
 
     @property
     def iterations(self) -> int: ...
@@ -36,7 +36,7 @@ class Ascent(Protocol):
 
 
 class Optimised(NamedTuple):
-    """What an optimisation ends with.
+    """The result of an optimisation.
 
     Attributes:
         lower: The best lower bounds of the rows met on the way, ``(groups, rows)``.

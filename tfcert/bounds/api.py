@@ -187,7 +187,7 @@ def least_margins(
 
 
 def trace_count(model: keras.Model) -> int:
-    """How many bound programs of a model were traced so far; for tests of recompilation."""
+    """Returns the number of traced bound programs of a model, for tests of recompilation."""
     return programs_of(model).traces("bound", "margins", "specification", "least")
 
 

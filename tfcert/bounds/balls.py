@@ -31,7 +31,7 @@ class BallEvaluation(Evaluation):
 
 
 def moved(node: Node, p: Any, radii: list[Tensor]) -> Tensor:
-    """How far the value of a node moves, ``(batch,)``, where its inputs move by radii."""
+    """Returns how far the value of a node moves, ``(batch,)``, if its inputs move by radii."""
     if isinstance(node.primitive, Constant):
         return ops.zeros_like(ops.ravel(p)[:1])
     try:

@@ -24,7 +24,7 @@ __all__ = ["Call", "Setting", "as_numbers", "prepare"]
 
 
 class Setting(NamedTuple):
-    """What a program for bounds is made for, besides the region."""
+    """The settings of a program for bounds, except the region."""
 
     network: Network
     method: methods.Method

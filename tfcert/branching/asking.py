@@ -21,7 +21,7 @@ __all__ = ["check_output", "problems_of", "subject_of"]
 def problems_of(
     model: keras.Model, asked: Any, x: ArrayLike | None, region: Region | None
 ) -> list[Problem]:
-    """What is asked as problems of the model; raises where it does not fit."""
+    """Returns a property as problems of the model; raises an error if it does not fit."""
     network = network_of(model)
     shape, outputs = network.input.shape, network.outputs.shape[0]
     if isinstance(asked, Property):

@@ -44,7 +44,7 @@ _AT_ONCE = 1 << 20
 
 
 class Inputs(NamedTuple):
-    """What is known of some domains, as arrays with one entry a domain.
+    """The known facts about some domains, as arrays with one entry per domain.
 
     Attributes:
         lower: ``(n, *input_shape)``.
@@ -70,7 +70,7 @@ class Inputs(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What bounding finds, as arrays with one entry a domain.
+    """The results of bounding, as arrays with one entry per domain.
 
     Attributes:
         lower: ``(n, rows)``: bounds of the margins; inf where the domain is empty.

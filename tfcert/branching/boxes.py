@@ -39,7 +39,7 @@ _FLOOR = 0.05
 
 
 def free_inputs(problem: Problem) -> int:
-    """How many numbers of the input may vary."""
+    """Returns the number of input entries that may vary."""
     return int((problem.upper > problem.lower).sum())
 
 

@@ -37,7 +37,8 @@ _NARROW = 1e-4
 
 
 def decided(evaluation: Evaluation, layout: Layout) -> Tensor:
-    """Which piece each unit is on, ``(batch, units)``: 1 or -1 where its interval tells, else 0."""
+    """Returns the piece of each unit, ``(batch, units)``: 1 or -1 if its interval decides, else
+    0."""
     parts = []
     for spot, smooth in zip(layout.units, layout.smooth, strict=True):
         lower, upper = evaluation.intervals[evaluation.network.nodes[spot.place]].bounds
@@ -70,7 +71,8 @@ def estimates(
     slopes: Mapping[int, Any],
     chosen: Tensor,
 ) -> Tensor:
-    """How much splitting each unit may gain, ``(batch, units)``; -1 where it cannot be split.
+    """Returns the possible gain of splitting each unit, ``(batch, units)``; -1 if it cannot be
+    split.
 
     Args:
         evaluation: Holds the intervals.
@@ -156,7 +158,7 @@ def best_units(scores: Tensor, count: int) -> Tensor:
 def preferred(
     lower: npt.NDArray[np.float64], candidates: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int64]:
-    """Which candidate of each domain is best, ``(n,)``, from bounds of both halves.
+    """Returns the best candidate of each domain, ``(n,)``, from bounds of both halves.
 
     The half that is proved less well decides; of two units that are equal in that, the other half.
     A half that is proved counts as 0, whatever its bound.

@@ -86,12 +86,12 @@ class Layout:
 
     @property
     def unit_count(self) -> int:
-        """How many units there are."""
+        """Returns the number of units."""
         return self.units[-1].stop if self.units else 0
 
     @property
     def slope_count(self) -> int:
-        """How many slopes there are."""
+        """Returns the number of slopes."""
         return self.slopes[-1].stop if self.slopes else 0
 
     @property

@@ -29,7 +29,7 @@ _CHUNK = 256
 
 
 class Minimum(NamedTuple):
-    """What a linear program finds.
+    """The minimum of a linear program.
 
     Attributes:
         value: The least value, inf where there is no point, -inf where the solver found neither.

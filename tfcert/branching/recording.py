@@ -17,7 +17,7 @@ _MOST_WAYS = 10_000
 
 
 class Recorder(Protocol):
-    """What is told about the tree of a search while it runs.
+    """The interface of objects that record the tree of a search.
 
     Nodes are numbers. A *case* is one way to break the question of a problem: margins none of which
     is positive. It is refuted on a part where one of these margins stays above 0.

@@ -42,7 +42,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a search ends with.
+    """The result of a search.
 
     Attributes:
         holds: Whether all domains were proved.

@@ -64,7 +64,7 @@ class Domains:
 
 
 class Bounded(NamedTuple):
-    """What bounding finds of some domains.
+    """The results of bounding some domains.
 
     Attributes:
         domains: The same domains in the same order, with a state to go on from. The search fills
@@ -103,7 +103,7 @@ class Splitter(Protocol):
         ...
 
     def can_split(self, domains: Domains) -> npt.NDArray[np.bool_]:
-        """Which domains ``split`` can make smaller, ``(n,)``."""
+        """Returns whether ``split`` can make each domain smaller, ``(n,)``."""
         ...
 
     def split(self, domains: Domains) -> Domains:

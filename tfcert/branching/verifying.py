@@ -44,7 +44,7 @@ _DRAWN, _STARTS, _STEPS = 256, 64, 30
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a verification goes about.
+    """The settings of a verification.
 
     Attributes:
         method: Bounds every part of the region.

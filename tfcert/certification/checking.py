@@ -35,7 +35,7 @@ class UnsoundCertificateError(RuntimeError):
 
 
 def chosen(index: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Which inputs are checked: a share of all, by seed and number, whatever the batch."""
+    """Returns the inputs to check: a share of all, by seed and number, in any batch."""
     draws = [np.random.SeedSequence(seed, spawn_key=(int(i),)).generate_state(1)[0] for i in index]
     return np.array(draws, "float64") < share * 2.0**32
 

@@ -53,7 +53,7 @@ class Findings:
         )
 
     def counts(self) -> dict[str, int]:
-        """How many inputs are verified and falsified, for the progress."""
+        """Returns the numbers of verified and falsified inputs, for the progress."""
         return {name: int(np.sum(self.verdict == name)) for name in ("verified", "falsified")}
 
     def decide(self, places: np.ndarray, verdict: str, margin: np.ndarray, method: str) -> None:

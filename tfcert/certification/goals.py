@@ -25,7 +25,7 @@ _PARTS = ("rows", "offsets", "groups", "needs")
 
 
 class Goal:
-    """What has to hold for each input of a run.
+    """The goal of a run: the condition that each input must fulfil.
 
     Attributes:
         labels: The class that the property of each input is about, ``(inputs,)``; -1 for none.
@@ -40,11 +40,12 @@ class Goal:
         self._questions: list[Question] | None = None
 
     def values(self, scores: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """What decides for some inputs, above 0 where the property holds, from scores."""
+        """Returns the deciding values of some inputs, above 0 if the property holds, from
+        scores."""
         raise NotImplementedError
 
     def broken(self, outputs: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Which inputs break the property, by what the model returns; NaN does."""
+        """Returns whether each input breaks the property, by the model's outputs; NaN does."""
         raise NotImplementedError
 
     def attacked(

@@ -57,7 +57,8 @@ def as_html(result: Certificates) -> str:
 
 
 def plot(result: Certificates, axes: Any = None) -> Any:
-    """How many inputs have each verdict, as bars; with radii, the accuracy at each eps."""
+    """Draws the number of inputs for each verdict as bars, or with radii the accuracy at each
+    eps."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:

@@ -46,7 +46,7 @@ class Subject:
         self.dtype: str = self.network.dtype
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
-        """What the model itself returns, as it is executed in batches of this size."""
+        """Returns the model's own outputs, executed in batches of this size."""
         points = ops.convert_to_tensor(x)
         program = programs_of(self.model).get(
             self.model, "predict", None, lambda: _prediction(self.model), (points,)

@@ -9,7 +9,7 @@ __all__ = ["Config"]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the demo is run with; sizes of changes are on the pixel scale 0 to 1."""
+    """The settings of the demo, with sizes of changes on the pixel scale 0 to 1."""
 
     seed: int = 0
     eps: tuple[float, ...] = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2)

@@ -85,7 +85,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What the demo found."""
+    """The results of the demo."""
 
     config: Config
     parameters: int

@@ -74,7 +74,7 @@ class _NormParser(flags.ArgumentParser[str]):
         return text
 
     def flag_type(self) -> str:
-        """What help calls the type."""
+        """Returns the name of the type in --help."""
         return "norm"
 
 
@@ -95,7 +95,7 @@ class _SizeParser(flags.ArgumentParser[float]):
         return value
 
     def flag_type(self) -> str:
-        """What help calls the type."""
+        """Returns the name of the type in --help."""
         return "size"
 
 

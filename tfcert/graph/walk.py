@@ -234,13 +234,13 @@ def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
-    """Where the model's layers take their random numbers from, such as Dropout."""
+    """Returns the seed generators of the model's layers, such as Dropout."""
     known = [g for layer in [model, *layers_of(model)] for g in layer._seed_generators]
     return list({id(generator): generator for generator in known}.values())
 
 
 class AttentionParts(NamedTuple):
-    """What a layer of multi-head attention is made of.
+    """The parts of a multi-head attention layer.
 
     Attributes:
         query: The layer that projects queries; so do ``key`` and ``value``.

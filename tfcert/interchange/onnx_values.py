@@ -33,7 +33,7 @@ class Value(NamedTuple):
         return len(self.tensor.shape)
 
     def axis(self, axis: int) -> int:
-        """Where an axis of ONNX's order is in the tensor."""
+        """Returns the tensor's axis for an axis in ONNX's order."""
         if not -self.rank <= axis < self.rank:
             raise ValueError(f"there is no axis {axis} among {self.rank} axes.")
         axis %= self.rank

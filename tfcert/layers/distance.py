@@ -57,7 +57,7 @@ class IdentityNormal(keras.initializers.RandomNormal):
 
 
 class Distance(keras.layers.Layer):
-    """What layers of distances share: the exponent, the weights and their arguments."""
+    """The base class of distance layers, with the exponent, the weights and their arguments."""
 
     def __init__(
         self,

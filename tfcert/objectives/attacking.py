@@ -25,7 +25,7 @@ __all__ = ["Place", "SignedSteps", "stationarity"]
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an attack may move, and the scores that it sees there.
+    """The place of an attack: a region, and the scores of its points.
 
     Args:
         region: The points that the attack may choose, around ``center``.

@@ -53,7 +53,7 @@ class InputAttack:
         self.pgd = PGD(self.region, steps, step_size, restarts, early_stop=False)
 
     def place(self, batch: Batch) -> Place:
-        """Where the attack of this step searches."""
+        """Returns the place of this step's attack."""
         if batch.clock.final:
             return batch.at_input(self.settings.region_at(batch.clock))
         return batch.at_input(self.region.scaled(self.settings.ramp(batch.clock)))

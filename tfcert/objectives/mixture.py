@@ -32,7 +32,7 @@ class SweepShare:
 
     @property
     def training_method(self) -> Any:
-        """How hidden layers are bounded in training."""
+        """Returns the method that bounds hidden layers in training."""
         return "ibp" if self.is_zero else self.method
 
     @property

@@ -20,7 +20,7 @@ __all__ = ["NoisyObjective"]
 
 
 class NoisyObjective(Objective):
-    """What these objectives share: several noisy copies of each input pass the model at once.
+    """The base class of objectives with several noisy copies of each input.
 
     Noise is added to the inputs as they come, so that normalisation belongs into the model, and is
     not clipped. It is fresh in every step, and follows from the trainer's seed and the step. The

@@ -15,7 +15,7 @@ __all__ = ["box_inside", "part_of_region"]
 def part_of_region(
     whole: Region, x: Tensor, region: Region, around: Tensor
 ) -> tuple[Region, Tensor]:
-    """What a region around some points and a region around the inputs have in common.
+    """Returns the intersection of a region around some points and a region around the inputs.
 
     Args:
         whole: A region that is a box (norm inf).

@@ -15,7 +15,7 @@ __all__ = ["Phases"]
 
 
 class Phases:
-    """Which of the two losses take part in a step.
+    """The phases of training: the losses that take part in a step.
 
     While the certified radius is 0 that is the adversarial loss, on clean inputs until the attack's
     radius grows; while the certified radius grows, the certified loss; then both.

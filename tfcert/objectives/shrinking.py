@@ -24,7 +24,7 @@ __all__ = ["ShrunkIntervals", "training_intervals"]
 
 
 def training_intervals(shrink: float) -> Any:
-    """How a loss bounds hidden layers by intervals: "ibp", or with ReLUs that shrink theirs."""
+    """Returns the interval method of a loss: "ibp", or a method with shrinking ReLUs."""
     if not 0.0 < shrink <= 1.0:
         raise ValueError(f"`relu_shrink` must lie in (0, 1]. Received: relu_shrink={shrink!r}.")
     return "ibp" if shrink == 1.0 else ShrunkIntervals(shrink)

@@ -32,7 +32,7 @@ _CHOICES = {
 
 
 class Tightness(NamedTuple):
-    """How far a relaxation is from the network at the relaxed optimum.
+    """The distance of a relaxation from the network at the relaxed optimum.
 
     Attributes:
         gap: ``p'_O - p*_C`` per specification, ``(batch, rows)``: the network's value at the

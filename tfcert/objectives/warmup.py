@@ -19,7 +19,7 @@ _TINY = 1e-12
 
 
 def warmup_regularizers(evaluation: Evaluation, tolerance: float) -> Tensor:
-    """How far intervals explode, and how unevenly units are active, averaged over ReLU layers.
+    """Returns the growth of intervals and the imbalance of units, averaged over ReLU layers.
 
     Tightness: ``relu(tau - w_0 / w_i) / tau`` with w_i the mean width of the intervals before layer
     i's ReLU and w_0 that of the input, behind a Normalization at the front. Balance: the same hinge

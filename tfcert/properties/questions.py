@@ -63,7 +63,8 @@ class Question:
         return np.asarray(outputs, np.float64) @ self.rows.T + self.offsets
 
     def value(self, margins: npt.ArrayLike) -> Array:
-        """What decides, ``(n,)``: above 0 where enough margins of every group are positive.
+        """Returns the deciding value, ``(n,)``, above 0 if enough margins of every group are
+        positive.
 
         Args:
             margins: ``(n, at least rows)``, of points, or lower bounds on sets; entries behind the
@@ -80,11 +81,11 @@ class Question:
         return value
 
     def proved(self, lower: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Where lower bounds of the margins prove the question, ``(n,)``."""
+        """Returns whether lower bounds of the margins prove the question, ``(n,)``."""
         return self.value(lower) > 0
 
     def broken(self, outputs: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Which points are counterexamples by their outputs, ``(n,)``; NaN is one."""
+        """Returns whether points are counterexamples by their outputs, ``(n,)``; NaN is one."""
         return ~(self.value(self.margins(outputs)) > 0)
 
     def conjunctions(self, most: int) -> list[npt.NDArray[np.int64]]:

@@ -72,7 +72,7 @@ def flatten(values: Tensor) -> Tensor:
 
 
 def input_size(shape: tuple) -> int:
-    """How many numbers one input holds."""
+    """Returns the number of entries of one input."""
     if any(size is None for size in shape):
         raise ValueError(
             f"Points inside a ball of finite p need inputs of known shape. Received: {shape}."

@@ -59,7 +59,7 @@ def region_of(entries: Entries) -> str:
 
 
 def ball_without_eps(entries: Entries) -> str | None:
-    """What a ball of the facts is besides its size; None for another region."""
+    """Returns a ball of the facts without its size, or None for another region."""
     ball = _BALL.fullmatch(region_of(entries))
     return ball[2] if ball else None
 

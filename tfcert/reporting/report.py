@@ -30,7 +30,7 @@ __all__ = ["Sources", "load", "write"]
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """What a report is about."""
+    """The sources of a report: logs and training runs."""
 
     smoothing: list[entries_module.Entries]
     certify: list[entries_module.Entries]

@@ -29,7 +29,7 @@ _CASCADE = (
 
 
 def attacked(entries: Entries) -> np.ndarray:
-    """Which inputs are correct and without a counterexample."""
+    """Returns whether each input is right and without a counterexample."""
     return entries.correct & ~entries.verdicts("falsified")
 
 

@@ -50,6 +50,6 @@ class Held(registry.CarriesRule, keras.layers.Layer):
         return self.operation(*args, **kwargs)
 
     def nodes(self, *values: Node) -> Any:
-        """What the layer computes, from the nodes of its values."""
+        """Returns the layer's output from the nodes of its values."""
         args, kwargs = self.filled(values)
         return registry.lower_held(self.operation, args, kwargs)

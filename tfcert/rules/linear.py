@@ -95,7 +95,7 @@ class Kernel(Affine):
 
 
 def summed_terms(subscripts: str, *shapes: Sequence[int]) -> int:
-    """How many terms one output of an einsum adds up."""
+    """Returns the number of terms in one output of an einsum."""
     operands, output = subscripts.replace(" ", "").split("->")
     sizes: dict[str, int] = {}
     for letters, shape in zip(operands.split(","), shapes, strict=True):

@@ -75,7 +75,7 @@ def in_order(outputs: Sequence[Node]) -> list[Node]:
 
 
 class Primitive:
-    """What every node must answer. ``p`` is what ``parameters`` returned for this evaluation."""
+    """The interface of nodes. ``p`` is the result of ``parameters`` in this evaluation."""
 
     # Whether it acts on the last axes alone, so that it takes values with more axes before them.
     takes_more_axes = False
@@ -115,7 +115,7 @@ class Primitive:
     def lipschitz(
         self, p: Any, shapes: Sequence[tuple[int, ...]], *radii: Tensor
     ) -> Tensor | float:
-        """How far any entry of the value moves, where entries of the inputs move by up to radii.
+        """Returns how far any entry of the value moves if entries of the inputs move by radii.
 
         The layer's declared l-inf Lipschitz factor: there is no default, and layers with weights
         that multiply have none, since a product of their norms says next to nothing.
@@ -144,7 +144,7 @@ class Primitive:
         del need
 
     def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor | None:
-        """How far a rounded execution may be from ``apply`` (None: it is exact).
+        """Returns the rounding error of an execution against ``apply`` (None: exact).
 
         Args:
             p: Parameters.

@@ -54,7 +54,7 @@ class CarriesRule:
     """A layer of tfcert's own that is no part of users' models, and needs no entry of its class."""
 
     def nodes(self, *values: Node) -> Any:
-        """What the layer computes, from the nodes of its inputs."""
+        """Returns the layer's output from the nodes of its inputs."""
         raise NotImplementedError
 
 

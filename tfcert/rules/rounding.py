@@ -32,7 +32,7 @@ def gamma(terms: int, unit: float) -> float:
 
 
 def rounding_error(size: Tensor, terms: int, unit: float) -> Tensor:
-    """How far a rounded sum of products may be from the exact one, in any order of summation.
+    """Returns the error of a rounded sum of products, in any order of summation.
 
     Args:
         size: The sum of the absolute values of all parts.
@@ -48,7 +48,7 @@ def rounding_error(size: Tensor, terms: int, unit: float) -> Tensor:
 
 
 def flushed(terms: int, unit: float) -> float:
-    """What to add to both factors of a product, so that flushing an operand is covered.
+    """Returns the amount to add to both factors of a product, to cover flushed operands.
 
     An operand below ``TINY`` may count as zero, which costs up to ``TINY`` times the other factor:
     with ``t = TINY / gamma``, ``gamma (|x| + t) (|w| + t) >= gamma |x| |w| + TINY (|x| + |w|)``.

@@ -59,7 +59,7 @@ def _table(tensor: Tensor, rank: int) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Where the windows of rows start: ``seed * stride + offset``, per spatial axis."""
+    """The start of the rows' windows: ``seed * stride + offset``, per spatial axis."""
 
     stride: tuple[int, ...]
     offset: tuple[int, ...]
@@ -116,7 +116,7 @@ class Rows(NamedTuple):
 
 
 class Frame:
-    """Which sample each group of rows belongs to, and where the windows of its rows start.
+    """The sample of each group of rows, and the start of the windows of its rows.
 
     Args:
         sample: ``(groups,)`` indices into the batch; None for the grid layout.

@@ -29,7 +29,7 @@ _MATRIX_EXCESS = 12
 
 
 class Windowed(Protocol):
-    """How an affine primitive acts on windowed rows."""
+    """The action of an affine primitive on windowed rows."""
 
     def moved(self, window: Window, extent: tuple[int, ...]) -> tuple[Window, tuple[int, ...]]:
         """The window of the input that a window of the output reads."""

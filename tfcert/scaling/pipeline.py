@@ -33,7 +33,7 @@ __all__ = ["FIELDS", "Settings", "certify_shards"]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is certified, and how; see ``tfcert.certify``."""
+    """The settings of the certification, as for ``tfcert.certify``."""
 
     model_path: str
     eps: float
@@ -57,7 +57,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Settings))
 
 
 class Row(NamedTuple):
-    """What is known of one input.
+    """The result of one input.
 
     Attributes:
         entry: The line of the log, by column.
