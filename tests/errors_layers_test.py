@@ -35,8 +35,8 @@ class LayersTest(ErrorsTest):
         text = (
             r"Layer 'my_resizing' \(Resizing\) has no bound rule. Apply this layer to the data "
             "before the model. .* Or register a rule with tfcert.register_rule, .* or give the "
-            r"layer a method propagate_interval\(bounds\): docs/adding_a_rule.md shows each. Attacks .* and "
-            "smoothing .* work for any model"
+            r"layer a method propagate_interval\(bounds\): docs/adding_a_rule.md shows each. "
+            "Attacks .* and smoothing .* work for any model"
         )
         model = model_of(layers.Resizing(4, 4, name="my_resizing"), shape=(3, 3, 1))
         self.check(NotImplementedError, text, model)

@@ -94,7 +94,7 @@ def test_two_points_are_no_curve(tmp_path):
     x, y = report_support.images()
     one, more = (report_support.certify_log(tmp_path / f"{e}.tsv", x, y, e) for e in (0.1, 0.2))
     other = report_support.certify_log(tmp_path / "other.tsv", x, y, 0.1, model="another")
-    marks, lines = "Empty marks: attacked", "Lines join what was measured."
+    marks, lines = "empty marks attacked", "Lines join the measured points."
     text, files = write_page(tmp_path, one)
     assert marks not in text and "verdicts_curves.png" not in files
     text, _ = write_page(tmp_path, one, other, overwrite=True)
@@ -183,7 +183,7 @@ def test_files_are_overwritten_on_wish_alone(tmp_path):
     path = report_support.smoothing_log(tmp_path / "a.tsv", 0)
     text, files = write_page(tmp_path, path)
     (tmp_path / "out/index.html").write_text("mine")
-    with pytest.raises(ValueError, match="out has index.html, .* already"):
+    with pytest.raises(ValueError, match="out already has index.html, "):
         write_page(tmp_path, path)
     (tmp_path / "out/smoothing_radii.csv").unlink()
     assert (tmp_path / "out/index.html").read_text() == "mine"
@@ -256,7 +256,7 @@ def test_pictures_need_the_right_data(tmp_path):
         write_page(tmp_path, path, inputs=examples.Inputs(x, (y + 1) % 4))
     assert not (tmp_path / "out").exists()
     text, _ = write_page(tmp_path, path, inputs=examples.Inputs(x.reshape(30, -1), y))
-    assert "No pictures: inputs of shape (30,) are no images." in text
+    assert "No pictures: inputs of shape (30,) are not images." in text
 
 
 def test_pictures_are_those_that_idx_names(tmp_path):
