@@ -84,6 +84,39 @@ def test_losses_and_weights_are_those_of_a_model_with_one_input(name):
     assert share == pytest.approx(((least > 0) & right).mean())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["Standard", "AdversarialTraining", "AdvIBP", "FusedCrownIBP", "MAAR", "SABR", "MTLIBP"]
+)
+def test_every_objective_takes_a_step(name):
+    x = {key: part[:8] for key, part in X.items()}
+    model = _model()
+    before = model.get_weights()
+    trainer = CertifiedTrainer(model, getattr(objectives, name)(REGION), verified_share=1.0)
+    trainer.compile("sgd", run_eagerly=True)
+    log = trainer.fit(x, Y[:8], batch_size=8, verbose=0, validation_data=(x, Y[:8])).history
+    assert np.isfinite(log["loss"] + log["val_loss"]).all()
+    changed = [np.abs(a - b).max() for a, b in zip(before, model.get_weights(), strict=True)]
+    assert min(changed) > 0 and 0 <= log["val_verified_accuracy"][0] <= log["val_accuracy"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["AdversarialTraining", "IBP", "CrownIBP", "SABR"])
+def test_regions_of_size_0_train_as_clean_inputs(name):
+    """The embedding included: its vectors are a part of all that an objective bounds or attacks."""
+    found = []
+    options = {} if name == "AdversarialTraining" else {"natural_weight": 0.0}
+    still = {**REGION, "pixels": LpBall(0.0)}
+    for objective in (objectives.Standard(), getattr(objectives, name)(still, **options)):
+        model = _model()
+        trainer = CertifiedTrainer(model, objective)
+        trainer.compile(keras.optimizers.SGD(0.5), run_eagerly=True)
+        trainer.fit(X, Y, batch_size=SAMPLES, verbose=0)
+        found.append(model.get_weights())
+    for clean, robust in zip(*found, strict=True):
+        np.testing.assert_allclose(robust, clean, atol=1e-5)
+
+
 def test_a_trainer_is_saved_with_the_regions(tmp_path):
     trainer = CertifiedTrainer(_model(), objectives.IBP(REGION))
     trainer.compile("sgd", run_eagerly=True)

@@ -125,7 +125,8 @@ class AdvIBP(RobustObjective):
             )
         if self.stage > 1:
             check_frozen(trainer.model, self.stage)
-        variables = trainer.model.trainable_variables
+        self._trained = trainer.model  # Of several inputs, batches have a model of some of it.
+        variables = self._trained.trainable_variables
         if not variables:
             raise ValueError(f"Model {trainer.model.name!r} has no trainable weights.")
         self._variables = list(variables)
@@ -219,7 +220,7 @@ class AdvIBP(RobustObjective):
         self, terms: dict[str, Tensor], gradients: list[list[Tensor]], batch: Batch
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         assert self.moments is not None
-        if [*map(id, batch.model.trainable_variables)] != [*map(id, self._variables)]:
+        if [*map(id, self._trained.trainable_variables)] != [*map(id, self._variables)]:
             raise ValueError(
                 "Layers were frozen or unfrozen after the trainer was created, but AdvIBP keeps "
                 "averages of the gradients of the earlier weights. Create a new trainer and "

@@ -110,7 +110,12 @@ class Batch:
 
     def at_input(self, region: Region) -> Place:
         """Returns the inputs of a region around the batch, as a place for an attack."""
-        return Place(region, self.x, self.y, self.seed, self.forward)
+
+        def scores(points: Tensor) -> Tensor:
+            # A gradient to the points stays: an attack asks for it.
+            return self.forward(points + (self.x - ops.stop_gradient(self.x)))
+
+        return Place(region, self.x, self.y, self.seed, scores)
 
     def at_node(self, node: Node, interval: Interval) -> Place:
         """Returns the values of an inner node within its bounds, as a place for an attack.

@@ -9,7 +9,17 @@ from keras import ops
 from tfcert.regions import Box, Region
 from tfcert.types import Tensor
 
-__all__ = ["box_inside", "part_of_region"]
+__all__ = ["attached", "box_inside", "part_of_region"]
+
+
+def attached(points: Tensor, x: Tensor) -> Tensor:
+    """Points without a gradient of their own, which move with what layers made of fixed inputs.
+
+    Inputs are data, and have no gradient. Where some of them are categories, a part of x is what an
+    ``Embedding`` gave, and no attack moves that part: through it the layer is trained.
+    """
+    x = ops.cast(x, points.dtype)
+    return ops.stop_gradient(points) + (x - ops.stop_gradient(x))
 
 
 def part_of_region(
@@ -25,8 +35,7 @@ def part_of_region(
             its border first.
 
     Returns:
-        The common box and points inside of it, which it is put around. No gradient flows to the
-        points.
+        The common box and points inside of it, which it is put around, as ``attached``.
     """
     for one in (whole, region):
         if one.norm != math.inf:
@@ -34,8 +43,8 @@ def part_of_region(
                 f"`around` and `region` need boxes, norm inf. Received: region={one!r}."
             )
     limits = whole.bind(x)
-    points = ops.stop_gradient(ops.cast(around, limits.lower.dtype))
-    points = ops.clip(points, limits.lower, limits.upper)
+    points = ops.clip(ops.cast(around, limits.lower.dtype), limits.lower, limits.upper)
+    points = attached(points, x)
     small = region.bind(points)
     lower = ops.maximum(limits.lower, small.lower)
     upper = ops.minimum(limits.upper, small.upper)
@@ -55,10 +64,10 @@ def box_inside(whole: Region, x: Tensor, around: Tensor, ratio: float) -> tuple[
         ratio: The fraction, from 0 to 1.
 
     Returns:
-        The box and its middle. No gradient flows to the points.
+        The box and its middle, as ``attached``.
     """
     limits = whole.bind(x)
-    points = ops.stop_gradient(ops.cast(around, limits.lower.dtype))
+    points = attached(ops.cast(around, limits.lower.dtype), x)
     half = 0.5 * ratio * (limits.upper - limits.lower)
     # Of both ends one is where it is by definition: rounding leaves none outside of the region.
     lower = ops.clip(points - half, limits.lower, limits.upper - 2.0 * half)
