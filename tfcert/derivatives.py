@@ -94,8 +94,12 @@ def resolved(model: Any, asked: Any, region: Any) -> tuple[Any, Any]:
 class _Dual:
     """A value of the model, and its derivative."""
 
-    def __init__(self, value: Any, slope: Any):
-        self.value, self.slope = value, slope
+    def __init__(self, value: Any, slope: Any, dtype: str):
+        self.value, self.slope, self.dtype = value, slope, dtype
+
+    def step(self, x: Any) -> Any:
+        """The step, in the type of the model: that of symbolic values may be another one."""
+        return Step(dtype=self.dtype)(x)
 
 
 def _derivatives(model: keras.Model) -> dict[int, keras.Model]:
@@ -122,7 +126,7 @@ def _derivative(model: keras.Model, feature: int) -> keras.Model:
         kwargs = {k: v for k, v in kwargs.items() if k not in ("training", "mask")}
         return _applied(operation, args, kwargs, copy_of)
 
-    start = _Dual(x, ops.zeros_like(x) + direction)
+    start = _Dual(x, ops.zeros_like(x) + direction, x.dtype)
     (found,) = keras.tree.flatten(graph.interpret(model, [start], visit))
     return keras.Model(x, found.slope, name=f"{model.name}_slope")
 
@@ -167,7 +171,8 @@ def _straight(operation: Any, args: tuple, kwargs: dict) -> _Dual:
         )
 
     still = of(lambda dual: ops.zeros_like(dual.slope))
-    return _Dual(of(lambda dual: dual.value), of(lambda dual: dual.slope) - still)
+    dtype = next(one.dtype for one in keras.tree.flatten((args, kwargs)) if isinstance(one, _Dual))
+    return _Dual(of(lambda dual: dual.value), of(lambda dual: dual.slope) - still, dtype)
 
 
 def _bent(operation: Any, function: Any, given: _Dual) -> _Dual:
@@ -181,29 +186,30 @@ def _bent(operation: Any, function: Any, given: _Dual) -> _Dual:
         )
     if function is _linear:
         return given
-    return _Dual(function(given.value), slope_of(given.value) * given.slope)
+    slope = slope_of(given.value, given.step) * given.slope
+    return _Dual(function(given.value), slope, given.dtype)
 
 
-def _step(x: Any, at: float = 0.0) -> Any:
-    # The type of x itself: symbolic differences may have another one.
-    return Step(dtype=x.dtype)(x - at if at else x)
+# A function of x, and of what gives the step of values.
+Slope = Callable[[Any, Callable[[Any], Any]], Any]
 
 
-def _sigmoid_slope(x: Any) -> Any:
+def _sigmoid_slope(x: Any, step: Any) -> Any:
+    del step
     # A square, whose range is exact where that of s (1 - s) is not.
     return 0.25 - ops.square(ops.sigmoid(x) - 0.5)
 
 
 # The derivatives of functions, composed of what has rules.
-_SLOPES: dict[str, Callable[[Any], Any]] = {
-    "linear": ops.ones_like,
-    "relu": _step,
-    "relu6": lambda x: _step(x) - _step(x, at=6.0),
-    "leaky_relu": lambda x: 0.2 + 0.8 * _step(x),
-    "elu": lambda x: ops.exp(-ops.relu(-x)),
-    "tanh": lambda x: 1.0 - ops.square(ops.tanh(x)),
+_SLOPES: dict[str, Slope] = {
+    "linear": lambda x, step: ops.ones_like(x),
+    "relu": lambda x, step: step(x),
+    "relu6": lambda x, step: step(x) - step(x - 6.0),
+    "leaky_relu": lambda x, step: 0.2 + 0.8 * step(x),
+    "elu": lambda x, step: ops.exp(-ops.relu(-x)),
+    "tanh": lambda x, step: 1.0 - ops.square(ops.tanh(x)),
     "sigmoid": _sigmoid_slope,
-    "softplus": ops.sigmoid,
+    "softplus": lambda x, step: ops.sigmoid(x),
 }
 
 # Layers that are an activation themselves, with defaults that make them what is above.
@@ -217,7 +223,7 @@ _OPERATIONS_THAT_BEND = {
 }
 
 
-def _slope_of(function: Any) -> Callable[[Any], Any] | None:
+def _slope_of(function: Any) -> Slope | None:
     """The derivative of a function, or of a layer that is an activation; None if not known."""
     if not isinstance(function, keras.layers.Layer):
         name = getattr(function, "__name__", "")
@@ -230,7 +236,7 @@ def _slope_of(function: Any) -> Callable[[Any], Any] | None:
         return _SLOPES["relu"] if plain else None
     if isinstance(function, keras.layers.LeakyReLU):
         below = float(function.negative_slope)
-        return lambda x: below + (1.0 - below) * _step(x)
+        return lambda x, step: below + (1.0 - below) * step(x)
     return _SLOPES["elu"] if float(function.alpha) == 1.0 else None
 
 
