@@ -29,6 +29,9 @@ Y = np.array([0, 1])
         (lambda model: tfcert.certify(model, X, REGION, REGION), r"Received: y=LpBall\(eps=0.1"),
         (lambda _: tfcert.bound("m.keras", X, REGION), r"keras.models.load_model\('m.keras'\)"),
         (lambda model: tfcert.CertifiedTrainer(model, "ibp"), r"tfcert.objectives.IBP\(region\)"),
+        (lambda model: tfcert.bound(model, X, 0.1), r"Did you mean tfcert.LpBall\(0.1\)\?"),
+        (lambda _: tfcert.objectives.IBP(0.1), r"Did you mean tfcert.LpBall\(0.1\)\?"),
+        (lambda _: tfcert.attacks.PGD(0.1), r"Did you mean tfcert.LpBall\(0.1\)\?"),
         (lambda model: tfcert.verify(model, Y, X, REGION), "ClassStays"),
     ],
 )

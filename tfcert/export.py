@@ -18,6 +18,7 @@ from tfcert.certification.subject import Subject
 from tfcert.network import Network
 from tfcert.properties.questions import rounded_margins
 from tfcert.regions import LpBall, Region
+from tfcert.regions.checking import check_region
 from tfcert.regions.product import as_region
 from tfcert.runs import identity
 from tfcert.types import MethodName, PathLike, Tensor
@@ -385,10 +386,7 @@ def _checked_subject(model: Any, method: methods.Method, ranks: bool = True) -> 
 
 
 def _check_region(region: Any, network: Network) -> None:
-    if not isinstance(region, Region):
-        raise ValueError(
-            f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
-        )
+    check_region(region)
     x = keras.KerasTensor((None, *network.input.shape), network.dtype)
     region.validate(x)
     if region.varies(x):

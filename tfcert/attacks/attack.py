@@ -19,6 +19,7 @@ from tfcert.entering import Inputs, Regions, enter
 from tfcert.programs import programs_of
 from tfcert.properties import OutputProperty
 from tfcert.regions import Numbers, Region, WordSubstitutions
+from tfcert.regions.checking import check_region
 from tfcert.regions.product import as_region
 from tfcert.types import Tensor
 
@@ -57,10 +58,8 @@ class Attack:
 
     def __init__(self, region: Regions):
         region = as_region(region)
-        if not isinstance(region, Region | WordSubstitutions):
-            raise ValueError(
-                f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
-            )
+        if not isinstance(region, WordSubstitutions):
+            check_region(region)
         self._check(region)
         self.region: Any = region
 

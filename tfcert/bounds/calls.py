@@ -17,6 +17,7 @@ from tfcert.bounds.statistics import batch_moments, normalizing_nodes
 from tfcert.network import Network, checked_model, derived_from
 from tfcert.programs import Program, Programs
 from tfcert.regions import Numbers, Region
+from tfcert.regions.checking import check_region
 from tfcert.rules.primitives import Node
 from tfcert.types import Tensor
 
@@ -171,10 +172,7 @@ def prepare(model: Any, x: Any, region: Any, method: Any, statistics: str = "mov
         raise ValueError(
             f'`statistics` must be "moving" or "batch". Received: statistics={statistics!r}.'
         )
-    if not isinstance(region, Region):
-        raise ValueError(
-            f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
-        )
+    check_region(region)
     model = checked_model(model, x)
     derived = derived_from(model)
     network = derived.network

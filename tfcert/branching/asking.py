@@ -13,6 +13,7 @@ from tfcert.network import checked_model, network_of
 from tfcert.properties import OutputProperty, Property
 from tfcert.properties.questions import Problem
 from tfcert.regions import Region
+from tfcert.regions.checking import check_region
 from tfcert.types import ArrayLike
 
 __all__ = ["check_output", "problems_of", "subject_of"]
@@ -46,10 +47,7 @@ def problems_of(
             "`x` and `region` are required, because the property is about a region around x. "
             f"Received: x={'None' if x is None else 'an array'}, region={region!r}."
         )
-    if not isinstance(region, Region):
-        raise ValueError(
-            f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
-        )
+    check_region(region)
     x = ops.cast(ops.convert_to_tensor(x), network.dtype)
     checks.check_inputs(x, shape, model.name)
     return asked.problems(x, region, outputs)

@@ -15,6 +15,7 @@ from tfcert.certification.goals import Classes, Goal, Outputs
 from tfcert.certification.subject import Subject
 from tfcert.properties import OutputProperty
 from tfcert.regions import LpBall, Region
+from tfcert.regions.checking import check_region
 
 __all__ = [
     "AUTO",
@@ -75,10 +76,7 @@ def problem(subject: Subject, x: Any, y: Any, region: Region, index: Any) -> Pro
     checks.check_real(x)
     x = x.astype(subject.dtype)
     goal = _goal(subject, y, len(x))
-    if not isinstance(region, Region):
-        raise ValueError(
-            f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
-        )
+    check_region(region)
     checks.check_finite(x)
     region.validate(x)
     places = np.asarray(index)

@@ -14,6 +14,7 @@ from tfcert.bounds import methods
 from tfcert.objectives.aims import Aim, aim_of
 from tfcert.objectives.arguments import user_stacklevel
 from tfcert.regions import LpBall, Region
+from tfcert.regions.checking import check_region
 from tfcert.regions.product import as_region
 from tfcert.schedules import Clock, Constant, Linear, Schedule, get
 from tfcert.types import Tensor
@@ -69,10 +70,8 @@ class Settings:
         property_scale: float = 1.0,
     ):
         region = as_region(region)
-        if region is not None and not isinstance(region, Region):
-            raise ValueError(
-                f"`region` must be a tfcert.LpBall or tfcert.Box. Received: region={region!r}."
-            )
+        if region is not None:
+            check_region(region)
         if train_eps is not None and not isinstance(region, LpBall):
             raise ValueError(
                 "`train_eps` needs a region with an eps, tfcert.LpBall. "
