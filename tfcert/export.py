@@ -95,6 +95,7 @@ def export_certified(
     """
     backend.check_saved_model("export_certified")
     method = _checked_method(method, jit_compile)
+    _check_classifier(model)
     door = entering.joined(model) if isinstance(model, keras.Model) else None
     region = as_region(region) if door is None else entering.product_of(door.names, region)
     around = region if door is None else door.region(region)
@@ -367,13 +368,17 @@ def _checked_method(method: Any, jit_compile: bool) -> methods.Method:
     return dataclasses.replace(method, jit_compile=True) if jit_compile else method
 
 
-def _checked_subject(model: Any, method: methods.Method, ranks: bool = True) -> Subject:
+def _check_classifier(model: Any) -> None:
+    """Raises where a trainer is given in place of its model."""
     objective = getattr(model, "objective", None)
     if objective is not None and isinstance(getattr(model, "model", None), keras.Model):
         raise ValueError(
             "`model` must be the classifier itself. Received: a trainer around it "
             f"({type(model).__name__}); pass trainer.model."
         )
+
+
+def _checked_subject(model: Any, method: methods.Method, ranks: bool = True) -> Subject:
     subject = Subject(model, method.float_safe, ranks)
     method.check(subject.network)
     if reduced := subject.network.reduced:
