@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcert import graph
 from tfcert.entering.embedding import split_embedding
 from tfcert.entering.joining import Joined, joining, names_of, product_of
 from tfcert.network import checked_model
@@ -59,6 +60,8 @@ def enter(model: Any, x: Any = None, region: Any = None) -> Entry:
     """
     if not isinstance(model, keras.Model):
         return Entry(model, x, region)
+    if _has_one_input(model) and not isinstance(region, WordSubstitutions):
+        return Entry(model, x, region)
     try:
         readable = checked_model(model, x)
     except NotImplementedError:
@@ -70,6 +73,11 @@ def enter(model: Any, x: Any = None, region: Any = None) -> Entry:
     if isinstance(region, WordSubstitutions):
         return _of_words(readable, x, region)
     return Entry(model, x, region)
+
+
+def _has_one_input(model: keras.Model) -> bool:
+    """Whether a model tells at once that it has one input: every call for bounds asks."""
+    return graph.wants_walk(model) and len(getattr(model, "inputs", None) or ()) == 1
 
 
 def joined(model: keras.Model) -> Joined | None:
