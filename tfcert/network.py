@@ -102,6 +102,9 @@ class Network:
             if isinstance(node.primitive, Nonlinear):
                 for place, source in enumerate(node.inputs):
                     self.reads[source].append((node, place))
+        # Whether some node is bounded by rows that begin with a window.
+        begins = [*self.needing_bounds(), *keras.tree.flatten(self.outputs)]
+        self.has_windows = any(self.spatial[node] for node in begins)
         self.largest = max(math.prod(node.shape) for node in self.nodes)
         self.workspace = max(
             node.primitive.workspace([source.shape for source in node.inputs])

@@ -90,7 +90,7 @@ class Evaluation:
         self._biases: dict[Node, Any] = {}
         self._tables: dict[tuple[str, Node], Any] = {}
         split = region.split(bound)
-        self.input_tables = [None if t is None else SampleTable(t) for t in split]
+        self.input_tables = [None if t is None else self._table(t) for t in split]
 
     def _parameters(self, moments: dict[Node, tuple[Tensor, Tensor]]) -> dict[Node, Any]:
         found: dict[Node, Any] = {}
@@ -226,7 +226,7 @@ class Evaluation:
             else:
                 lines = primitive.relax(p, self.slope, *inputs)
             self._relaxations[node] = tuple(
-                None if line is None else SampleTable(line) for line in lines
+                None if line is None else self._table(line) for line in lines
             )
         return self._relaxations[node]
 
@@ -249,7 +249,7 @@ class Evaluation:
             for node in group:
                 end = begin + math.prod(node.shape)
                 own = [ops.reshape(t[:, begin:end], (self.batch, *node.shape)) for t in lines]
-                self._relaxations[node] = tuple(map(SampleTable, own))
+                self._relaxations[node] = tuple(map(self._table, own))
                 begin = end
 
     def _fused_lines(self, primitive: Elementwise, p: Any, interval: Interval) -> Lines:
@@ -290,7 +290,7 @@ class Evaluation:
             limits = curve.slope_range(interval.lower, interval.upper)
             fixed_upper = passes_zero(curve)
             self._tables["slopes", node] = tuple(
-                None if fixed_upper and i >= 2 else SampleTable(limit)
+                None if fixed_upper and i >= 2 else self._table(limit)
                 for i, limit in enumerate(limits)
             )
         return self._tables["slopes", node]
@@ -300,7 +300,7 @@ class Evaluation:
         sign = self.known.signs.get(self.place(node))
         if sign is not None and ("sign", node) not in self._tables:
             sign = ops.cast(ops.reshape(sign, (-1, *node.shape)), self.dtype)
-            self._tables["sign", node] = SampleTable(sign)
+            self._tables["sign", node] = self._table(sign)
         return self._tables.get(("sign", node))
 
     def point_table(self, node: Node) -> SampleTable | None:
@@ -314,12 +314,15 @@ class Evaluation:
     def error_table(self, node: Node) -> SampleTable:
         """The rounding error of a node, as a sample table."""
         if ("error", node) not in self._tables:
-            self._tables["error", node] = SampleTable(self.errors[node])
+            self._tables["error", node] = self._table(self.errors[node])
         return self._tables["error", node]
+
+    def _table(self, tensor: Tensor) -> SampleTable:
+        return SampleTable(tensor, self.network.has_windows)
 
     def _kept(self, key: tuple[str, Node], form: Any) -> Any:
         if key not in self._tables:
-            self._tables[key] = tuple(SampleTable(t) for t in form(self.intervals[key[1]]))
+            self._tables[key] = tuple(self._table(t) for t in form(self.intervals[key[1]]))
         return self._tables[key]
 
     def prepare(self, node: Node, optimise: bool) -> None:

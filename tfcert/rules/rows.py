@@ -35,12 +35,12 @@ class SampleTable:
         beside: The same as ``(batch, 1, *shape)``, to stand beside coefficients.
     """
 
-    def __init__(self, tensor: Tensor):
+    def __init__(self, tensor: Tensor, windows: bool = True):
         self.tensor = tensor
         # Its gradient is free, that of [:, None] a copy.
         self.beside = ops.expand_dims(tensor, 1)
         self._tables: dict[int, Tensor] = {}
-        if not backend.runs_at_once():
+        if windows and not backend.runs_at_once():
             for rank in range(1, min(len(tensor.shape) - 1, 4)):
                 self._tables[rank] = _table(tensor, rank)
 
