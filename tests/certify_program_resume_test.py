@@ -148,7 +148,7 @@ def test_another_model_does_not_go_on(settings, tmp_path):
     first = {**BOUNDS, "skip": 60}
     run(settings(**first))
     certification_support.nearest_mean().save(tmp_path / "other.keras")
-    with pytest.raises(ValueError, match="it has another model"):
+    with pytest.raises(ValueError, match="is the log of a different run, with other model"):
         run(settings(**first, model_path=str(tmp_path / "other.keras")))
 
 

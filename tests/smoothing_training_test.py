@@ -118,7 +118,7 @@ def test_mixed_precision(name):
 
 
 def test_mixed_precision_is_refused_where_bounds_are_computed():
-    with pytest.raises(ValueError, match="is in float32.*of type bfloat16"):
+    with pytest.raises(ValueError, match="training needs float32.*of type bfloat16"):
         CertifiedTrainer(in_bfloat16(ts.mlp()), objectives.IBP(LpBall(0.1)))
 
 
@@ -130,8 +130,8 @@ def two_inputs():
 @pytest.mark.parametrize(
     ("model", "kind", "text"),
     [
-        (lambda: keras.Sequential([keras.layers.Dense(3)]), ValueError, "must be a built"),
-        (lambda: "model", ValueError, "must be a built"),
+        (lambda: keras.Sequential([keras.layers.Dense(3)]), ValueError, "is not built"),
+        (lambda: "model", ValueError, "must be a keras.Model"),
         (two_inputs, NotImplementedError, "has 2 inputs"),
         (
             lambda: keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Dense(1)]),

@@ -45,7 +45,7 @@ MODELS = {
         lambda: keras.Sequential(
             [keras.Input((5,), dtype="float64"), keras.layers.Dense(3, dtype="float64")]
         ),
-        "training is in float32",
+        "training needs float32",
     ),
     "unbuilt": (lambda: keras.Sequential([keras.layers.Dense(2)]), "not built"),
 }

@@ -147,11 +147,11 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
 
     @property
     def door(self) -> entering.Joined | None:
-        """How several inputs become the vectors that ``scores`` takes; None for one input."""
+        """The way from several inputs to the vectors that ``scores`` takes; None for one input."""
         return entering.joined(self.model)
 
     def inputs_of(self, x: entering.Inputs, training: bool = False) -> Tensor:
-        """What ``scores`` takes, of what ``model`` takes."""
+        """Returns the inputs of ``scores`` for inputs of ``model``."""
         if self.door is not None:
             return self.door.vector(x, training)
         return ops.cast(x, self.scores.inputs[0].dtype)  # Data sets bring types of their own.
@@ -250,7 +250,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
         return super().fit(data, **kwargs)
 
     def batch_of(self, data: tuple[Any, ...], train: bool, logits: Tensor | None = None) -> Batch:
-        """What the objective sees of one batch; runs its first pass if logits are not given."""
+        """Returns what the objective sees of a batch; runs the first pass without given logits."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x = self.inputs_of(x, train)
         plain, aim = self.plain, self.objective.aim

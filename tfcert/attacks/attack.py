@@ -106,7 +106,7 @@ class Attack:
     def worst_of_one(
         self, model: keras.Model, x: Tensor, y: Tensor, seed: int, batch_size: int
     ) -> Found:
-        """``worst_points`` for a model with one input."""
+        """Returns the same as ``worst_points``, for a model with one input."""
         raise NotImplementedError
 
     def with_region(self, region: Region) -> Self:

@@ -14,7 +14,7 @@ __all__ = ["Step"]
 
 @keras.saving.register_keras_serializable(package="tfcert")
 class Step(keras.layers.Layer):
-    """1 above 0, and 0 elsewhere: the derivative of a ReLU.
+    """Returns 1 above 0, and 0 elsewhere: the derivative of a ReLU.
 
     Args:
         **kwargs: Arguments of ``keras.layers.Layer``.

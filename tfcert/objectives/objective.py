@@ -86,7 +86,7 @@ class Objective:
 
     @property
     def aim(self) -> Aim:
-        """What margins are about: labels, or a property."""
+        """The subject of margins: labels, or a property."""
         return self.settings.aim
 
     @property
@@ -123,11 +123,11 @@ class Objective:
         return self.aim.first_pass(batch)
 
     def predictions(self, batch: Batch) -> Tensor:
-        """What metrics of ``compile`` see, ``(batch, outputs)``."""
+        """Returns what metrics of ``compile`` see, ``(batch, outputs)``."""
         return self.aim.predictions(batch)
 
     def correct(self, batch: Batch) -> Tensor:
-        """Which samples the first pass answers rightly, ``(batch,)``; for the accuracy."""
+        """Returns which samples the first pass answers rightly, ``(batch,)``; for the accuracy."""
         return ops.cast(self.aim.correct(batch), "float32")
 
     # The names of the loss terms, in their order; a property where they depend on arguments.

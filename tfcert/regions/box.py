@@ -188,7 +188,7 @@ class Box(region.Region):
         return ops.broadcast_to(ops.cast(share, x.dtype), ops.shape(x))
 
     def minimise_beside(self, coefficients: Tensor, bound: region.BoundRegion) -> Tensor:
-        """As in ``Region``, with the exact minimum over the categories of groups."""
+        """Returns the exact minimum over the categories of groups, as described in ``Region``."""
         if not self.groups:
             return super().minimise_beside(coefficients, bound)
         groups = self._onehot

@@ -102,7 +102,7 @@ class Product(region.Region):
 
     @property
     def is_placed(self) -> bool:
-        """Whether the shapes of the blocks were given."""
+        """True if the shapes of the blocks were given."""
         return self._given
 
     @property

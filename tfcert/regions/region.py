@@ -266,7 +266,7 @@ class Region:
 
     @property
     def by_coordinate(self) -> bool:
-        """Whether each coordinate has limits of its own, so that all may move at once."""
+        """True if each coordinate has limits of its own, so that all may move at once."""
         return self.norm == math.inf
 
     def leap(self, direction: Tensor, gradient: Tensor, points: Tensor, x: Tensor) -> Tensor:
