@@ -3,19 +3,22 @@
 ``tests/graph_test.py`` fails when Keras changes what is used here.
 """
 
+from tfcert.graph.layer_parts import (
+    AttentionParts,
+    attention_parts,
+    copied,
+    input_quantizer,
+    int8_parts,
+    with_activation,
+)
 from tfcert.graph.settings import Settings
 from tfcert.graph.walk import (
-    AttentionParts,
     Origin,
     Types,
     Visit,
-    attention_parts,
     check_call,
-    copied,
     example_inputs,
-    input_quantizer,
     inputs_of,
-    int8_parts,
     interpret,
     is_of_applications,
     is_operation_of_keras,
@@ -31,7 +34,6 @@ from tfcert.graph.walk import (
     types_of,
     wants_walk,
     weight_type,
-    with_activation,
 )
 
 __all__ = [
