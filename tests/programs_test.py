@@ -11,6 +11,7 @@ from keras import ops
 import tfcert
 from tfcert import programs
 from tfcert.attacks import APGD, FGSM, PGD
+from tfcert.network import network_of
 from tfcert.programs import Programs, programs_of
 
 
@@ -44,7 +45,26 @@ def test_where_a_call_takes_long_compiling_waits(monkeypatch):
     for calls in range(1, 8):
         tfcert.bound(model, x, tfcert.LpBall(0.1), "crown")
         (program,) = programs_of(model)
-        assert (program.calls, program.traces) == (calls, int(calls > programs._PATIENCE))
+        assert (program.calls, program.traces) == (calls, int(calls > programs.PATIENCE))
+
+
+def test_large_networks_wait_longer_in_sets_of_inputs_too(monkeypatch):
+    monkeypatch.setattr(programs, "_LONG", 0.0)
+    monkeypatch.setattr(tfcert.methods.Crown, "patience", lambda *_: 6)
+    monkeypatch.setattr(tfcert.methods.Crown, "samples_at_once", lambda *_: 1)
+    model = small_model()
+    tfcert.bound(model, data(model, 8)[0], tfcert.LpBall(0.1), "crown")  # In eight pieces.
+    (program,) = programs_of(model)
+    assert (program.calls, program.traces) == (8, 1)
+
+
+def test_the_square_of_the_nodes_decides_how_long():
+    inputs = keras.Input((6, 2))
+    recurrent = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.SimpleRNN(4)(inputs)))
+    method = tfcert.methods.IBP()
+    assert method.patience(network_of(small_model())) == programs.PATIENCE
+    small = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.LSTM(4)(inputs)))
+    assert method.patience(network_of(small)) > method.patience(network_of(recurrent))
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,14 @@ from tfcert import backend
 from tfcert.network import derived_from
 from tfcert.types import Tensor
 
-__all__ = ["Program", "Programs", "programs_of"]
+__all__ = ["PATIENCE", "Program", "Programs", "programs_of"]
 
 # Programs that a model keeps; the one that was used longest ago makes room for a new one.
 _MOST = 64
 
 # To compile takes 3 to 15 times what a call takes that is carried out operation by operation. So
 # the second call compiles, but where the first one took so many processor seconds, the fifth does.
-_LONG, _PATIENCE = 2.0, 4
+_LONG, PATIENCE = 2.0, 4
 
 
 class Program:
@@ -38,6 +38,7 @@ class Program:
         at_once: Whether first calls are carried out operation by operation: one, or a few where it
             takes long. To trace and optimise a program costs many times what one call saves.
         batch: The number of inputs that it is for; None where that does not matter.
+        patience: How many calls are carried out operation by operation, if the first takes long.
 
     Attributes:
         calls: How often it was called.
@@ -53,8 +54,9 @@ class Program:
         jit_compile: bool | None,
         at_once: bool,
         batch: int | None = None,
+        patience: int = PATIENCE,
     ):
-        self.kind, self.batch = kind, batch
+        self.kind, self.batch, self._patience = kind, batch, patience
         self.calls, self.traces, self.tracing = 0, 0, 0.0
         self._slow_calls = 1 if at_once and backend.runs_at_once() else 0
         self._function = function
@@ -77,7 +79,7 @@ class Program:
         start = time.process_time()
         result = self._function(*arguments)
         if time.process_time() - start > _LONG:
-            self._slow_calls = _PATIENCE
+            self._slow_calls = self._patience
         return result
 
     @property
@@ -124,6 +126,7 @@ class Programs:
         jit_compile: bool | None = None,
         at_once: bool = False,
         batch: int | None = None,
+        patience: int = PATIENCE,
     ) -> Program:
         """The program for some arguments.
 
@@ -137,11 +140,12 @@ class Programs:
             jit_compile: As for ``Program``.
             at_once: As for ``Program``.
             batch: As for ``Program``.
+            patience: As for ``Program``.
         """
         place = (kind, key, _form(arguments))
         program = self._kept.pop(place, None)
         if program is None:
-            program = Program(kind, make(), model, jit_compile, at_once, batch)
+            program = Program(kind, make(), model, jit_compile, at_once, batch, patience)
             while len(self._kept) >= _MOST:
                 _, oldest = self._kept.popitem(last=False)
                 self._forgotten[oldest.kind] += oldest.traces

@@ -15,7 +15,7 @@ from tfcert.bounds import methods, propagation
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.statistics import batch_moments, normalizing_nodes
 from tfcert.network import Network, checked_model, derived_from
-from tfcert.programs import Program, Programs
+from tfcert.programs import PATIENCE, Program, Programs
 from tfcert.regions import Numbers, Region
 from tfcert.regions.checking import check_region
 from tfcert.rules.primitives import Node
@@ -146,6 +146,8 @@ class Call(NamedTuple):
             # Nothing of this call but its setting: the region without its numbers.
             return _program_of(compute, self._setting, self.region.template())
 
+        patience = self.method.patience(self.network)
+        waits = not again or patience > PATIENCE
         return self.programs.get(
             self.model,
             kind,
@@ -153,8 +155,9 @@ class Call(NamedTuple):
             make,
             arguments,
             jit_compile=self.method.jit_compile or None,
-            at_once=not again and self.method.first_call_at_once(self.network, batch),
+            at_once=waits and self.method.first_call_at_once(self.network, batch),
             batch=batch,
+            patience=patience,
         )
 
 

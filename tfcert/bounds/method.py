@@ -22,6 +22,7 @@ from tfcert.bounds import answers
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.refine import Lower, refine
 from tfcert.network import Network
+from tfcert.programs import PATIENCE
 from tfcert.regions import BoundRegion, Region
 from tfcert.rules.interval import Interval
 from tfcert.rules.primitives import Node
@@ -143,6 +144,15 @@ class Method:
         """Returns whether a first call is computed without compiling a program."""
         del network, batch
         return not self.jit_compile
+
+    def patience(self, network: Network) -> int:
+        """Returns how many long calls are carried out before a program is compiled.
+
+        Sweeps from many nodes through many others are as many operations as the square of the
+        nodes. To compile the sweeps of a transformer or of an unrolled recurrent network takes
+        some hundred times what a call takes.
+        """
+        return max(PATIENCE, len(network.nodes) ** 2 // 300)
 
     def tighter(self) -> Method | None:
         """The tighter method to try next, or None."""
