@@ -30,6 +30,7 @@ from tests.mutants_support import (
     wrong_offset,
 )
 from tests.rule_cases import ALONE, CHAIN, MAP
+from tfcert import backend
 from tfcert.bounds import alpha, answers, evaluation, refine, sweep
 from tfcert.layers import interval_kernels, sorted_kernels
 from tfcert.layers import point_kernels as kernels_of_points
@@ -302,7 +303,7 @@ MUTANTS = {
         bounds("gru", ALONE, "ibp"),
     ),
     "slices pulled back to another place": Mutant(
-        ops,
+        backend,
         "pad",
         lambda original: lambda x, pads: ops.roll(original(x, pads), 1, axis=-1),
         transposes("lstm"),

@@ -137,7 +137,7 @@ def test_signatures_have_types(site):
     page = (site / "docs/reference/tfcert.html").read_text(encoding="utf-8")
     signatures = re.findall(r'<dt class="sig sig-object py" id="([\w.]+)">(.*?)</dt>', page, re.S)
     found = {name: re.sub(r"<[^>]+>|\s", "", text) for name, text in signatures}
-    assert "(lower:ArrayLike,upper:ArrayLike)" in found["tfcert.Box"]
+    assert "(lower:ArrayLike,upper:ArrayLike,groups:Sequence" in found["tfcert.Box"]
     assert "model:keras.Model,objective:Objective,seed:int=0" in found["tfcert.CertifiedTrainer"]
     assert "region:Region" in found["tfcert.bound"] and "Bounds" in found["tfcert.bound"]
     for path in site.glob("docs/reference/*.html"):

@@ -138,7 +138,9 @@ def test_more_steps_than_batches_are_named():
 def test_epochs_of_another_length_are_named():
     trainer = trainer_of()
     trainer.fit(X, Y, batch_size=16, epochs=2, verbose=0)
-    with pytest.warns(UserWarning, match=r"taken 4 steps.*has 4, before 2, from now.*from epoch 1"):
+    with pytest.warns(
+        UserWarning, match=r"taken 4 steps.*has 4 from now on in place of 2.*epoch 1"
+    ):
         trainer.fit(X, Y, batch_size=8, verbose=0)
     trainer.train_on_batch(X, Y)
     with pytest.warns(UserWarning, match=r"has 4 from now on.*at epoch 2\.25"):

@@ -128,9 +128,9 @@ def _check_clock(trainer: Any, length: int) -> None:
     before = int(ops.convert_to_numpy(trainer.steps_per_epoch))
     if step == 0 or (before == length and step % length == 0):
         return
-    changed = f", before {before}," if before != length else ""
+    changed = f" in place of {before}" if before != length else ""
     warnings.warn(
-        f"The trainer has taken {step} steps, and an epoch has {length}{changed} from now on. "
+        f"The trainer has taken {step} steps. An epoch has {length} from now on{changed}. "
         f"Schedules in epochs and the order of the samples continue at epoch {step / length:.4g}. "
         f"To continue elsewhere, call trainer.step.assign(epochs * {length}) before fit.",
         stacklevel=4,
