@@ -129,8 +129,8 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {name: name for name in _ALIASES} | {
     "npt.ArrayLike": "ArrayLike",
-    "several.Inputs": "Inputs",
-    "several.Regions": "Regions",
+    "entering.Inputs": "Inputs",
+    "entering.Regions": "Regions",
 }
 autodoc_inherit_docstrings = False  # Those that Keras wrote are in Keras's documentation.
 autosummary_generate = False
