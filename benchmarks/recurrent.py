@@ -24,7 +24,7 @@ _EPOCHS = flags.DEFINE_integer("epochs", 60, "Epochs; the radius grows in the fi
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
 _METHODS = flags.DEFINE_list("methods", ["ibp", "crown-ibp", "crown"], "Methods, in their order.")
 _DIGITS = flags.DEFINE_integer("digits", 100, "Test digits that are certified.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", None, "Where to write the results: OUT.json.")
+_OUT = flags.DEFINE_string("out", None, "File for the results, without its ending: OUT.json.")
 
 
 def scores(image: Any) -> Any:

@@ -33,9 +33,11 @@ _TIMES = flags.DEFINE_list("times", ["1", "4"], "Radii, in radii of the network.
 _INPUTS = flags.DEFINE_integer("inputs", 2, "Inputs of each network.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the random weights and inputs.")
 _THREADS = flags.DEFINE_integer("threads", 2, "Processor cores for a side.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 1200.0, "What one side may take for one network.")
+_SECONDS = flags.DEFINE_float(
+    "seconds", 1200.0, "Most seconds that one side may take for one network."
+)
 _PEER = flags.DEFINE_bool("peer", True, "Whether auto_LiRPA runs beside tfcert.")
-_OUT = flags.DEFINE_string("out", None, "Where to write the results: OUT.json.")
+_OUT = flags.DEFINE_string("out", None, "File for the results, without its ending: OUT.json.")
 
 _SIDES = {"tfcert": "sequences_subject", "auto_LiRPA": "sequences_peer"}
 
@@ -59,7 +61,7 @@ def _rows(network: cases.Network, sides: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _side(side: str, values: Mapping[str, Any] | str, method: str) -> dict[str, Any]:
-    """What one side tells of a method at one radius: means over the inputs."""
+    """Returns the margins of one side for a method at one radius, as means over the inputs."""
     failure = values if isinstance(values, str) else values.get(f"{method} failure")
     if failure is not None:
         return {f"{side} failure": failure}

@@ -14,7 +14,7 @@ __all__ = ["Question", "measure"]
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What one process is asked for.
+    """The task of one process.
 
     Args:
         network: The network; labels are the classes that it gives to its inputs.

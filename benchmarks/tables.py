@@ -235,7 +235,7 @@ def sequences_table() -> str:
 
 
 def trained_sequences_table() -> str:
-    """What certified training of a transformer and of a GRU reaches on digits."""
+    """Returns the results of certified training of a transformer and a GRU on digits."""
     reports = {
         network: json.loads((table_parts.RESULTS / f"{name}.json").read_text())
         for network, name in (("transformer", "transformer"), ("GRU", "recurrent"))

@@ -115,7 +115,7 @@ def smoothing_table() -> str:
 
 
 def adaptive_table() -> str:
-    """What adaptive sampling saves and costs on the kept runs."""
+    """Returns the savings and the costs of adaptive sampling on the kept runs."""
     report = json.loads((table_parts.RESULTS / "adaptive_sampling.json").read_text())
     precisions = list(report["rows"][0]["adaptive"])
     titles = ["run", "all votes agree", "ACR", *(f"precision {text}" for text in precisions)]
@@ -170,7 +170,7 @@ def paired_table() -> str:
 
 
 def epochs_table() -> str:
-    """What epochs take beyond their steps."""
+    """Returns the seconds that epochs take beyond their steps."""
     report = json.loads((table_parts.RESULTS / "epochs.json").read_text())
     lines = [
         "| fit of | steps | seconds of the steps | mean wait | longest wait | epochs that waited |",

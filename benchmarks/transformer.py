@@ -24,7 +24,7 @@ _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the runs.")
 _OBJECTIVES = flags.DEFINE_list("objectives", ["ibp", "standard"], "What to train with.")
 _METHODS = flags.DEFINE_list("methods", ["ibp", "crown-ibp"], "Methods, in their order.")
 _DIGITS = flags.DEFINE_integer("digits", 100, "Test digits that are certified.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", None, "Where to write the results: OUT.json.")
+_OUT = flags.DEFINE_string("out", None, "File for the results, without its ending: OUT.json.")
 
 
 def main(argv: Sequence[str]) -> None:
