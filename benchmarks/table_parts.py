@@ -1,4 +1,4 @@
-"""Parts of all tables of results: the folder of results, and the line on how they were measured."""
+"""Parts of all tables: the folder of results, and the line on how they were measured."""
 
 from __future__ import annotations
 
