@@ -72,7 +72,9 @@ _MAY_KNOW = {
     "callbacks": {
         *("types", "backend", "bounds", "network", "trainer", "entering", "fitting"),
     },
-    "interchange": {"types", "regions", "network", "bounds", "attacks", "properties"},
+    "interchange": {
+        *("types", "regions", "layers", "network", "bounds", "attacks", "properties"),
+    },
     "certification": {
         *("types", "backend", "checks", "regions", "graph", "heads", "network", "programs"),
         *("bounds", "attacks", "logs", "names", "naming", "provenance", "runs", "properties"),

@@ -1,5 +1,6 @@
-"""Networks and properties in the formats of other tools: ONNX and VNN-LIB."""
+"""Networks and properties in the formats of other tools: ONNX, LiteRT and VNN-LIB."""
 
+from tfcert.interchange.litert_networks import load_litert
 from tfcert.interchange.onnx_networks import file_of, load_onnx
 from tfcert.interchange.properties import find_counterexample, prove
 from tfcert.properties import Case, Property, read_vnnlib
@@ -9,6 +10,7 @@ __all__ = [
     "Property",
     "file_of",
     "find_counterexample",
+    "load_litert",
     "load_onnx",
     "prove",
     "read_vnnlib",

@@ -16,6 +16,7 @@ from tfcert.relaxations.rectifiers import (
     soft_shrink,
     threshold,
 )
+from tfcert.relaxations.staircase import Staircase
 from tfcert.relaxations.table import CURVES, celu, elu, gelu, power, squareplus
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "PiecewiseLinear",
     "SLACK",
     "SLOPES",
+    "Staircase",
     "TwoPiece",
     "celu",
     "clip",

@@ -1,9 +1,11 @@
-"""Dense layers in int8: what is rounded depends on the input, and by how much is bounded.
+"""Layers of integers: what is rounded depends on the input, and by how much is bounded.
 
 Keras's ``model.quantize("int8")`` stores a kernel as integers with a scale for each output, and
 quantises the input of a layer while it runs: row by row, with a scale that follows from the largest
 entry of the row. The products are sums of integers, which are exact. So a layer is its float
 neighbour, applied to an input that is off by at most half a step.
+
+Networks whose scales are fixed numbers round in ``layers.Requantize``.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from keras import ops
 
-from tfcert import graph
+from tfcert import graph, layers, relaxations
+from tfcert.rules import building
 from tfcert.rules.interval import Interval
 from tfcert.rules.linear import Matrix
 from tfcert.rules.nonlinear import signs, total
 from tfcert.rules.primitives import Node, Nonlinear
-from tfcert.rules.registry import apply
+from tfcert.rules.registry import apply, register_rule
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Tensor
 
@@ -112,3 +116,12 @@ def int8_dense(layer: Any, x: Node) -> Node:
     if quantizer is not None:
         x = apply(RowQuantized(*quantizer), x)
     return apply(_Int8Matrix(layer), x)
+
+
+def _requantize(layer: Any, x: Node) -> Node:
+    if layer.multiplier != 1:
+        x = building.scale(x, np.asarray(layer.multiplier))
+    return building.curve(relaxations.Staircase(layer.limits, layer.radius, layer.rounded), x)
+
+
+register_rule(layers.Requantize, _requantize)
