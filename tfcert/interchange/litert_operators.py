@@ -146,8 +146,11 @@ def _mean(call: Call) -> Value:
         raise NotImplementedError("a mean over the batch axis is not supported.")
     factor = call.grid().scale / call.target().scale
     # One kernel cuts the mean off, toward the stored 0. Another one rounds after it has added half
-    # a step. A third one rounds the zero point in the new scale and the mean.
-    radius = 1.0 + (0.0 if call.grid() == call.target() else min(0.5, 2 * factor)) + SLACK
+    # a step. A third one, for a new scale, rounds the zero point first, and then the mean.
+    radius = 1.0 + SLACK
+    if call.grid() != call.target():
+        count = math.prod(value.shape[axis - 1] for axis in axes)
+        radius = 0.5 + rounding_radius(factor / count)
     keep = bool(call.option("keepDims", False))
     return call.rescaled(ops.mean(value.tensor, axis=axes, keepdims=keep), factor, radius)
 
@@ -201,13 +204,17 @@ def _multiply(call: Call) -> Value:
 
 # Functions of every entry.
 
+# Some kernels of single entries have factors of 8 bits behind the point: they are off by 1/512 of
+# up to 255 steps, before the rounding.
+_EIGHT_BITS = 1.0 + SLACK
+
 
 def _rescale(call: Call) -> Value:
     """The same numbers on another grid, clipped."""
     factor = call.grid().scale / call.target().scale
     tensor = call.value().tensor
     if factor != 1:
-        return call.rescaled(tensor, factor, rounding_radius(factor))
+        return call.rescaled(tensor, factor, _EIGHT_BITS)
     if call.limits()[0] <= call.grid().limits[0] and call.grid().limits[1] <= call.limits()[1]:
         return Value(tensor, call.target())
     return Value(ops.clip(tensor, *map(float, call.limits())), call.target())
@@ -224,12 +231,11 @@ def _leaky_relu(call: Call) -> Value:
         raise NotImplementedError(f"only alpha between 0 and 1 is supported. Received: {slope}.")
     layer = keras.layers.LeakyReLU(negative_slope=slope)
     factor = call.grid().scale / call.target().scale
-    return call.rescaled(layer(call.value().tensor), factor, rounding_radius(factor))
+    return call.rescaled(layer(call.value().tensor), factor, _EIGHT_BITS)
 
 
-# Their kernels look up a table of the nearest integers, or compute with 31 fixed-point bits: they
-# are off by far less than half a step beside the rounding.
-_SMOOTH = {"LOGISTIC": ("sigmoid", 256, -128), "TANH": ("tanh", 128, 0)}
+# Kernels of smooth functions look up a table of the nearest integers, or compute with 31 bits of
+# fixed point: beside the rounding they are off by far less than half a step.
 
 
 def _smooth(call: Call, function: Callable[[Any], Any], steps: int, zero_point: int) -> Value:
@@ -242,13 +248,14 @@ def _smooth(call: Call, function: Callable[[Any], Any], steps: int, zero_point: 
     return call.rescaled(function(x), float(steps), 1.0)
 
 
-for _name, (_activation, _steps, _point) in _SMOOTH.items():
-    OPERATORS[_name] = functools.partial(
-        _smooth,
-        function=lambda x, name=_activation: keras.layers.Activation(name)(x),
-        steps=_steps,
-        zero_point=_point,
-    )
+@_operator("LOGISTIC")
+def _logistic(call: Call) -> Value:
+    return _smooth(call, keras.layers.Activation("sigmoid"), 256, -128)
+
+
+@_operator("TANH")
+def _tanh(call: Call) -> Value:
+    return _smooth(call, keras.layers.Activation("tanh"), 128, 0)
 
 
 @_operator("SOFTMAX")
@@ -288,6 +295,14 @@ def _squeeze(call: Call) -> Value:
     shape = [1, *call.value().shape]
     dropped = {int(axis) % len(shape) for axis in call.option("squeezeDims")}
     return _reshaped(call, [n for axis, n in enumerate(shape) if axis not in dropped])
+
+
+@_operator("EXPAND_DIMS")
+def _expand_dims(call: Call) -> Value:
+    shape = [1, *call.value().shape]
+    (axis,) = call.integers(1)
+    shape.insert(axis % (len(shape) + 1), 1)
+    return _reshaped(call, shape)
 
 
 @_operator("PAD")

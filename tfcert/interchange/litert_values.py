@@ -218,7 +218,7 @@ class Call:
         # A factor of 1 or more shifts the sum to the left before it is multiplied.
         if (largest * np.maximum(1.0, 2.0 * factor)).max() >= 2**31:
             raise NotImplementedError(
-                f"its sums may reach {int(largest.max())}, and may overflow in int32, where kernels "
+                f"its sums may reach {int(largest.max())} and overflow in int32, where kernels "
                 "differ."
             )
         lost = np.abs(bias.astype(self.dtype).astype("float64") - bias)

@@ -1,0 +1,323 @@
+"""LiteRT networks of integers: bounds hold for what TensorFlow's interpreter computes."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfcert
+from tests import soundness
+from tfcert.interchange import litert_files, litert_operators, litert_values
+from tfcert.layers import Requantize
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("TensorFlow converts its own models alone", allow_module_level=True)
+
+from tests import litert_support
+
+EPS = 0.02
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _eager():
+    with soundness.eagerly():
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("litert")
+
+
+@pytest.fixture(scope="module")
+def dense(folder):
+    return litert_support.convert(litert_support.dense(), folder / "dense.tflite")
+
+
+@pytest.fixture(scope="module")
+def images(folder):
+    return litert_support.convert(litert_support.images(), folder / "images.tflite")
+
+
+@pytest.fixture(scope="module", params=list(litert_support.OTHERS))
+def other(request, folder):
+    model, ends = litert_support.OTHERS[request.param]()
+    return litert_support.convert(model, folder / f"{request.param}.tflite", ends)
+
+
+def load(path, **options):
+    return tfcert.interchange.load_litert(path, **options)
+
+
+def step(path):
+    """The step of the outputs."""
+    graph = litert_files.read_graph(path)
+    (end,) = graph.outputs
+    grid = graph.tensors[end].grid() or graph.tensors[graph.operators[-1].inputs[0]].grid()
+    return grid.scale
+
+
+def check_outputs(path, equal=1.0):
+    """The model computes what the optimised kernels compute, also where values saturate."""
+    model = load(path)
+    x = litert_support.inputs(model, 40, low=-0.3, high=1.3)
+    off = np.abs(litert_support.outputs(path, x) - np.asarray(model(x))) / step(path)
+    assert off.max() < 1.01
+    assert (off < 0.01).mean() >= equal
+
+
+def attacked(model, x, region, places):
+    """Points where single outputs are as small and as large as an attack makes them."""
+    count = model.output_shape[-1]
+    for place in range(places):
+        for sign in (1.0, -1.0):
+            asked = tfcert.properties.Linear(sign * np.eye(count)[[place]], 1000.0)
+            yield tfcert.attacks.PGD(region, steps=8, loss="margin")(model, x, asked)[:, None]
+
+
+def check_bounds(path, methods=("ibp", "crown"), eps=EPS, places=0):
+    """Points of a region, executed by all kernels, stay within the bounds; attacked ones too."""
+    model = load(path)
+    x, region = litert_support.inputs(model, 4), tfcert.LpBall(eps)
+    points = [region.sample(x, 60, 0), region.sample(x, 60, 1, corners=True)]
+    points += attacked(model, x, region, places)
+    points = np.concatenate([np.asarray(p) for p in points], axis=1).astype("float32")
+    flat = points.reshape(-1, *points.shape[2:])
+    bounds = {method: tfcert.bound(model, x, region, method) for method in methods}
+    for kernels in litert_support.KERNELS:
+        found = litert_support.outputs(path, flat, kernels).reshape(*points.shape[:2], -1)
+        slack = 1e-3 * step(path)
+        for method, ends in bounds.items():
+            lower, upper = (np.asarray(end)[:, None] for end in ends)
+            assert (found >= lower - slack).all(), (kernels, method)
+            assert (found <= upper + slack).all(), (kernels, method)
+
+
+def test_dense_layers_compute_what_is_executed(dense):
+    check_outputs(dense)
+    check_bounds(dense, ("ibp", "crown-ibp", "crown", "alpha-crown"), places=1)
+
+
+def test_images_compute_what_is_executed(images):
+    check_outputs(images)
+    check_bounds(images)
+
+
+@pytest.mark.parametrize("kernels", litert_support.KERNELS)
+def test_each_operator_stays_within_its_radius(images, kernels):
+    check_radii(images, kernels)
+
+
+def check_radii(path, kernels):
+    x = litert_support.inputs(load(path), 100, low=-0.1, high=1.1)
+    found = list(litert_support.rounded(path, x, kernels))
+    assert len(found) > 3
+    for kind, radius, off in found:
+        assert off <= radius, kind
+        assert radius < (1.6 if kind == "MEAN" else 1.1), kind
+
+
+@pytest.mark.slow
+def test_other_operators_compute_what_is_executed(other):
+    check_outputs(other, equal=0.8)
+    for kernels in litert_support.KERNELS:
+        check_radii(other, kernels)
+    check_bounds(other, places=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("build", [litert_support.dense, litert_support.images])
+def test_random_networks(folder, build, seed):
+    path = litert_support.convert(build(seed), folder / f"{build.__name__}{seed}.tflite")
+    check_bounds(path, eps=0.05, places=3)
+
+
+# Errors planted in the reading.
+
+
+def test_a_missing_radius_is_found(dense, monkeypatch):
+    check_bounds(dense, ["crown"], eps=1e-4)
+    clip = tfcert.relaxations.clip
+    monkeypatch.setattr(tfcert.relaxations, "Staircase", lambda limits, *_: clip(*limits))
+    with pytest.raises(AssertionError):
+        check_bounds(dense, ["crown"], eps=1e-4)
+
+
+def test_half_a_step_is_not_enough(images, monkeypatch):
+    # The reference kernels round sums twice, and cut means off.
+    monkeypatch.setattr(litert_operators, "rounding_radius", lambda factor: 0.5)
+    with pytest.raises(AssertionError, match="CONV_2D"):
+        check_radii(images, "reference")
+
+
+def test_a_missing_clip_is_found(dense, monkeypatch):
+    limits = litert_values.Call.limits
+    monkeypatch.setattr(
+        litert_values.Call, "limits", lambda call: (limits(call)[0], 10 * limits(call)[1])
+    )
+    with pytest.raises(AssertionError):
+        check_outputs(dense)
+
+
+def test_a_wrong_zero_point_is_found(dense, monkeypatch):
+    grid = litert_files.Stored.grid
+
+    def wrong(stored):
+        found = grid(stored)
+        return found and litert_files.Grid(found.scale, min(found.zero_point + 1, 127))
+
+    monkeypatch.setattr(litert_files.Stored, "grid", wrong)
+    with pytest.raises(AssertionError):
+        check_outputs(dense)
+
+
+def test_scales_of_other_channels_are_found(dense, monkeypatch):
+    kernel = litert_values.Call.kernel
+
+    def wrong(call, axis):
+        weights, scales = kernel(call, axis)
+        return weights, scales[::-1]
+
+    monkeypatch.setattr(litert_values.Call, "kernel", wrong)
+    with pytest.raises(AssertionError):
+        check_outputs(dense)
+
+
+# What else the model is good for.
+
+
+@pytest.mark.slow
+def test_certificates_hold_for_both_kernels(dense):
+    model = load(dense)
+    x = litert_support.inputs(model, 20)
+    y = litert_support.outputs(dense, x).argmax(axis=1)
+    region = tfcert.LpBall(EPS)
+    result = tfcert.certify(model, x, y, region, method=["ibp", "crown"], self_check=1.0)
+    assert (result.verdict == "verified").sum() > 5
+    points = np.asarray(region.sample(x, 100, 0)).reshape(-1, 6)
+    for kernels in litert_support.KERNELS:
+        classes = litert_support.outputs(dense, points, kernels).argmax(axis=1).reshape(20, 100)
+        assert (classes == y[:, None])[result.verdict == "verified"].all()
+
+
+def test_double_precision_and_a_radius_of_ones_own(dense, tmp_path):
+    x = litert_support.inputs(load(dense), 5)
+    region = tfcert.LpBall(EPS)
+    single, double, wide = (
+        tfcert.bound(load(dense, **options), x, region)
+        for options in ({}, {"dtype": "float64"}, {"radius": 1.0})
+    )
+    assert np.asarray(double.lower).dtype == np.float64
+    np.testing.assert_allclose(single.lower, double.lower, atol=1.01 * step(dense))
+    widths = [np.mean(np.asarray(b.upper) - np.asarray(b.lower)) for b in (single, wide)]
+    assert widths[0] < widths[1]
+    model = load(dense)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(model(x), again(x))
+
+
+def test_the_scale_of_a_bias_means_nothing(dense, tmp_path):
+    # Kernels add the integers of a bias to sums, whatever scale the file gives them.
+    def change(graph):
+        for tensor in graph.tensors:
+            if tensor.type == schema().TensorType.INT32:
+                tensor.quantization.scale = [1.001 * s for s in tensor.quantization.scale]
+
+    path = rewritten(dense, tmp_path, change)
+    x = litert_support.inputs(load(dense), 20)
+    np.testing.assert_array_equal(litert_support.outputs(path, x), litert_support.outputs(dense, x))
+    np.testing.assert_array_equal(load(path)(x), load(dense)(x))
+
+
+def schema():
+    from tensorflow.lite.python import schema_py_generated
+
+    return schema_py_generated
+
+
+def rewritten(path, folder, change):
+    """A copy of a file with a changed graph."""
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(path))
+    change(model.subgraphs[0])
+    copy = folder / "changed.tflite"
+    copy.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return copy
+
+
+# Errors.
+
+
+def test_says_which_operator_is_not_supported(dense, tmp_path):
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(str(dense))
+    for code in model.operatorCodes:
+        if code.builtinCode == schema().BuiltinOperator.FULLY_CONNECTED:
+            code.builtinCode = schema().BuiltinOperator.HARD_SWISH
+    path = tmp_path / "other.tflite"
+    path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    with pytest.raises(NotImplementedError, match=r"other.tflite: HARD_SWISH \(operator 1\)"):
+        load(path)
+
+
+def _floats(graph):
+    for tensor in graph.tensors:
+        if tensor.type == schema().TensorType.INT8 and tensor.shape[0] == 1:
+            tensor.type = schema().TensorType.FLOAT32
+
+
+def _two_inputs(graph):
+    graph.inputs = [graph.inputs[0], graph.inputs[0]]
+
+
+def _without_order(graph):
+    graph.operators = graph.operators[::-1]
+
+
+def _fused_tanh(graph):
+    graph.operators[1].builtinOptions.fusedActivationFunction = 4
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (_floats, NotImplementedError, "QUANTIZE.*must be quantised"),
+        (_two_inputs, NotImplementedError, "one input. Received: 2 inputs"),
+        (_without_order, ValueError, "needs tensor .* nothing has computed"),
+        (_fused_tanh, NotImplementedError, "fused activation TANH"),
+    ],
+)
+def test_says_what_is_wrong_with_a_file(dense, tmp_path, change, error, message):
+    with pytest.raises(error, match=message):
+        load(rewritten(dense, tmp_path, change))
+
+
+def test_refuses_what_is_no_network(dense, tmp_path):
+    path = tmp_path / "broken.tflite"
+    path.write_bytes(b"no network")
+    with pytest.raises(ValueError, match="must be a LiteRT network"):
+        load(path)
+    content = dense.read_bytes()
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        broken = bytearray(content)
+        for place in random.integers(8, len(content), 30):
+            broken[place] = random.integers(256)
+        path.write_bytes(bytes(broken))
+        try:
+            load(path)
+        except (ValueError, NotImplementedError) as problem:
+            assert "broken.tflite" in str(problem)
+
+
+def test_refuses_bad_arguments(dense):
+    with pytest.raises(ValueError, match="dtype.*Received: dtype=\"?'float16"):
+        load(dense, dtype="float16")
+    with pytest.raises(ValueError, match="radius.*Received: radius=0.3"):
+        load(dense, radius=0.3)
+    for bad in ({"multiplier": 0.0}, {"limits": (1.5, 3)}, {"limits": (3, 1)}, {"radius": 0.4}):
+        with pytest.raises(ValueError, match="Received: "):
+            Requantize(**bad)
