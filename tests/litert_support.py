@@ -150,7 +150,7 @@ def _arithmetic():
 
 def _joined():
     x = keras.Input((6, 6, 2))
-    parts = [layers.Conv2D(3, 3)(x), layers.Rescaling(0.15)(layers.Conv2D(3, 3)(x))]
+    parts = [layers.Conv2D(3, 3)(x), layers.Conv2D(3, 3, activation="tanh")(x)]
     value = layers.Conv2D(2, 2)(layers.Concatenate()(parts))
     return randomize(keras.Model(x, layers.Dense(3)(layers.Flatten()(value))))
 

@@ -65,6 +65,14 @@ _layer("rms_normalization_axes", lambda: layers.RMSNormalization(axis=(1, 2)), (
 
 
 _layer("step", linf.Step, (4,))
+# A little more than half a step: values near halves round either way in other precisions.
+_layer("requantize", lambda: linf.Requantize(7.0, (-5, 4), radius=0.5001), (5,))
+_layer(
+    "requantize_channels",
+    lambda: linf.Requantize([3.0, 9.0], (-5, 30), radius=0.5001, zero_point=-2),
+    (3, 4, 2),
+    places=(ALONE, MAP),
+)
 
 
 # Layers of distances.

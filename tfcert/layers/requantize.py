@@ -75,11 +75,11 @@ class Requantize(keras.layers.Layer):
 
     def rounded(self, x: Tensor) -> Tensor:
         """The nearest whole numbers within the limits."""
-        stored = x + self.zero_point
-        size = ops.abs(stored)
-        whole = ops.floor(size)
-        whole = whole + ops.cast(size - whole >= 0.5, whole.dtype)
-        whole = ops.sign(stored) * whole - self.zero_point
+        below = ops.floor(x)
+        rest = x - below
+        # Halves go up from stored integers that are not negative.
+        up = (rest > 0.5) | ((rest == 0.5) & (below >= -self.zero_point))
+        whole = below + ops.cast(up, below.dtype)
         # The sum is exact: the nearest whole number of x is 0, or between x / 2 and 2 x.
         whole = x + ops.stop_gradient(whole - x)
         return ops.clip(whole, *map(float, self.limits))
