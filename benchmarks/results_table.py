@@ -4,7 +4,8 @@
     python benchmarks/results_table.py --collect=runs   # first copies finished runs from a folder
 
 A run keeps its flags, versions and commit (run.json), its History (history.json) and its errors
-(results.json).
+(results.json). `benchmarks/complete_column.py` adds the errors by complete verification
+(complete.json).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _RUNS = _ROOT / "docs" / "results"
 _DOCS = _ROOT / "docs"
 _BEGIN, _END = "<!-- tables: benchmarks/results_table.py -->", "<!-- end of tables -->"
 _FILES = ("run.json", "history.json", "results.json")
+_COMPLETE = "complete.json"  # Of some runs.
 
 # Recipe (its name without "mnist_<eps>_") -> how the row is called, in the order of the table.
 _ROWS = {
@@ -80,6 +82,8 @@ def read_runs() -> dict[Group, dict[str, list[dict[str, Any]]]]:
         _, eps, recipe = folder.name.split("@")[0].split("_", 2)
         if recipe.startswith("linf"):
             continue
+        if (folder / _COMPLETE).exists():
+            parts["complete"] = json.loads((folder / _COMPLETE).read_text())
         settings = parts["run"]["flags"]
         group = eps, settings["model"], settings["epochs"], settings["learning_rate"]
         known = runs.setdefault(group, {})
@@ -87,30 +91,59 @@ def read_runs() -> dict[Group, dict[str, list[dict[str, Any]]]]:
     return runs
 
 
+def _base(recipe: str) -> str:
+    """The recipe itself, or what it is a variant of."""
+    return max((name for name in _ROWS if recipe.startswith(name)), key=len)
+
+
+def _options(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The options of the objective that differ from its defaults."""
+    given = runs[0]["run"]["flags"]["option"]
+    latest = {option.split("=")[0]: option for option in given if option != "backward_weight=0.0"}
+    return ", ".join(f"`{option}`" for option in latest.values())
+
+
 def _title(recipe: str, runs: Sequence[Mapping[str, Any]]) -> str:
     """The row's name; a variant is told by its options."""
-    if recipe in _ROWS:
-        return _ROWS[recipe]
-    base = max((name for name in _ROWS if recipe.startswith(name)), key=len)
-    options = [o for o in runs[0]["run"]["flags"]["option"] if o != "backward_weight=0.0"]
-    latest = {option.split("=")[0]: option for option in options}
-    return f"{_ROWS[base]}, {', '.join(f'`{option}`' for option in latest.values())}"
+    return _ROWS[recipe] if recipe in _ROWS else f"{_ROWS[_base(recipe)]}, {_options(runs)}"
 
 
-def _share(runs: Sequence[Mapping[str, Any]], pick: Any) -> str:
+def _spread(shares: Sequence[float]) -> str:
     """Mean over seeds in percent, with the range where there are several."""
-    values = [100 * pick(run["results"]) for run in runs]
+    values = [100 * share for share in shares]
     text = f"{statistics.fmean(values):.2f}"
     if len(values) > 1:
         text += f" ({min(values):.2f} to {max(values):.2f})"
     return text
 
 
+def _share(runs: Sequence[Mapping[str, Any]], pick: Any) -> str:
+    """One of the errors, over the seeds."""
+    return _spread([pick(run["results"]) for run in runs])
+
+
+def _complete(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The error by complete verification, and the share that stays undecided.
+
+    The seeds that count are those that are verified; images are counted where they are not all.
+    """
+    known = [run["complete"] for run in runs if "complete" in run]
+    if not known:
+        return ["", ""]
+    cells = [_spread([each[name] for each in known]) for name in ("error", "undecided")]
+    samples = min(each["samples"] for each in known)
+    notes = [] if len(known) == len(runs) else [f"{len(known)} of {len(runs)} seeds"]
+    if samples < runs[0]["results"]["samples"]:
+        notes.append(f"first {samples:,} images")
+    if notes:
+        cells[0] += f" [{', '.join(notes)}]"
+    return cells
+
+
 def _in_order(recipes: Mapping[str, Any]) -> list[str]:
     """Recipes as they follow each other in tables; variants behind what they are variants of."""
     order = [*_ROWS]
-    base = {name: max((r for r in order if name.startswith(r)), key=len) for name in recipes}
-    return sorted(recipes, key=lambda name: (order.index(base[name]), name))
+    return sorted(recipes, key=lambda name: (order.index(_base(name)), name))
 
 
 def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -119,11 +152,15 @@ def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         method for known in runs.values() for run in known for method in run["results"]["methods"]
     }
     methods = [method for method in _METHODS if method in used]
-    titles = ["objective", "seeds", "clean", "PGD", *(_METHODS[m] for m in methods), "minutes"]
+    complete = any("complete" in run for known in runs.values() for run in known)
+    titles = ["objective", "options", "trained at", "seeds", "clean", "PGD"]
+    titles += [*(_METHODS[m] for m in methods), "room"]
+    titles += [*(["complete", "undecided"] if complete else []), "minutes"]
     lines = ["| " + " | ".join(titles) + " |", "| " + " | ".join("---" for _ in titles) + " |"]
     for recipe in _in_order(runs):
         known = runs[recipe]
-        cells = [_title(recipe, known), str(len(known))]
+        cells = [_ROWS[_base(recipe)], _options(known)]
+        cells += [f"{known[0]['run']['flags']['train_eps']:g}", str(len(known))]
         cells += [_share(known, lambda r: r["clean_error"])]
         cells.append(_share(known, lambda r: r["attack"]["error"]))
         for method in methods:
@@ -131,10 +168,18 @@ def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
                 cells.append(_share(known, lambda r, m=method: r["methods"][m]["error"]))
             else:
                 cells.append("")
+        cells.append(_share(known, room))
+        cells += _complete(known) if complete else []
         minutes = [run["run"]["training_seconds"] / 60 for run in known]
         cells.append(f"{statistics.fmean(minutes):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def room(results: Mapping[str, Any]) -> float:
+    """The error by the best bound less that of PGD: no tighter bound can win more."""
+    best = min(known["error"] for known in results["methods"].values())
+    return best - results["attack"]["error"]
 
 
 # Of a paper's page: its own recipes, those of its bases, and what is published, of the best network
@@ -253,7 +298,7 @@ def tables() -> str:
             f"## MNIST, ε = {eps}, {model}, {epochs} epochs at {rate:g}",
             "",
             f"Errors in percent on {example['results']['samples']:,} test images. "
-            f"{example['run']['parameters']:,} parameters, trained at {settings['train_eps']}, "
+            f"{example['run']['parameters']:,} parameters, "
             f"batch {settings['batch_size']}, {_rate(settings)}.",
             "",
             *table(known),
@@ -270,6 +315,8 @@ def collect(folder: pathlib.Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
             shutil.copy(results.with_name(name), target / name)
+        if results.with_name(_COMPLETE).exists():
+            shutil.copy(results.with_name(_COMPLETE), target / _COMPLETE)
         # Where the data and the run lay on that machine says nothing to others.
         facts = json.loads((target / "run.json").read_text())
         facts["flags"].update(data_dir="data", out=f"runs/{target.name}")

@@ -33,6 +33,33 @@ def test_results_of_training():
     assert load("results_table").tables().strip() in text
 
 
+def _run_of(**complete):
+    results = {"samples": 10_000, "attack": {"error": 0.05}}
+    results["methods"] = {"ibp": {"error": 0.09}, "crown": {"error": 0.08}}
+    return {"results": results, **({"complete": complete} if complete else {})}
+
+
+@pytest.mark.parametrize(
+    ("runs", "cells"),
+    [
+        ([_run_of()], ["", ""]),
+        ([_run_of(samples=10_000, error=0.07, undecided=0.001)], ["7.00", "0.10"]),
+        (
+            [_run_of(samples=10_000, error=e, undecided=0.0) for e in (0.07, 0.06)],
+            ["6.50 (6.00 to 7.00)", "0.00 (0.00 to 0.00)"],
+        ),
+        (
+            [_run_of(samples=2000, error=0.07, undecided=0.0), _run_of()],
+            ["7.00 [1 of 2 seeds, first 2,000 images]", "0.00"],
+        ),
+    ],
+)
+def test_errors_by_complete_verification(runs, cells):
+    program = load("results_table")
+    assert program._complete(runs) == cells
+    assert program.room(runs[0]["results"]) == pytest.approx(0.03)
+
+
 def test_results_of_distance_networks():
     text = (support.ROOT / "docs" / "linf_nets.md").read_text(encoding="utf-8")
     assert load("results_table").linf_table().strip() in text
@@ -128,7 +155,13 @@ def test_results_of_adaptive_sampling():
 
 
 def test_no_run_tells_where_it_was():
-    for path in (support.ROOT / "docs" / "results").rglob("run.json"):
+    runs = support.ROOT / "docs" / "results"
+    for path in runs.rglob("run.json"):
         text = path.read_text(encoding="utf-8")
         assert "uncommitted" not in text
         assert '"data_dir": "data"' in text
+    for path in runs.rglob("complete.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert "uncommitted" not in found["commit"]
+        assert "--runs=runs --data_dir=data" in found["command"]
+        assert found["error"] == pytest.approx(found["attack_error"] + found["undecided"])
