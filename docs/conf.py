@@ -46,6 +46,7 @@ NAVIGATION: Mapping[str, Mapping[str, str]] = {
     "Training": {
         "Training": "training",
         "Results": "results",
+        "Trained networks": "pretrained",
         "MAAR": "paper_maar",
         "Tight relaxations": "paper_tightness",
         "AdvIBP": "paper_advibp",

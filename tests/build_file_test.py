@@ -47,7 +47,7 @@ _MAY_KNOW = {
         *("schedules", "entering", "properties"),
     },
     "layers": {"types", "backend", "graph"},
-    "models": {"types", "graph", "network", "rules", "layers"},
+    "models": {"types", "graph", "network", "rules", "layers", "files"},
     "properties": {"types", "regions"},
     "branching": {
         *("types", "backend", "checks", "regions", "relaxations", "rules", "network", "programs"),
@@ -108,7 +108,7 @@ _MAY_KNOW = {
     "trainers": {"tfcert_programs"},
     "benchmarks": {
         *("tfcert", "attacks", "types", "backend", "regions", "graph", "rules", "programs"),
-        *("bounds", "datasets"),
+        *("bounds", "datasets", "provenance"),
         *("smoothing", "layers", "models", "objectives", "files", "interchange", "reporting"),
     },
 }

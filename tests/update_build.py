@@ -31,7 +31,7 @@ BY_NAME = {
 }
 # Groups of files that targets open: folder -> name -> patterns.
 FILES = {
-    "": {"docs": ["*.md", "docs/**"]},
+    "": {"docs": ["*.md", "docs/**"], "pretrained": ["pretrained/**"]},
     "benchmarks": {"results": ["results/**"]},
     "tfcert/datasets": {"data": ["data/*"]},
     "trainers": {"recipes": ["recipes/**"]},
@@ -45,11 +45,13 @@ DATA = {
     "tests/beam_test": ["//trainers:certify_beam"],
     "tests/certify_program_resume_test": ["//trainers:certify"],
     "tests/demo_test": ["//trainers:demo"],
-    "tests/docs_test": ["//:docs", "//tfcert/datasets:data"],
+    "tests/complete_column_test": ["//benchmarks:complete_column"],
+    "tests/docs_test": ["//:docs", "//:pretrained", "//tfcert/datasets:data"],
     "tests/export_program_test": ["//trainers:export"],
     "tests/fixed_weights": ["data/weights_after_25_steps.npz"],
     "tests/notebooks_test": ["//:docs", "//tfcert/datasets:data"],
     "tests/onnx_test": ["//:docs"],
+    "tests/pretrained_test": ["//:docs", "//:pretrained", "//benchmarks:publish"],
     "tests/program_flags_test": ["//tfcert_programs"],
     "tests/packaging_test": ["//tfcert/datasets:data"],
     "tests/report_program_test": ["//trainers:report"],

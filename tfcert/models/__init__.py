@@ -1,7 +1,8 @@
-"""The papers' architectures as plain Keras models, and initialisation for certified training."""
+"""The papers' architectures as plain Keras models, trained networks, and initialisation."""
 
 from tfcert.models.architectures import NAMES, get
 from tfcert.models.initialization import ibp_initialization
 from tfcert.models.penalties import l1_penalty
+from tfcert.models.published import pretrained
 
-__all__ = ["NAMES", "get", "ibp_initialization", "l1_penalty"]
+__all__ = ["NAMES", "get", "ibp_initialization", "l1_penalty", "pretrained"]
