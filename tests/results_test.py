@@ -77,9 +77,11 @@ def test_claims():
     program = load("claims")
     assert program.table().strip() in text
     for claim in program.CLAIMS:
-        for row in claim.rows:  # Each compares something.
+        assert program.compared(claim)
+        assert (program._FIGURES / f"claim_{claim.name}.png").exists()
+        for row in program.compared(claim):
             found = program.digits(row)
-            assert (found and len(found.points) == 8) or program.mnist(row)
+            assert found is None or len(found.points) == 8
             # The differences are those that the benchmark itself has kept.
             if found:
                 kept = json.loads(
@@ -90,6 +92,48 @@ def test_claims():
                 assert (found.mean, found.error) == pytest.approx(
                     (100 * known["mean"], 100 * known["error"])
                 )
+
+
+def _keep_run(root, name, seed, error, complete=None, samples=100):
+    """A kept run with one bound, and a complete verification of so many images."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    facts = {"flags": {"model": "cnn", "learning_rate": 0.001}, "seed": seed}
+    (folder / "run.json").write_text(json.dumps(facts))
+    results = {"samples": 100, "clean_error": 0.1, "methods": {"ibp": {"error": error}}}
+    (folder / "results.json").write_text(json.dumps(results))
+    if complete is not None:
+        found = {"samples": samples, "error": complete}
+        (folder / "complete.json").write_text(json.dumps(found))
+
+
+def test_both_sides_of_a_pair_are_judged_alike(tmp_path, monkeypatch):
+    """Complete verification counts if both sides have it, over the whole set."""
+    program = load("claims")
+    monkeypatch.setattr(program, "_RUNS", tmp_path)
+    (claim,) = (claim for claim in program.CLAIMS if claim.name == "beyond")
+    assert program.compared(claim) == []  # There is no run yet.
+    _keep_run(tmp_path, "mnist_0.1_ibp_fast@cnn-0", 0, 0.30, complete=0.25)
+    _keep_run(tmp_path, "mnist_0.1_sabr@cnn-0", 0, 0.32, complete=0.20)
+    _keep_run(tmp_path, "mnist_0.1_ibp_fast@cnn-1", 1, 0.30)
+    _keep_run(tmp_path, "mnist_0.1_sabr@cnn-1", 1, 0.32, complete=0.20)
+    _keep_run(tmp_path, "mnist_0.3_ibp_fast@cnn-0", 0, 0.30, complete=0.25, samples=50)
+    _keep_run(tmp_path, "mnist_0.3_sabr@cnn-0", 0, 0.31, complete=0.20)
+    _keep_run(tmp_path, "mnist_0.3_sabr@cnn-1", 1, 0.31)  # Without a base of its seed.
+    (row,) = program.compared(claim)
+    found = {
+        eps: [p for pairs in known for p in pairs.points]
+        for eps, known in program.mnist(row).items()
+    }
+    assert found == {"0.1": pytest.approx([-5.0, 2.0]), "0.3": pytest.approx([1.0])}
+    clean = program.mnist(row, program.Run.clean_less)
+    assert clean["0.1"][0].points == [0.0, 0.0]
+    assert "| 1 of 2, −1.50 | 0 of 1, +1.00 |" in program.table()
+    panels = program.draw(claim).axes
+    assert [panel.get_title() for panel in panels] == [
+        "MNIST, clean error",
+        "MNIST, verified error",
+    ]
 
 
 @pytest.mark.parametrize(
