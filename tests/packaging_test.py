@@ -20,7 +20,7 @@ from tfcert import version
 _FILES = ("BUILD", "CITATION.cff", "LICENSE", "MODULE.bazel", "Makefile", "README.md", "WORKSPACE")
 _FILES += ("pyproject.toml", "setup.py")
 _PACKAGES = ("tfcert", "tfcert_check", "tfcert_programs")
-_FOLDERS = ("bazel", "benchmarks", "docs", "tests", "trainers", *_PACKAGES)
+_FOLDERS = ("bazel", "benchmarks", "docs", "pretrained", "tests", "trainers", *_PACKAGES)
 _SHIPPED_DATA = {
     "tfcert/py.typed",
     "tfcert/datasets/data/README.md",
