@@ -25,7 +25,7 @@ def pretrained(name: str, folder: PathLike | None = None) -> keras.Model:
     describes the training, the errors and the certificates of that network.
 
     Args:
-        name: The name of the network, such as "mnist_0.1": the data set and the certified radius.
+        name: The name of the network, such as "mnist_0.3": the data set and the certified radius.
         folder: The folder with the files. Default: the environment variable TFCERT_PRETRAINED, or
             else the folder of the checkout.
 
@@ -38,7 +38,7 @@ def pretrained(name: str, folder: PathLike | None = None) -> keras.Model:
 
     Example:
 
-    >>> model = tfcert.models.pretrained("mnist_0.1")
+    >>> model = tfcert.models.pretrained("mnist_0.3")
     >>> model.output_shape
     (None, 10)
     """
