@@ -1,5 +1,6 @@
 """Published networks: loading with a checksum, cards, and certificates that come out again."""
 
+import doctest
 import importlib.util
 import json
 import shutil
@@ -13,6 +14,7 @@ import tfcert
 from tests import support
 from tfcert import datasets, models
 from tfcert.cli import train_config
+from tfcert.models import published
 
 FOLDER = support.ROOT / "pretrained"
 NAMES = sorted(json.loads((FOLDER / "index.json").read_text(encoding="utf-8")))
@@ -122,7 +124,14 @@ def test_a_changed_file_is_refused(tmp_path):
         models.pretrained(name, tmp_path / "copy")
 
 
-def test_an_unknown_name_lists_the_names():
+def test_the_example_of_the_docstring_runs(monkeypatch):
+    monkeypatch.delenv("TFCERT_PRETRAINED", raising=False)
+    result = doctest.testmod(published, extraglobs={"tfcert": tfcert})
+    assert result.failed == 0 and result.attempted == 2
+
+
+def test_an_unknown_name_lists_the_names(monkeypatch):
+    monkeypatch.delenv("TFCERT_PRETRAINED", raising=False)
     with pytest.raises(ValueError, match=f"must be one of {NAMES[0]}.*Received: name='vgg'"):
         models.pretrained("vgg")
 
