@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import warnings
@@ -72,8 +73,17 @@ class Network:
                     )
             return result
 
-        self.outputs = graph.interpret(model, [self.input], visit)
-        self.nodes = in_order(keras.tree.flatten(self.outputs))
+        self._take(graph.interpret(model, [self.input], visit))
+
+    def with_outputs(self, outputs: Any) -> Network:
+        """Returns a network of the same model that writes the outputs with other nodes."""
+        other = copy.copy(self)
+        other._take(outputs)
+        return other
+
+    def _take(self, outputs: Any) -> None:
+        self.outputs = outputs
+        self.nodes = in_order(keras.tree.flatten(outputs))
         if self.input not in self.nodes:
             self.nodes.insert(0, self.input)
         self.index = {node: i for i, node in enumerate(self.nodes)}

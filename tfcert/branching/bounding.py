@@ -27,7 +27,6 @@ from tfcert.bounds.known import Known
 from tfcert.bounds.sweep import Slopes, sweep
 from tfcert.branching import choosing
 from tfcert.branching.layout import Layout, flat_slopes, flat_units
-from tfcert.network import network_of
 from tfcert.programs import programs_of
 from tfcert.regions import BoundRegion, Box
 from tfcert.rules.rows import Frame, Rows
@@ -119,7 +118,7 @@ class Bounder:
         candidates: int = 1,
         most: int = _MANY,
     ):
-        self.model, self.network, self.layout = model, network_of(model), layout
+        self.model, self.network, self.layout = model, layout.network, layout
         self.method, self.candidates, self.most = method, candidates, most
 
     def bound(self, inputs: Inputs) -> Found:
@@ -251,7 +250,7 @@ class Bounder:
         program = programs_of(self.model).get(
             self.model,
             kind,
-            (self.method, self.candidates),
+            (self.network, self.method, self.candidates),
             lambda: compute,
             args,
             jit_compile=self.method.jit_compile or None,

@@ -52,6 +52,7 @@ class Layout:
             no units otherwise.
 
     Attributes:
+        network: The network.
         units: Where the units of each node stand.
         slopes: Where the slopes of each node stand.
         relaxed: The names of nonlinear layers that have no units.
@@ -60,6 +61,7 @@ class Layout:
     """
 
     def __init__(self, network: Network, points: bool = True):
+        self.network = network
         reads: dict[int, list[int]] = {}
         smooth: set[int] = set()
         sides: list[tuple[int, int]] = []

@@ -13,7 +13,7 @@ from keras import ops
 from tfcert.bounds import methods, propagation
 from tfcert.branching.layout import Layout, flat_slopes, flat_units
 from tfcert.branching.splitter import Problem
-from tfcert.network import Network, network_of
+from tfcert.network import Network
 from tfcert.programs import programs_of
 from tfcert.regions import BoundRegion, Box
 from tfcert.rules.nonlinear import Elementwise
@@ -55,7 +55,7 @@ class Roots:
         problems: Sequence[Problem],
         method: methods.Crown,
     ):
-        network = network_of(model)
+        network = layout.network
         self.lower = np.stack([problem.lower for problem in problems])
         self.upper = np.stack([problem.upper for problem in problems])
         first, which = _distinct(self.lower, self.upper)
@@ -138,7 +138,7 @@ def _intervals(
         program = programs_of(model).get(
             model,
             "split root",
-            method,
+            (network, method),
             lambda: compute,
             args,
             jit_compile=method.jit_compile or None,

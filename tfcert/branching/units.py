@@ -4,8 +4,8 @@ A domain is the part of a problem's box on which some units have given signs. Sp
 two domains: its value >= 0, and <= 0. On each the two-piece function that reads the unit (ReLU,
 LeakyReLU, PReLU, the absolute value) is linear, so the relaxation is tighter. A unit that another
 elementwise function reads, such as tanh or a clip, is split at the middle of its interval, again
-and again: lines fit the function better on both halves. Other nonlinear layers (maxima, products)
-may be in the network and are relaxed as ever.
+and again: lines fit the function better on both halves. Maxima are trees of ReLUs. Other nonlinear
+layers (products) may be in the network and are relaxed as ever.
 
 References: Wang et al., 2021, https://arxiv.org/abs/2103.06624; for points other than 0 Shi et al.,
 2024, https://arxiv.org/abs/2405.21063
@@ -25,6 +25,7 @@ from tfcert.bounds import methods
 from tfcert.branching import choosing, leaves
 from tfcert.branching.bounding import Bounder, Found, Inputs
 from tfcert.branching.layout import Layout
+from tfcert.branching.maxima import splittable
 from tfcert.branching.outcome import Reason, within_rounding
 from tfcert.branching.recording import Recorder, numbered
 from tfcert.branching.roots import Roots
@@ -82,9 +83,12 @@ class UnitSplitter:
         recorder: Recorder | None = None,
         cases: Sequence[Sequence[int]] | None = None,
     ):
-        self.model, self.network = model, network_of(model)
+        # Proofs know signs alone, and the network as it is.
+        self.model, self.network = (
+            model,
+            network_of(model) if recorder is not None else splittable(model),
+        )
         self.problems, self.batch, self.recorder = list(problems), batch, recorder
-        # Proofs know signs alone.
         self.layout = Layout(self.network, points=recorder is None)
         self._cut = any(self.layout.smooth)
         method = method or methods.AlphaCrown(iterations=10, learning_rate=0.1, decay=0.9)

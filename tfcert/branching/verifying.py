@@ -20,6 +20,7 @@ from tfcert.branching.boxes import BoxSplitter, free_inputs
 from tfcert.branching.certificates import Certificate
 from tfcert.branching.checking import Referee
 from tfcert.branching.layout import Layout
+from tfcert.branching.maxima import splittable
 from tfcert.branching.outcome import Counterexample, Outcome, Reason
 from tfcert.branching.recording import BoxRecord, Recorder
 from tfcert.branching.rows import Rows
@@ -342,7 +343,9 @@ class _Verification:
 
     @property
     def _layout(self) -> Layout:
-        return Layout(network_of(self.model), points=self.settings.recorder is None)
+        recorded = self.settings.recorder is not None
+        network = network_of(self.model) if recorded else splittable(self.model)
+        return Layout(network, points=not recorded)
 
     def _attack_around(self, points: Any, owner: Any) -> Any:
         return attacking.around(self.model, self.problems, points, owner, _STEPS)
