@@ -7,13 +7,13 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tfcert.properties import files
+from tfcert.properties import files, vnnlib_two
 from tfcert.properties.cases import Case, Property
 
 __all__ = ["read_vnnlib"]
@@ -37,7 +37,9 @@ def read_vnnlib(path: str | os.PathLike[str]) -> Property:
 
     The file may contain declarations ``X_i`` and ``Y_i`` of real inputs and outputs, and assertions
     with ``<=``, ``>=``, ``and`` and ``or``. An assertion compares sums of outputs with constant
-    factors, or one input with a number. All assertions together describe a counterexample.
+    factors, or one input with a number. All assertions together describe a counterexample. In
+    version 2 of the format, the file declares one network with an input and an output, in place of
+    single variables, and may also use ``==``.
 
     Args:
         path: The file.
@@ -63,18 +65,21 @@ def read_vnnlib(path: str | os.PathLike[str]) -> Property:
     path = pathlib.Path(path)
     content = files.read(path, _LARGEST)
     try:
-        return _property(content.decode("utf-8"))._replace(file=path)
+        commands = list(_expressions(content.decode("utf-8")))
+        if vnnlib_two.is_second(commands):  # The checker of proofs reads version 1.
+            return _property(vnnlib_two.translated(commands))
+        return _property(commands)._replace(file=path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be text. Received: {error}.") from error
     except (ValueError, NotImplementedError) as error:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _property(text: str) -> Property:
+def _property(commands: Iterable[list[Any]]) -> Property:
     variables: set[tuple[str, int]] = set()
     common: list[_Atom] = []  # what every case fulfils
     choices: list[list[tuple[_Atom, ...]]] = []  # of each of these, one alternative
-    for command in _expressions(text):
+    for command in commands:
         match command:
             case ["declare-const", str(name), "Real"] | ["declare-fun", str(name), [], "Real"]:
                 variables.add(_variable(name))
@@ -248,7 +253,7 @@ def _variable(name: str) -> tuple[str, int]:
 def _expressions(text: str) -> Iterator[list[Any]]:
     """The bracketed expressions of a text, as nested lists of words."""
     stack: list[list[Any]] = []
-    for token in _TOKEN.findall(_COMMENT.sub("", text)):
+    for token in _TOKEN.findall(vnnlib_two.glued(_COMMENT.sub("", text))):
         if token == "(":
             stack.append([])
             if len(stack) > _DEEPEST:
