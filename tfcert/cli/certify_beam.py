@@ -35,8 +35,9 @@ def _define_flags() -> None:
     values.define_names(
         "method",
         ["auto"],
-        ("auto", *choices.METHODS),
-        f"Methods in their order, of {', '.join(choices.METHODS)}; or auto.",
+        ("auto", *choices.METHODS, "complete"),
+        f"Methods in their order, of {', '.join(choices.METHODS)}; or auto. complete, at the end: "
+        "branch and bound.",
     )
     flags.DEFINE_bool("attack", True, "Look for counterexamples first.")
     flags.DEFINE_bool("float_safe", False, "Certify the model as executed in float32.")

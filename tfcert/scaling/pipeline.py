@@ -39,7 +39,7 @@ class Settings:
     eps: float
     norm: Norm
     clip: tuple[float, float] | None
-    method: tuple[MethodName | Literal["auto"], ...]
+    method: tuple[MethodName | Literal["auto", "complete"], ...]
     attack: bool
     float_safe: bool
     time_limit_per_input: float | None
