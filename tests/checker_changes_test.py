@@ -166,7 +166,7 @@ def test_slopes_outside_of_their_range_are_refused(files, by_inputs, value):
     arrays = change(by_inputs, slopes_0=np.ones((1, 4)), slopes_1=slopes)
     files.check(arrays)  # Nothing uses them.
     slopes[0, 1] = value
-    with pytest.raises(tfcert_check.Refused, match="not between its pieces"):
+    with pytest.raises(tfcert_check.Refused, match="not between its pieces|no numbers"):
         files.check(change(arrays, slopes_1=slopes))
 
 

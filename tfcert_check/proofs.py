@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
@@ -15,7 +16,7 @@ from tfcert_check.networks import Network
 from tfcert_check.operators import Array
 from tfcert_check.properties import Case, Property
 from tfcert_check.refusal import Refused
-from tfcert_check.rounding import down
+from tfcert_check.rounding import down, outward
 
 __all__ = [
     "FORMAT",
@@ -93,14 +94,13 @@ def read_proof(path: str | os.PathLike[str] | IO[bytes]) -> Proof:
         raise Refused(f"the proof is not a readable npz file: {error}") from error
     if str(arrays.get("format")) != FORMAT:
         raise Refused(f"the proof's format is {str(arrays.get('format'))!r:.60}, not {FORMAT!r}")
-    kinds = {"roots": "i", "starts": "i", "multipliers": "f", **NODES}
-    for name, kind in kinds.items():
+    for name, kind in {"roots": "i", "starts": "i", "multipliers": "f", **NODES}.items():
         if name not in arrays or arrays[name].dtype.kind != kind or arrays[name].ndim != 1:
             raise Refused(f"the proof has no array {name!r} of the right type")
-    count = len(arrays["kind"])
-    if any(len(arrays[name]) != count for name in NODES) or len(arrays["starts"]) != count + 1:
+    count, starts = len(arrays["kind"]), arrays["starts"]
+    multipliers = arrays["multipliers"].astype(np.float64)
+    if any(len(arrays[name]) != count for name in NODES) or len(starts) != count + 1:
         raise Refused("the proof's arrays have different lengths")
-    starts, multipliers = arrays["starts"], arrays["multipliers"].astype(np.float64)
     if starts[0] != 0 or starts[-1] != len(multipliers) or (np.diff(starts) < 0).any():
         raise Refused("the proof's multipliers do not fit the nodes")
     if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
@@ -112,13 +112,18 @@ def read_proof(path: str | os.PathLike[str] | IO[bytes]) -> Proof:
         {name: arrays[name] for name in NODES},
         starts,
         multipliers,
-        {int(name[7:]): a for name, a in arrays.items() if name.startswith("slopes_")},
-        {
-            (int(name.split("_")[1]), int(name.split("_")[2])): np.where(a == -1, np.nan, a)
-            for name, a in arrays.items()
-            if name.startswith("hidden_")
-        },
+        {layer: table for (layer,), table in _tables(arrays, "slopes", 1)},
+        {(layer, before): table for (layer, before), table in _tables(arrays, "hidden", 2)},
     )
+
+
+def _tables(arrays: dict[str, Any], kind: str, numbers: int) -> Iterator[tuple[Any, Array]]:
+    """The tables of slopes, by the layers in their names; -1, for slopes by rule, becomes NaN."""
+    for name, table in arrays.items():
+        if (match := re.fullmatch(kind + r"_(\d+)" * numbers, name)) is not None:
+            if table.dtype.kind != "f" or np.isnan(table).any():
+                raise Refused(f"the proof's slopes {name!r} are no numbers")
+            yield tuple(map(int, match.groups())), np.where(table == -1, np.nan, table)
 
 
 def check(network: Network, asked: Property, proof: Proof) -> int:
@@ -146,62 +151,56 @@ def margins(network: Network, asked: Property, proof: Proof) -> Iterator[Margin]
     """
     _check_sizes(network, asked, proof)
     seen = np.zeros(len(proof.nodes["kind"]), bool)
-    wholes: dict[bytes, Enclosure] = {}
+    key, whole = b"", None  # The last box, and all values on it: cases often share their box.
     for number, (case, root) in enumerate(zip(asked.cases, proof.roots, strict=True)):
-        key = case.lower.tobytes() + case.upper.tobytes()
-        batch: list[_Leaf] = []
-        for leaf in _leaves(network, case, proof, int(root), seen):
-            sweeps = proof.nodes["sweep"][leaf.node]
-            if batch and sweeps != proof.nodes["sweep"][batch[0].node]:
-                yield from _bounds(network, case, number, proof, batch, wholes.get(key))
-                batch = []
-            if not sweeps and key not in wholes:
-                wholes.clear()
-                box = case.lower[None], case.upper[None]
-                wholes[key] = Enclosure(network, *box, hidden=proof.hidden)
-            batch.append(leaf)
-            if len(batch) >= _batch(network, bool(sweeps)):
-                yield from _bounds(network, case, number, proof, batch, wholes.get(key))
-                batch = []
-        if batch:
-            yield from _bounds(network, case, number, proof, batch, wholes.get(key))
+        if network.float_safe:  # An execution rounds its inputs.
+            case = Case(*outward(case.lower, case.upper), case.rows)
+        leaves = list(_leaves(network, case, proof, int(root), seen))
+        for sweeps in (False, True):
+            own = [leaf for leaf in leaves if proof.nodes["sweep"][leaf.node] == sweeps]
+            box = case.lower.tobytes() + case.upper.tobytes()
+            if own and not sweeps and key != box:
+                key, hidden = box, proof.hidden
+                whole = Enclosure(network, case.lower[None], case.upper[None], hidden=hidden)
+            size = _batch(network, sweeps)
+            for start in range(0, len(own), size):
+                batch = own[start : start + size]
+                bounds = _bounds(network, case, proof, batch, None if sweeps else whole)
+                for leaf, bound in zip(batch, bounds.tolist(), strict=True):
+                    yield Margin(number, leaf.node, bound)
 
 
 def _check_sizes(network: Network, asked: Property, proof: Proof) -> None:
-    steps = network.steps
+    steps, layers = network.steps, network.layers
     if (steps[0].size, steps[network.output].size) != (asked.inputs, asked.outputs):
         raise Refused("the network and the property have different numbers of inputs or outputs")
     if len(proof.roots) != len(asked.cases):
         raise Refused(f"the proof has {len(proof.roots)} roots for {len(asked.cases)} cases")
-    for layer, slopes in proof.slopes.items():
-        if not 0 <= layer < len(network.layers):
-            raise Refused(f"the proof has slopes for layer {layer}, which does not exist")
-        step = network.layers[layer]
-        if slopes.dtype.kind != "f" or slopes.shape[1:] != (step.size,):
-            raise Refused(f"the proof's slopes of layer {layer} do not fit the network")
-        if not ((slopes >= step.slope) & (slopes <= 1)).all():
-            raise Refused(f"the proof has a slope of layer {layer} that is not between its pieces")
-    for (layer, before), slopes in proof.hidden.items():
-        if not 0 <= before < layer < len(network.layers):
-            raise Refused(f"the proof has slopes of layer {before} for layer {layer}")
-        step = network.layers[before]
-        if slopes.shape != (2, network.layers[layer].size, step.size):
-            raise Refused(f"the proof's slopes of layer {before} for layer {layer} do not fit")
-        if not (((slopes >= step.slope) & (slopes <= 1)) | np.isnan(slopes)).all():
-            raise Refused(f"the proof has a slope of layer {before} that is not between its pieces")
-    if len({len(slopes) for slopes in proof.slopes.values()}) > 1:
+    if len({len(table) for table in proof.slopes.values()}) > 1:
         raise Refused("the proof's slopes have different numbers of sets")
+    for layer, table in proof.slopes.items():
+        _check_slopes(network, layer, table, table.shape[:1])
+    for (layer, before), table in proof.hidden.items():
+        if not before < layer < len(layers):
+            raise Refused(f"the proof has slopes of layer {before} for layer {layer}")
+        _check_slopes(network, before, table, (2, layers[layer].size))
+
+
+def _check_slopes(network: Network, layer: int, table: Array, rows: tuple[int, ...]) -> None:
+    if layer >= len(network.layers):
+        raise Refused(f"the proof has slopes for layer {layer}, which does not exist")
+    step = network.layers[layer]
+    if table.shape != (*rows, step.size):
+        raise Refused(f"the proof's slopes of layer {layer} do not fit the network")
+    if not (((table >= step.slope) & (table <= 1)) | np.isnan(table)).all():
+        raise Refused(f"the proof has a slope of layer {layer} that is not between its pieces")
 
 
 def _batch(network: Network, sweeps: bool) -> int:
     """How many leaves are bounded together."""
+    rows = 2 * max((layer.size for layer in network.layers), default=1)
     widest = max(step.size for step in network.steps)
-    rows = (
-        2 * max((layer.size for layer in network.layers), default=1)
-        if sweeps
-        else len(network.steps)
-    )
-    return max(1, min(1024, ENTRIES // (widest * rows)))
+    return max(1, min(1024, ENTRIES // (widest * (rows if sweeps else len(network.steps)))))
 
 
 def _leaves(
@@ -241,27 +240,18 @@ def _leaves(
 
 
 def _bounds(
-    network: Network,
-    case: Case,
-    number: int,
-    proof: Proof,
-    batch: list[_Leaf],
-    whole: Enclosure | None,
-) -> Iterator[Margin]:
-    """Bounds some leaves of a case, all of them with sweeps of their own or none."""
+    network: Network, case: Case, proof: Proof, batch: list[_Leaf], whole: Enclosure | None
+) -> Array:
+    """Bounds of some leaves of a case; without the whole box, hidden values are bounded anew."""
     ids = np.array([leaf.node for leaf in batch])
-    sweeps = bool(proof.nodes["sweep"][ids[0]])
     signs, multipliers = _split_units(network, proof, batch)
     lower, upper = np.stack([x.lower for x in batch]), np.stack([x.upper for x in batch])
-    enclosure = Enclosure(network, lower, upper, signs, None if sweeps else whole, sweeps)
-    rows = case.rows[proof.nodes["index"][ids]]
-    margin = enclosure.lower_bounds(
-        network.output, -rows[:, None, :-1], _slopes(network, proof, ids), multipliers
-    )
-    bounds = np.where(enclosure.empty, np.inf, down(margin[:, 0] - rows[:, -1]))
-    # Infinite bounds of leaves that are not empty come from overflow, and say nothing.
-    bounds = np.where(enclosure.empty | np.isfinite(bounds), bounds, -np.inf)
-    yield from map(Margin, [number] * len(batch), ids.tolist(), bounds.tolist())
+    enclosure = Enclosure(network, lower, upper, signs, whole, sweep=whole is None)
+    rows, slopes = case.rows[proof.nodes["index"][ids]], _slopes(proof, ids)
+    found = enclosure.lower_bounds(network.output, -rows[:, None, :-1], slopes, multipliers)[:, 0]
+    bounds = down(found - rows[:, -1])
+    # Infinite bounds come from overflow, and say nothing.
+    return np.where(enclosure.empty, np.inf, np.where(np.isfinite(bounds), bounds, -np.inf))
 
 
 def _split_units(
@@ -284,7 +274,7 @@ def _split_units(
     return signs, multipliers
 
 
-def _slopes(network: Network, proof: Proof, ids: npt.NDArray[np.int64]) -> dict[int, Array]:
+def _slopes(proof: Proof, ids: npt.NDArray[np.int64]) -> dict[int, Array]:
     """The slopes of leaves by layer; those of leaves without any are by rule, as NaN."""
     entries = proof.nodes["slopes"][ids]
     sets = max((len(table) for table in proof.slopes.values()), default=0)

@@ -1,4 +1,4 @@
-"""Limits of rounding errors in float64.
+"""Limits of rounding errors, of the checker's own numbers in float64 and of networks in float32.
 
 Trusted: additions, subtractions and products of float64 numbers are rounded to the nearest number,
 or results below 2^-1022 to 0; products of matrices are such sums in any order, fused or not.
@@ -9,6 +9,10 @@ is more than twice that, and at least 16 u. So it also covers that the sum of ab
 computed itself, and the few roundings of using it. Results below 2^-1022 add at most 2^-1022 for
 each product: as no value is above ``LARGEST`` and there are fewer than 2^50 products, ``TINY`` is
 larger than all of them together. Overflow gives infinity or NaN, and neither proves anything.
+
+``executed`` is the same for a network that runs in float32, with u = 2^-24: weights are rounded to
+float32, sums are taken in any order, fused or not, and compilers may join a scale and a shift with
+the kernel before. Operands and results below 2^-126 may count as 0; ``FLUSHED`` covers that.
 """
 
 from __future__ import annotations
@@ -16,16 +20,41 @@ from __future__ import annotations
 import numpy as np
 
 from tfcert_check.operators import Array
+from tfcert_check.refusal import Refused
 
-__all__ = ["LARGEST", "TINY", "dot", "down", "lost", "share", "up"]
+__all__ = [
+    *("FLUSHED", "LARGEST", "SMALL", "TINY", "dot", "down", "executed", "lost", "outward"),
+    *("share", "up"),
+]
 
 TINY = 2.0**-900
 LARGEST = 2.0**60
+# Added to sizes of what runs in float32: times ``executed``, it is more than 2^-100. Each product
+# loses less than 2^-126 (1 + |w| + |x|), and the number of products is part of ``executed``.
+FLUSHED = 2.0**-80
+# Divisors, and variances, have to be larger, so that no part of them is lost.
+SMALL = 2.0**-40
 
 
 def share(terms: int) -> float:
     """By which part of a sum of absolute values a sum of so many products may be off."""
     return 2.0 * (terms + 8) * 2.0**-53
+
+
+def executed(terms: int) -> float:
+    """The same in float32, with 16 more roundings than products."""
+    if terms > 2**20:
+        raise Refused(f"sums of {terms} terms are too long for a bound of their rounding")
+    errors = (terms + 16) * 2.0**-24
+    return errors / (1.0 - errors)
+
+
+def outward(lower: Array, upper: Array) -> tuple[Array, Array]:
+    """The smallest box of float32 numbers around a box."""
+    low, high = lower.astype(np.float32), upper.astype(np.float32)
+    low = np.where(low > lower, np.nextafter(low, np.float32(-np.inf)), low)
+    high = np.where(high < upper, np.nextafter(high, np.float32(np.inf)), high)
+    return low.astype(np.float64), high.astype(np.float64)
 
 
 def down(x: Array) -> Array:
@@ -44,13 +73,14 @@ def dot(rows: Array, values: Array) -> Array:
     return found
 
 
-def lost(rows: Array, size: Array, terms: int = 0) -> Array:
+def lost(rows: Array, size: Array, terms: int = 0, more: float = 0.0) -> Array:
     """Returns the rounding losses of a dot product with rows, and of the rows themselves.
 
     Args:
         rows: ``(boxes, rows, n)``, computed as sums of so many products, or rounded once.
         size: ``(boxes or 1, n)``: sums of the absolute values of what the products multiply.
         terms: How many products.
+        more: Another part of the same sum to lose.
     """
-    found: Array = share(rows.shape[-1] + terms) * dot(np.abs(rows), size) + TINY
+    found: Array = (share(rows.shape[-1] + terms) + more) * dot(np.abs(rows), size) + TINY
     return found

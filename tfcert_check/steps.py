@@ -1,6 +1,7 @@
 """The steps of a network: values, intervals and linear bounds.
 
-Intervals and rows hold for the exact numbers: ``rounding`` says how.
+Intervals and rows hold for the exact numbers, or for those of an execution in float32 where a step
+is ``float_safe``: ``rounding`` says how.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfcert_check.operators import Array, Linear
-from tfcert_check.rounding import TINY, dot, down, lost, share, up
+from tfcert_check.operators import Array, Linear, Pick
+from tfcert_check.rounding import FLUSHED, TINY, dot, down, executed, lost, share, up
 
 __all__ = ["Affine", "Input", "Interval", "Lines", "Step", "TwoPiece"]
 
@@ -99,11 +100,17 @@ class Input(Step):
 class Affine(Step):
     """``sum of L x + bias`` over some values x before."""
 
-    def __init__(self, parts: list[tuple[Linear, int]], bias: Array, size: int):
+    def __init__(
+        self, parts: list[tuple[Linear, int]], bias: Array, size: int, float_safe: bool = False
+    ):
         self.parts, self.bias, self.size = parts, bias, size
         self._absolute = [operator.absolute() for operator, _ in parts]
         self._terms = 1 + sum(operator.terms + 1 for operator, _ in parts)
         self._back = sum(operator.back + 1 for operator, _ in parts)
+        # What an execution in float32 is off by, as a part of ``size``; moving values is exact.
+        moves = all(isinstance(operator, Pick) for operator, _ in parts)
+        self._executed = executed(self._terms) if float_safe and not moves else 0.0
+        self._tiny = FLUSHED if float_safe else TINY
 
     def value(self, found: list[Array], points: Array) -> Array:
         total = np.broadcast_to(self.bias, (len(points), self.size))
@@ -112,45 +119,55 @@ class Affine(Step):
         return total
 
     def enclose(self, intervals: list[Interval]) -> tuple[Interval, Array]:
-        center, radius, size = self.bias[None], np.zeros((1, self.size)), np.abs(self.bias)[None]
+        center, radius = self.bias[None], np.zeros((1, self.size))
+        size = np.abs(self.bias)[None] + self._tiny
         for (operator, place), absolute in zip(self.parts, self._absolute, strict=True):
             lower, upper = intervals[place]
             middle = 0.5 * lower + 0.5 * upper
             around = up(np.maximum(upper - middle, middle - lower))
+            largest = intervals[place].largest
             center = center + operator.apply(middle)
             radius = radius + absolute.apply(around)
-            size = size + absolute.apply(intervals[place].largest)
-        size = size + TINY
-        radius = up(radius + share(self._terms) * (radius + size))
+            size = size + absolute.apply(largest + self._tiny) + self._tiny * largest.max()
+        radius = up(radius + share(self._terms) * (radius + size) + self._executed * size)
         return Interval(down(center - radius), up(center + radius)), size
 
     def backward(
         self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
     ) -> tuple[list[tuple[int, Array]], Array]:
         # ``rows L x`` is off by at most a share of ``|rows| |L| |x|``. As ``size`` is at least
-        # ``|L| |x| + |bias|``, one dot product covers these errors and those of the bias.
+        # ``|L| |x| + |bias|``, one dot product covers these errors and those of the bias. The value
+        # as executed is off by a part of ``size``, too.
         flat = rows.reshape(-1, self.size)
         arrived = [
             (place, operator.transpose(flat).reshape(*rows.shape[:2], -1))
             for operator, place in self.parts
         ]
-        return arrived, down(dot(rows, self.bias[None]) - lost(rows, size, self._back))
+        errors = lost(rows, size, self._back, self._executed)
+        return arrived, down(dot(rows, self.bias[None]) - errors)
 
 
 class TwoPiece(Step):
     """``z`` where z >= 0, else ``slope z``, with a slope from 0 to 1."""
 
-    def __init__(self, source: int, slope: float, size: int):
+    def __init__(self, source: int, slope: float, size: int, float_safe: bool = False):
         self.source, self.slope, self.size = source, slope, size
+        self._executed = executed(1) if float_safe else 0.0
 
     def value(self, found: list[Array], points: Array) -> Array:
         return np.maximum(found[self.source], 0) + self.slope * np.minimum(found[self.source], 0)
 
     def enclose(self, intervals: list[Interval]) -> tuple[Interval, Array]:
-        lower, upper = intervals[self.source]
-        lower = np.where(lower >= 0, lower, down(self.slope * lower) if self.slope else 0.0)
-        upper = np.where(upper >= 0, upper, up(self.slope * upper) if self.slope else 0.0)
-        return Interval(lower, upper), np.zeros((1, 1))
+        z = intervals[self.source]
+        lower, upper = (
+            np.where(end >= 0, end, rounded(self.slope * end) if self.slope else 0.0)
+            for end, rounded in zip(z, (down, up), strict=True)
+        )
+        # What an execution is off by: the product with the slope, and values that count as 0.
+        off = self._executed * (self.slope * np.maximum(-z.lower, 0) + FLUSHED)
+        if self._executed:
+            lower, upper = down(lower - off), up(upper + off)
+        return Interval(lower, upper), off
 
     def lines(self, z: Interval, slopes: Array | None) -> Lines:
         """Lines around the function, the lower ones with given slopes; None, NaN: by rule.
@@ -178,5 +195,6 @@ class TwoPiece(Step):
         lines = self.lines(z, slopes)
         # The upper line where a coefficient is negative, else the lower one.
         arrived = np.where(rows >= 0, lines.lower, lines.upper[:, None]) * rows
-        taken = dot(np.minimum(rows, 0), lines.offset)
-        return [(self.source, arrived)], down(taken - lost(rows, z.largest + lines.offset))
+        taken = dot(np.minimum(rows, 0), lines.offset) - dot(np.abs(rows), size)
+        errors = lost(rows, z.largest + lines.offset + size)
+        return [(self.source, arrived)], down(taken - errors)
