@@ -9,11 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcert.properties.questions import Problem
+from tfcert.properties.writing import MOST_WAYS
 
 __all__ = ["BoxRecord", "Recorder", "numbered"]
-
-# The most ways to break the question of one problem that are told about.
-_MOST_WAYS = 10_000
 
 
 class Recorder(Protocol):
@@ -78,7 +76,7 @@ class BoxRecord:
     ):
         self._recorder = recorder
         self._questions = [problem.question for problem in problems]
-        self._ways = [question.conjunctions(_MOST_WAYS) for question in self._questions]
+        self._ways = [question.conjunctions(MOST_WAYS) for question in self._questions]
         self._cases = numbered(self._ways, cases)
 
     def roots(self) -> npt.NDArray[np.int64]:

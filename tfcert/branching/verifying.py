@@ -57,6 +57,7 @@ class Settings:
         verbose: 1 for a line of progress on standard error.
         recorder: Is told about the tree of the search; the first part of it is the whole region.
         cases: The numbers of the cases of each problem, for the recorder.
+        slack: How far above 0 margins have to be where units are split.
     """
 
     method: methods.Method
@@ -68,6 +69,7 @@ class Settings:
     verbose: int = 0
     recorder: Recorder | None = None
     cases: Sequence[Sequence[int]] | None = None
+    slack: float = 0.0
 
 
 def verify(
@@ -114,8 +116,9 @@ def verify(
         recorder: An object that records the splits and the proof of every part, such as a
             ``tfcert.proofs.Tree``. Cases are numbered as in ``asked.cases``.
         certificate: A .npz file for the proof, which is written if the property holds;
-            ``tfcert-check`` checks it. The model must come from ``tfcert.interchange.load_onnx``,
-            and the property from ``read_vnnlib``.
+            ``tfcert-check`` checks it, with ``--float_safe`` for a method that is. Unless they come
+            from ``load_onnx`` and ``read_vnnlib``, the network and the property are written beside
+            it: for "proof.npz" as "proof.network.npz" and "proof.vnnlib".
 
     Returns:
         An ``Outcome``: ``verdict`` "holds", "violated" or "unknown", ``counterexample``, ``bound``,
@@ -145,12 +148,18 @@ def verify(
             f"`batch_size` must be an integer >= 2, or None. Received: batch_size={batch_size!r}."
         )
     problems = problems_of(model, asked, inputs, around)
-    proof = None if certificate is None else Certificate(certificate, model, asked, method)
+    proof = (
+        None if certificate is None else Certificate(certificate, model, asked, problems, method)
+    )
     if proof is not None and recorder is not None:
         raise ValueError(
             "`recorder` must be None with `certificate`, which needs its own recorder. Received: "
             f"recorder={recorder!r}."
         )
+    slack = 0.0
+    if proof is not None and method.float_safe and problems and not _are_few(problems):
+        method.check(network_of(model))
+        method, slack = proof.by_checker(method), _rounding(model, problems, method)
     settings = Settings(
         method=method,
         deadline=begin + (math.inf if time_limit is None else time_limit),
@@ -160,7 +169,8 @@ def verify(
         log=log,
         verbose=verbose,
         recorder=recorder if proof is None else proof.tree,
-        cases=asked.places_by_box() if isinstance(asked, Property) else None,
+        cases=_cases(asked) if proof is None else proof.cases,
+        slack=slack,
     )
     outcome = verify_problems(model, problems, settings)
     if apart is not None:
@@ -250,7 +260,7 @@ class _Verification:
     def run(self, split_only: bool) -> Outcome:
         if not self.problems:
             return self._outcome("holds", math.inf, "")
-        few = max(map(free_inputs, self.problems)) <= _FEW_INPUTS
+        few = _are_few(self.problems)
         found = self._attacked(few)
         if found is not None:
             return found
@@ -333,8 +343,9 @@ class _Verification:
             # The multipliers of units have no analysis of rounding.
             if settings.method.float_safe or not self._layout.unit_count:
                 return None
+            problems = [problem.with_slack(settings.slack) for problem in self.problems]
             return UnitSplitter(
-                self.model, self.problems, recorder=settings.recorder, cases=settings.cases
+                self.model, problems, recorder=settings.recorder, cases=settings.cases
             )
         record = None
         if settings.recorder is not None:
@@ -382,6 +393,22 @@ class _Verification:
             first_bound=self.first,
             notes=tuple(dict.fromkeys(self.notes)),
         )
+
+
+def _are_few(problems: Sequence[Problem]) -> bool:
+    """Whether inputs are split, rather than units."""
+    return max(map(free_inputs, problems)) <= _FEW_INPUTS
+
+
+def _cases(asked: Any) -> list[list[int]] | None:
+    return asked.places_by_box() if isinstance(asked, Property) else None
+
+
+def _rounding(model: keras.Model, problems: Sequence[Problem], method: methods.Method) -> float:
+    """By how much roundings of an execution lower bounds of the values, with room to spare."""
+    plain = dataclasses.replace(method, float_safe=False)
+    lost = _values(model, problems, plain) - _values(model, problems, method)
+    return float(2.0 * max(0.0, *lost))
 
 
 def _values(model: keras.Model, problems: Sequence[Problem], method: methods.Method) -> Any:

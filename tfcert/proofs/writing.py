@@ -31,6 +31,7 @@ def write_proof(
     model: keras.Model,
     network: str | os.PathLike[str],
     asked: str | os.PathLike[str],
+    float_safe: bool = False,
 ) -> int:
     """Writes a tree as a proof, after the checker has accepted the proof.
 
@@ -42,9 +43,12 @@ def write_proof(
     Args:
         path: The file to write, a ``.npz``.
         tree: A tree whose parts are all closed.
-        model: The network of the positions in the tree, from ``load_onnx``.
-        network: Its ONNX file.
+        model: The network of the positions in the tree, from ``load_onnx``, or that of a
+            file from ``write_network``.
+        network: The file of the network.
         asked: The VNN-LIB file of the property with the tree's cases.
+        float_safe: Whether the proof has to hold for the network as executed in float32, as
+            ``tfcert-check --float_safe`` checks it.
 
     Returns:
         The number of leaves of the proof.
@@ -53,7 +57,8 @@ def write_proof(
         ValueError: The tree is not a proof. The message says why.
     """
     try:
-        file, question = tfcert_check.read_network(network), tfcert_check.read_property(asked)
+        file = tfcert_check.read_network(network, float_safe)
+        question = tfcert_check.read_property(asked)
         for last in [*[False] * _MENDED, True]:
             arrays, places = _arrays(tree, model, file, question)
             content = io.BytesIO()

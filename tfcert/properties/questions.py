@@ -140,6 +140,12 @@ class Problem(NamedTuple):
     question: Question
     limits: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
+    def with_slack(self, slack: float) -> Problem:
+        """The problem that all margins are above a number in place of 0."""
+        asked = self.question
+        question = Question(asked.rows, asked.offsets - slack, asked.groups, asked.needs)
+        return self._replace(question=question)
+
 
 def rounded_outward(
     lower: npt.NDArray[Any], upper: npt.NDArray[Any], dtype: str
