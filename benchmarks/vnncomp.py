@@ -192,7 +192,7 @@ def wrong(row: Mapping[str, Any]) -> list[str]:
     return [name for name in METHODS if opposite and row.get(name) == opposite]
 
 
-def _write(out: str, facts: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
+def write(out: str, facts: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
     path = pathlib.Path(f"{out}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
@@ -217,7 +217,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{name:<64.63}{row['expected']:<10}" + "".join(f"{c:<{width}}" for c in cells))
         sys.stdout.flush()
         if _OUT.value:
-            _write(_OUT.value, facts, rows)
+            write(_OUT.value, facts, rows)
     decided = [sum(row[n] in ("sat", "unsat") for row in rows) for n in _METHODS.value]
     print(f"{'decided':<74}" + "".join(f"{n:<{width}}" for n in decided))
     errors = [(row["network"], row["property"], names) for row in rows if (names := wrong(row))]

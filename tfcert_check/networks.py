@@ -102,6 +102,7 @@ class _Reader:
     ) -> _Value:
         bias = np.zeros(()) if bias is None else np.asarray(bias, np.float64)
         flat, size = np.broadcast_to(bias, shape).reshape(-1), math.prod(shape)
+        _need(all(op.size == value.size for op, value in parts), "a value of this size")
         placed = [(operator, value.place) for operator, value in parts]
         self.steps.append(Affine(placed, flat, size, self.float_safe))
         return _Value(len(self.steps) - 1, shape)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfcert import interchange, proofs
 from tfcert.bounds import methods

@@ -117,7 +117,7 @@ class _Writer:
         self.constants: dict[str, Array] = {}
         self._last: dict[Node, str] = {}
         self._first: dict[Node, str] = {}
-        self._moved: dict[Node, tuple[str, Array]] = {}
+        self._moved: dict[Node, tuple[str, int, Array]] = {}
 
     def visit(self, node: Node) -> None:
         for kind, write in _RULES:
@@ -143,8 +143,7 @@ class _Writer:
                 order = [0, *range(2, rank + 1), 1]
                 self._last[node] = self.call("Transpose", [self._first[node]], perm=order)
             else:
-                flat, places = self._moved[node]
-                self._last[node] = self.pick(flat, places)
+                self._last[node] = self.pick(*self._moved[node])
         return self._last[node]
 
     def first(self, node: Node) -> str:
@@ -160,11 +159,12 @@ class _Writer:
     def flat(self, node: Node) -> str:
         return self.reshaped(self.name(node), (math.prod(node.shape),))
 
-    def moves(self, node: Node) -> tuple[str, Array]:
-        """A flat value, and the places there of the node's entries, ``(1, *shape)``."""
+    def moves(self, node: Node) -> tuple[str, int, Array]:
+        """A flat value, its size, and the places there of the node's entries, ``(1, *shape)``."""
         if node in self._moved:
             return self._moved[node]
-        return self.flat(node), np.arange(math.prod(node.shape)).reshape(1, *node.shape)
+        size = math.prod(node.shape)
+        return self.flat(node), size, np.arange(size).reshape(1, *node.shape)
 
     # What calls are made of.
 
@@ -181,13 +181,13 @@ class _Writer:
     def reshaped(self, name: str, shape: Sequence[int]) -> str:
         return self.call("Reshape", [name, self.constant(np.array([1, *shape], np.int64))])
 
-    def pick(self, flat: str, places: Array) -> str:
+    def pick(self, flat: str, size: int, places: Array) -> str:
         used = places[places >= 0]
         if len(np.unique(used)) < len(used):
             raise NotImplementedError(
                 "The model repeats entries of a value, which the checker of proofs does not know."
             )
-        if (places.reshape(-1) == np.arange(places.size)).all():
+        if np.array_equal(places.reshape(-1), np.arange(size)):
             return self.reshaped(flat, places.shape[1:])
         return self.call("Pick", [flat, self.constant(places.astype(np.int64))])
 
@@ -322,9 +322,10 @@ def _rearrange(writer: _Writer, node: Node, primitive: Rearrange) -> None:
     sizes = [math.prod(source.shape) for source in node.inputs]
     if len(sizes) > 1:
         names = [writer.flat(source) for source in node.inputs]
-        before, inner = writer.call("Concat", names, axis=1), np.arange(sum(sizes))
+        flat, inner = writer.call("Concat", names, axis=1), np.arange(sum(sizes))
+        before = sum(sizes)
     else:
-        before, inner = writer.moves(node.inputs[0])
+        flat, before, inner = writer.moves(node.inputs[0])
     starts = np.cumsum([0, *sizes])
     marks = [
         np.arange(start + 1.0, start + size + 1.0).reshape(1, *source.shape)
@@ -334,7 +335,7 @@ def _rearrange(writer: _Writer, node: Node, primitive: Rearrange) -> None:
     found = primitive.function(*[ops.convert_to_tensor(mark, "float64") for mark in marks])
     places = np.asarray(ops.convert_to_numpy(found)).round().astype(np.int64) - 1
     places = places.reshape(1, *node.shape)
-    writer._moved[node] = before, np.where(places < 0, -1, inner.reshape(-1)[places])
+    writer._moved[node] = flat, before, np.where(places < 0, -1, inner.reshape(-1)[places])
 
 
 def _average(writer: _Writer, node: Node, primitive: Rearrange) -> None:
@@ -361,21 +362,52 @@ def _average(writer: _Writer, node: Node, primitive: Rearrange) -> None:
 
 def _curve(writer: _Writer, node: Node, primitive: Elementwise) -> None:
     curve = primitive.parameters(writer.network.dtype)
-    slope = getattr(curve, "negative_slope", None)
-    if not isinstance(curve, relaxations.TwoPiece) or not isinstance(slope, float | int):
+    if isinstance(curve, relaxations.TwoPiece):
+        _two_pieces(writer, node, curve.negative_slope)
+    elif isinstance(curve, relaxations.PiecewiseLinear) and curve.continuous:
+        _pieces(writer, node, curve)
+    else:
         raise writer.refusal(node, f"applies {getattr(curve, 'name', 'a function')!r}, which")
-    if not 0 <= slope <= 1:
-        raise writer.refusal(node, f"has a negative slope of {slope}, which")
-    settings = {"alpha": float(slope)} if slope else {}
-    operator = "LeakyRelu" if slope else "Relu"
-    writer.elementwise(node, lambda names: writer.call(operator, names, **settings))
+
+
+def _two_pieces(writer: _Writer, node: Node, slope: Any) -> None:
+    if isinstance(slope, float | int) and 0 <= slope <= 1:
+        settings = {"alpha": float(slope)} if slope else {}
+        operator = "LeakyRelu" if slope else "Relu"
+        writer.elementwise(node, lambda names: writer.call(operator, names, **settings))
+        return
+    # Other slopes, such as those of each unit: relu(x) - slope relu(-x).
+    value = writer.name(node.inputs[0])
+    above = writer.call("Relu", [value])
+    below = writer.call("Relu", [writer.call("Neg", [value])])
+    factor = writer.constant(-_beside(_weights(slope), node, False))
+    below = writer.call("Mul", [below, factor])
+    writer._last[node] = writer.call("Add", [above, below])
+
+
+def _pieces(writer: _Writer, node: Node, curve: relaxations.PiecewiseLinear) -> None:
+    """The first piece, and what the slope changes by at every break."""
+    value = writer.name(node.inputs[0])
+
+    def number(value: float) -> str:
+        return writer.constant(np.float64(value))
+
+    total = writer.call("Mul", [value, number(curve.slopes[0])])
+    total = writer.call("Add", [total, number(curve.intercepts[0])])
+    for place, before, behind in zip(
+        curve.breaks, curve.slopes[:-1], curve.slopes[1:], strict=True
+    ):
+        above = writer.call("Relu", [writer.call("Sub", [value, number(place)])])
+        more = writer.call("Mul", [above, number(behind - before)])
+        total = writer.call("Add", [total, more])
+    writer._last[node] = total
 
 
 def _maximum(writer: _Writer, node: Node, primitive: MaxReduce) -> None:
     if primitive.present is not None:
         raise writer.refusal(node, "takes maxima over windows that reach over the edge, which")
-    flat, places = writer.moves(node.inputs[0])
-    parts = [writer.pick(flat, places[..., k]) for k in range(places.shape[-1])]
+    flat, size, places = writer.moves(node.inputs[0])
+    parts = [writer.pick(flat, size, places[..., k]) for k in range(places.shape[-1])]
     writer._last[node] = writer.call("Max", parts)
 
 

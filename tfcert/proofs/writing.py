@@ -65,20 +65,21 @@ def write_proof(
             np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
             content.seek(0)
             proof = tfcert_check.read_proof(content)
-            if last:
+            leaves = list(tfcert_check.margins(file, question, proof))
+            weak = [leaf for leaf in leaves if not leaf.bound > 0]
+            if not weak:
                 break
-            weak = [
-                (case, places[node])
-                for case, node, bound in tfcert_check.margins(file, question, proof)
-                if not bound > 0
-            ]
-            if not weak or not mend(tree, question.cases, weak):
-                break
-        leaves = tfcert_check.check(file, question, proof)
+            parts = [(leaf.case, places[leaf.node]) for leaf in weak]
+            if last or not mend(tree, question.cases, parts):
+                case, node, bound = weak[0]
+                raise ValueError(
+                    f"`tree` is not a proof: leaf {node} of case {case} is not proved: its bound "
+                    f"is {bound:.6g}."
+                )
     except tfcert_check.Refused as error:
         raise ValueError(f"`tree` is not a proof: {error}.") from error
     pathlib.Path(path).write_bytes(content.getvalue())
-    return leaves
+    return len(leaves)
 
 
 def proof_arrays(
