@@ -204,6 +204,8 @@ def _hidden(tree: Tree, layers: list[Layer]) -> Arrays:
     sources = {layer.source: layer for layer in layers}
     places = {layer.place: layer for layer in layers}
     for (source, place), given in tree.hidden.items():
+        if source not in sources or place not in places:
+            continue  # Of a maximum or a clip: the checker's functions are others there.
         layer, before = sources[source], places[place]
         clipped = np.clip(given, np.float32(before.slope), np.float32(1))
         table = np.empty_like(given)
