@@ -46,9 +46,7 @@ def prove(instance: vnncomp.Instance, folder: pathlib.Path, seed: int) -> dict[s
     path = folder / "proof.npz"
     path.unlink(missing_ok=True)
     begin = time.perf_counter()
-    outcome = tfcert.verify(
-        model, asked, time_limit=instance.limit, seed=seed, certificate=path
-    )
+    outcome = tfcert.verify(model, asked, time_limit=instance.limit, seed=seed, certificate=path)
     whole = time.perf_counter() - begin
     row: dict[str, Any] = {
         "benchmark": instance.benchmark,
