@@ -1,5 +1,6 @@
 """What results of ``certify`` show of themselves."""
 
+import dataclasses
 import sys
 import types
 import xml.etree.ElementTree as ET
@@ -47,6 +48,28 @@ def test_a_page_with_a_bar_of_all_verdicts():
     starts = [float(part.get("x")) for part in root.iter("rect")]
     assert starts == [0.0, *ends[:-1]] and ends[-1] == 480.0
     assert root.find("pre").text == result().summary()
+
+
+def test_without_labels_nothing_is_right_or_misclassified():
+    held = result()
+    verdict = held.verdict.copy()
+    verdict[[0, 6]] = "misclassified"
+    method = np.where(verdict == "misclassified", "none", held.method)
+    found = dataclasses.replace(held, verdict=verdict, method=method, label=np.full(8, -1))
+    first, *rest = found.summary().splitlines()
+    assert first == "8 inputs"
+    assert [line.split()[:3] for line in rest[:3]] == [
+        ["verified", "4", "50.00%"],
+        ["falsified", "3", "37.50%"],
+        ["unknown", "1", "12.50%"],
+    ]
+    assert rest[0].endswith("by crown 4")
+    assert rest[1].endswith("by the input itself 2, <pgd> 1")
+    assert repr(found) == "<Certificates of 8 inputs: 4 verified, 3 falsified, 1 unknown>"
+    assert "misclassified" not in found._repr_html_()
+    assert found.accuracy == 0.75  # Where the property holds at the input.
+    assert found.per_class()[0]["right"] == 6
+    assert "accuracy 100.00%" in held.summary() and "misclassified" in held.summary()
 
 
 def test_a_frame_has_a_row_for_each_input(monkeypatch):

@@ -12,6 +12,9 @@ from tfcert.certification import showing
 
 __all__ = ["Certificates"]
 
+# The verdict on an input that is wrong itself.
+_AT_X = "misclassified"
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Certificates:
@@ -21,7 +24,8 @@ class Certificates:
         verdict: "verified": the model classifies the input right, and a bound proves that no point
             of the region changes the class. "falsified": the model misclassifies a point of the
             region, see ``counterexamples``. "misclassified": the model misclassifies the input
-            itself. "unknown": neither a proof nor a counterexample was found.
+            itself, or the input itself breaks the property. "unknown": neither a proof nor a
+            counterexample was found.
         margin: For verified inputs, the least lower bound of the right score minus another one,
             above 0. For unknown inputs, the best such bound, or -inf if there is none. For
             falsified and misclassified inputs, the model's margin at the counterexample or at the
@@ -30,7 +34,7 @@ class Certificates:
             there is none.
         seconds: Time spent on the input, as an equal share of each batch.
         predict: The model's class.
-        label: The right class.
+        label: The right class; -1 for properties that name none.
         index: The number of each input in its data set, as in the log.
         counterexamples: The counterexamples, by position in these arrays.
         radius: The largest eps at which the input was verified, or 0. None without ``max_eps``.
@@ -52,8 +56,11 @@ class Certificates:
 
     @property
     def accuracy(self) -> float:
-        """The share of inputs that the model classifies right."""
-        return self._share(self.predict == self.label)
+        """The share of inputs that the model classifies right.
+
+        For a property without labels, the share of inputs at which the property holds.
+        """
+        return self._share(self._right)
 
     @property
     def verified_accuracy(self) -> float:
@@ -75,7 +82,7 @@ class Certificates:
         for label in np.unique(self.label):
             mine = self.label == label
             row: dict[str, Any] = {"label": int(label), "inputs": int(mine.sum())}
-            row["right"] = int((self.predict[mine] == label).sum())
+            row["right"] = int(self._right[mine].sum())
             row |= {name: int((self.verdict[mine] == name).sum()) for name in logs.VERDICTS}
             if self.radius is not None:
                 row["mean_radius"] = float(self.radius[mine].mean())
@@ -84,16 +91,12 @@ class Certificates:
 
     def summary(self) -> str:
         """Returns the verdicts as text: counts, methods and times."""
-        size = len(self.verdict)
-        lines = [f"{size} inputs, accuracy {self.accuracy:.2%}"]
-        for name in logs.VERDICTS:
-            mine = self.verdict == name
-            count = int(mine.sum())
-            how = [
-                f"{m} {int((self.method[mine] == m).sum())}" for m in _by_count(self.method[mine])
-            ]
-            by = f"  by {', '.join(how)}" if name in ("verified", "falsified") and how else ""
-            lines.append(f"  {name:<14}{count:>7}  {self._share(mine):>8.2%}{by}")
+        named = f", accuracy {self.accuracy:.2%}" if self._labelled else ""
+        lines = [f"{len(self)} inputs{named}"]
+        for name, mine in self.shown().items():
+            how = ", ".join(self._means(mine)) if name in ("verified", "falsified") else ""
+            by = f"  by {how}" if how else ""
+            lines.append(f"  {name:<14}{int(mine.sum()):>7}  {self._share(mine):>8.2%}{by}")
         if self.radius is not None:
             lines.append(f"  mean largest eps {self.radius.mean():.6g}")
         total, most = float(self.seconds.sum()), float(self.seconds.max(initial=0.0))
@@ -106,6 +109,23 @@ class Certificates:
                 f"float64: inputs {numbers}. Use float_safe."
             )
         return "\n".join([*lines, checked] if self.checked else lines)
+
+    def shown(self) -> dict[str, np.ndarray]:
+        """Returns which inputs each line of the summary counts, by the name of the line.
+
+        Without labels no input is misclassified: an input that breaks the property itself counts as
+        falsified.
+        """
+        found = {name: self.verdict == name for name in logs.VERDICTS}
+        if not self._labelled:
+            found["falsified"] = found["falsified"] | found.pop(_AT_X)
+        return found
+
+    def _means(self, which: np.ndarray) -> list[str]:
+        """The methods behind the verdicts of some inputs, the most frequent first."""
+        methods = np.where(self.verdict == _AT_X, "the input itself", self.method.astype(str))
+        mine = methods[which]
+        return [f"{name} {int((mine == name).sum())}" for name in _by_count(mine)]
 
     def to_frame(self) -> Any:
         """A row for each input, as a ``pandas.DataFrame``; its index is the input's number.
@@ -136,7 +156,7 @@ class Certificates:
         return self.summary()
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{count} {name}" for name, count in self.counts().items())
+        counts = ", ".join(f"{mine.sum()} {name}" for name, mine in self.shown().items())
         return f"<{type(self).__name__} of {len(self)} inputs: {counts}>"
 
     def counts(self) -> dict[str, int]:
@@ -146,6 +166,16 @@ class Certificates:
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         return showing.as_html(self)
+
+    @property
+    def _labelled(self) -> bool:
+        """Whether the property of the inputs names classes."""
+        return not len(self.label) or bool((self.label >= 0).any())
+
+    @property
+    def _right(self) -> np.ndarray:
+        """Which inputs are right themselves."""
+        return self.predict == self.label if self._labelled else self.verdict != _AT_X
 
     def _share(self, which: np.ndarray) -> float:
         return float(np.mean(which)) if len(which) else 0.0

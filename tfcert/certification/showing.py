@@ -38,7 +38,8 @@ def as_html(result: Certificates) -> str:
     """The summary, and a bar in which every verdict has its share."""
     size, width = len(result), 480.0
     bar, left = [], 0.0
-    for name, count in result.counts().items():
+    counts = {name: int(mine.sum()) for name, mine in result.shown().items()}
+    for name, count in counts.items():
         part = width * count / max(size, 1)
         bar.append(
             f'<rect x="{left:.2f}" width="{part:.2f}" height="16" fill="{_COLORS[name]}">'
@@ -47,7 +48,7 @@ def as_html(result: Certificates) -> str:
         left += part
     key = " ".join(
         f'<span style="color:{_COLORS[name]}">&#9632;</span> {name} {count}'
-        for name, count in result.counts().items()
+        for name, count in counts.items()
     )
     return (
         f'<div><svg width="{width:.0f}" height="16" role="img" aria-label="verdicts">'
@@ -71,7 +72,7 @@ def plot(result: Certificates, axes: Any = None) -> Any:
         axes.step(ends, [1.0, *share, 0.0], where="pre", color=_COLORS["verified"])
         axes.set(xlabel="eps", ylabel="share of inputs verified at eps", ylim=(0, 1))
         return axes
-    counts = result.counts()
+    counts = {name: int(mine.sum()) for name, mine in result.shown().items()}
     axes.bar(list(counts), list(counts.values()), color=[_COLORS[name] for name in counts])
     axes.set(ylabel=f"inputs, of {len(result)}")
     return axes
