@@ -100,7 +100,7 @@ def test_the_numbers_of_a_product_make_the_same_region(name):
     assert Product.from_config(region.get_config()) == region
     small = region.scaled(0.5)
     assert region.contains(np.asarray(small.sample(x, 50, seed=0, corners=True)), x).all()
-    with pytest.raises(ValueError, match="several inputs has its own size"):
+    with pytest.raises(ValueError, match="must be a list with a radius for each input"):
         region.with_eps(0.1)
 
 

@@ -7,7 +7,7 @@ from keras import layers
 
 import tfcert
 from tfcert import CertifiedTrainer, LpBall, objectives
-from tfcert.regions import Product
+from tfcert.regions import Box, Product
 
 tf = pytest.importorskip("tensorflow", reason="these tests use TensorFlow's trainer")
 
@@ -82,6 +82,55 @@ def test_losses_and_weights_are_those_of_a_model_with_one_input(name):
     right = np.asarray(model(X)).argmax(axis=1) == Y
     share = ours.evaluate(X, Y, verbose=0, return_dict=True)["verified_accuracy"]
     assert share == pytest.approx(((least > 0) & right).mean())
+
+
+def test_the_radii_of_training_grow_together_to_their_own_sizes():
+    regions = {"a": LpBall(0.1), "b": LpBall([0.1, 0.2], clip=(0.0, 1.0)), "c": Box(0.0, 1.0)}
+    parts = {name: keras.Input((2,), name=name) for name in regions}
+    model = keras.Model(parts, layers.Dense(2)(layers.Concatenate()([*parts.values()])))
+    x = {name: RNG.uniform(size=(4, 2)).astype("float32") for name in regions}
+    objective = objectives.IBP(regions, 0.0, train_eps={"b": 0.4}, ramp=(0, 4))
+    larger = {**regions, "b": LpBall([0.2, 0.4], clip=(0.0, 1.0))}
+    assert objective.region == Product(regions)
+    assert objective.train_region == Product(larger) != Product(regions)
+    trainer = CertifiedTrainer(model, objective)
+    trainer.steps_per_epoch.assign(1)
+    trainer.step.assign(1)  # A quarter of the way.
+    y = np.array([0, 1, 0, 1])
+    _, terms = trainer.losses_of(trainer.batch_of((x, y), train=True))
+    quarter = {name: region.scaled(0.25) for name, region in larger.items()}
+    margins = np.asarray(tfcert.bound_margins(model, x, y, quarter, "ibp"))
+    wanted = np.log(np.exp(-margins).sum(axis=1)).mean()
+    np.testing.assert_allclose(float(terms["robust"]), wanted, rtol=1e-5)
+    # In validation the target counts.
+    _, terms = trainer.losses_of(trainer.batch_of((x, y), train=False))
+    margins = np.asarray(tfcert.bound_margins(model, x, y, regions, "ibp"))
+    wanted = np.log(np.exp(-margins).sum(axis=1)).mean()
+    np.testing.assert_allclose(float(terms["robust"]), wanted, rtol=1e-5)
+    again = objectives.IBP.from_config(objective.get_config())
+    assert again.train_region == objective.train_region and again.train_eps == {"b": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("region", "eps"),
+    [
+        (REGION, 0.1),
+        (REGION, {"kind": 0.1}),
+        (REGION, {"other": 0.1}),
+        (REGION, [0.1, 0.1, 0.1]),
+        ([BALL, Box(0.0, 1.0)], [0.1]),
+        ([BALL, Box(0.0, 1.0)], [0.1, 0.1]),
+    ],
+)
+def test_radii_are_for_inputs_that_have_one(region, eps):
+    with pytest.raises(ValueError, match="`train_eps`. must be a (dictionary|list) with a radius"):
+        objectives.IBP(region, train_eps=eps)
+
+
+def test_a_list_of_radii():
+    region = Product([BALL, "fixed", Box(0.0, 1.0)])
+    assert region.with_eps([0.1, None, None]) == Product([BALL.with_eps(0.1), "fixed", Box(0, 1)])
+    assert region.sized() == (0,)
 
 
 @pytest.mark.slow

@@ -53,7 +53,9 @@ def export_certified(
       or one for all, and absent if the region is a ``Box``,
     - ``facts``: a JSON text that describes the export, also in ``assets/certificate.json``.
 
-    A model with several inputs takes each of them by its name in place of ``x``.
+    A model with several inputs takes each of them by its name in place of ``x``. ``certify`` then
+    takes ``eps_<name>`` for each input whose region is a ``LpBall``: its radius, in place of
+    ``eps``.
 
     The batch may have any size. An input that the region cannot be put around (NaN, infinite or
     outside of the clip range) and an eps that is no radius (NaN, infinite, negative) are no errors
@@ -97,11 +99,11 @@ def export_certified(
     method = _checked_method(method, jit_compile)
     _check_classifier(model)
     door = entering.joined(model) if isinstance(model, keras.Model) else None
-    region = as_region(region) if door is None else entering.product_of(door.names, region)
-    around = region if door is None else door.region(region)
-    served = _served(model if door is None else door.model, around, method, property, door)
+    several = None if door is None else entering.ServedInputs(door, region)
+    region = as_region(region) if several is None else several.given
+    served = _served(model, region, method, property, several)
     subject, network = served.subject, served.network
-    _check_region(around, network)
+    _check_region(served.region, network)
     saved_model.check_weights(model)
     facts = {
         **saved_model.common_facts(model),
@@ -109,7 +111,6 @@ def export_certified(
         "certificate": "deterministic",
         "region": {"class": type(region).__name__, **region.get_config()},
         "method": {"class": type(method).__name__, **dataclasses.asdict(method)},
-        **_inputs_told(network, door),
         "dtype": network.dtype,
         **served.facts(),
         "rounding_tolerance": ROUNDING_TOLERANCE,
@@ -125,9 +126,10 @@ class _Served:
         subject: Subject,
         region: Region,
         method: methods.Method,
-        door: entering.Joined | None = None,
+        several: entering.ServedInputs | None = None,
     ):
-        self.subject, self.region, self.method, self.door = subject, region, method, door
+        self.subject, self.method, self.several = subject, method, several
+        self.region = region if several is None else several.region
         self.network, self.classes = subject.network, subject.classes
         self.piece = method.samples_at_once(self.network, self._rows())
 
@@ -137,54 +139,59 @@ class _Served:
 
     def facts(self) -> dict[str, Any]:
         """What the answers are about."""
-        return {"classes": self.classes}
+        return {**self._inputs_told(), "classes": self.classes}
+
+    def _inputs_told(self) -> dict[str, Any]:
+        if self.several is not None:
+            return self.several.facts()
+        return {"input_shape": list(self.network.input.shape)}
 
     def signatures(self) -> dict[str, Callable[..., Any]]:
         """The functions to save, by name."""
         import tensorflow as tf
 
         x = tf.TensorSpec((None, *self.network.input.shape), self.network.dtype, "x")
-        eps = tf.TensorSpec((None,), "float64", "eps")
+        given = {} if self.several is None else self.several.specs()
+        specs = {name: tf.TensorSpec(*spec, name) for name, spec in given.items()}
 
         def in_pieces(*specs: Any) -> Callable[..., dict[str, Tensor]]:
             certified = tf.function(
                 self._certified, jit_compile=self.method.jit_compile or None, autograph=False
             ).get_concrete_function(*specs)
-            return lambda *arguments: _in_pieces(certified, arguments, self.piece)
+            return lambda *arguments: saved_model.in_pieces(certified, arguments, self.piece)
 
         def signature(function: Callable[..., Any], *specs: Any) -> Callable[..., Any]:
             return tf.function(function, input_signature=specs, autograph=False)
 
         fixed = in_pieces(x)
-        if self.door is not None:
-            vector = self.door.vector
-            whole = signature(lambda inputs: fixed(vector(inputs)), self._several_specs())
-            return {"serving_default": whole, "certify": whole}
-        served = {"serving_default": signature(lambda x: fixed(x), x)}
-        if not isinstance(self.region, LpBall):
-            return served | {"certify": signature(lambda x: fixed(x), x)}
-        sized = in_pieces(x, eps)
+        radii = [tf.TensorSpec((None,), "float64", name) for name in self._radii()]
+        sized = in_pieces(x, *radii) if radii else fixed
 
-        def certify(x: Tensor, eps: Tensor) -> dict[str, Tensor]:
-            return sized(x, tf.broadcast_to(eps, tf.shape(x)[:1]))
+        def certify(x: Tensor, *eps: Tensor) -> dict[str, Tensor]:
+            return sized(x, *(tf.broadcast_to(one, tf.shape(x)[:1]) for one in eps))
 
-        return served | {"certify": signature(certify, x, eps)}
+        if self.several is None:
+            each = (lambda x, eps: certify(x, eps)) if radii else (lambda x: fixed(x))
+            return {
+                "serving_default": signature(lambda x: fixed(x), x),
+                "certify": signature(each, x, *radii),
+            }
+        vector, own = self.several.vector, {one.name: one for one in radii}
+        return {
+            "serving_default": signature(lambda inputs: fixed(vector(inputs)), specs),
+            "certify": signature(
+                lambda inputs: certify(vector(inputs), *(inputs[name] for name in own)),
+                {**specs, **own},
+            ),
+        }
 
-    def _several_specs(self) -> dict[str, Any]:
-        """Each of several inputs by its name."""
-        import tensorflow as tf
+    def _radii(self) -> list[str]:
+        """The names of the arguments that hold a radius."""
+        if self.several is not None:
+            return self.several.radii
+        return ["eps"] if isinstance(self.region, LpBall) else []
 
-        assert self.door is not None
-        wrong = [name for name in self.door.names if not name.isidentifier()]
-        if wrong:
-            raise ValueError(
-                "`model` must name its inputs with letters, digits and underscores alone, as "
-                f"signatures do: keras.Input(shape, name=...). Received: inputs named {wrong}."
-            )
-        pairs = zip(self.door.names, self.door.tensors, strict=True)
-        return {name: tf.TensorSpec(tuple(t.shape), t.dtype, name) for name, t in pairs}
-
-    def _certified(self, x: Tensor, eps: Tensor = None) -> dict[str, Tensor]:
+    def _certified(self, x: Tensor, *eps: Tensor) -> dict[str, Tensor]:
         """Label, scores, margin and verdict of a batch that fits into memory."""
         scores, label = self._classified(x)
         region, seen, valid = self._around(x, scores, eps)
@@ -204,17 +211,24 @@ class _Served:
             **found,
         }
 
-    def _around(self, x: Tensor, outputs: Tensor, eps: Tensor) -> tuple[Region, Tensor, Tensor]:
+    def _around(
+        self, x: Tensor, outputs: Tensor, eps: tuple[Tensor, ...]
+    ) -> tuple[Region, Tensor, Tensor]:
         """The region, the inputs as bounds see them, and which of them can be bounded."""
         region = self.region
         # In another type with float_safe.
         seen = ops.cast(x, self.method.dtype(self.network))
         valid = ops.logical_and(region.admits(seen), ops.all(ops.isfinite(outputs), axis=-1))
-        if eps is not None:
-            fits = ops.logical_and(ops.isfinite(eps), eps >= 0)
-            valid = ops.logical_and(valid, fits)
-            region = region.with_eps(ops.where(fits, eps, 0.0))
+        if eps:
+            fits = [ops.logical_and(ops.isfinite(one), one >= 0) for one in eps]
+            valid = ops.all(ops.stack([valid, *fits]), axis=0)
+            sizes = [ops.where(fit, one, 0.0) for fit, one in zip(fits, eps, strict=True)]
+            region = self._resized(sizes)
         return region, seen, valid
+
+    def _resized(self, eps: list[Tensor]) -> Region:
+        """The region with other radii, in the order of their names."""
+        return self.region.with_eps(*eps) if self.several is None else self.several.resized(eps)
 
     def _classified(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The model's outputs and its classes."""
@@ -225,15 +239,6 @@ class _Served:
         return outputs, ops.cast(ops.argmax(outputs, axis=-1), "int64")
 
 
-def _inputs_told(network: Network, door: entering.Joined | None) -> dict[str, Any]:
-    """What the facts tell of the inputs."""
-    if door is None:
-        return {"input_shape": list(network.input.shape)}
-    pairs = zip(door.names, door.tensors, strict=True)
-    told = {name: {"shape": list(t.shape[1:]), "dtype": t.dtype} for name, t in pairs}
-    return {"inputs": told}
-
-
 class _ServedOutputs(_Served):
     """What the signatures compute where outputs are bounded, and a property of them is certified.
 
@@ -242,7 +247,7 @@ class _ServedOutputs(_Served):
         region: The region.
         method: Bounds the outputs.
         asked: The property; None for the interval alone.
-        door: How several inputs become one vector; None for one input.
+        several: The inputs of a model with several ones; None for one input.
     """
 
     def __init__(
@@ -251,7 +256,7 @@ class _ServedOutputs(_Served):
         region: Region,
         method: methods.Method,
         asked: properties.OutputProperty | None,
-        door: entering.Joined | None = None,
+        several: entering.ServedInputs | None = None,
     ):
         self.asked = asked
         self.rows, self.offsets = np.zeros((0, subject.classes)), np.zeros(0)
@@ -262,16 +267,17 @@ class _ServedOutputs(_Served):
                     "`property` must be the same for all inputs, and have no targets. "
                     f"Received: property={asked!r}."
                 )
-        super().__init__(subject, region, method, door)
+        super().__init__(subject, region, method, several)
 
     def _rows(self) -> int:
         return 2 * self.classes + len(self.rows)
 
     def facts(self) -> dict[str, Any]:
         serialized = keras.saving.serialize_keras_object(self.asked)
-        return {"outputs": self.classes, "property": serialized or "interval"}
+        told = self._inputs_told()
+        return {**told, "outputs": self.classes, "property": serialized or "interval"}
 
-    def _certified(self, x: Tensor, eps: Tensor = None) -> dict[str, Tensor]:
+    def _certified(self, x: Tensor, *eps: Tensor) -> dict[str, Tensor]:
         """Outputs, their bounds, margin and verdict of a batch that fits into memory."""
         outputs = self.subject.model(x, training=False)
         region, seen, valid = self._around(x, outputs, eps)
@@ -306,11 +312,17 @@ class _ServedOutputs(_Served):
 
 
 def _served(
-    model: Any, region: Any, method: methods.Method, asked: Any, door: entering.Joined | None
+    model: Any,
+    region: Any,
+    method: methods.Method,
+    asked: Any,
+    several: entering.ServedInputs | None,
 ) -> _Served:
     """What an export computes."""
+    if several is not None:
+        model = several.model
     if asked is None:
-        return _Served(_checked_subject(model, method), region, method, door)
+        return _Served(_checked_subject(model, method), region, method, several)
     if asked != "interval" and not isinstance(asked, properties.OutputProperty):
         raise ValueError(
             '`property` must be an object of tfcert.properties, "interval", or None. '
@@ -322,45 +334,7 @@ def _served(
             f"the export certifies the class that it predicts. Received: property={asked!r}."
         )
     subject = _checked_subject(model, method, ranks=False)
-    return _ServedOutputs(subject, region, method, None if asked == "interval" else asked, door)
-
-
-def _in_pieces(function: Any, arguments: tuple[Tensor, ...], piece: int) -> dict[str, Tensor]:
-    """What a concrete function of at most so many samples gives for any number of them."""
-    import tensorflow as tf
-
-    size, wanted = tf.shape(arguments[0])[0], function.structured_outputs
-    names = sorted(wanted)
-
-    def all_at_once() -> list[Tensor]:
-        found = function(*arguments)
-        return [found[name] for name in names]
-
-    def one_by_one() -> list[Tensor]:
-        count = -(-size // piece)
-        arrays = [
-            tf.TensorArray(
-                wanted[name].dtype, count, infer_shape=False, element_shape=wanted[name].shape
-            )
-            for name in names
-        ]
-
-        def turn(i: Tensor, *arrays: Any) -> tuple:
-            found = function(*[t[i * piece : (i + 1) * piece] for t in arguments])
-            pairs = zip(arrays, names, strict=True)
-            return i + 1, *[array.write(i, found[name]) for array, name in pairs]
-
-        _, *arrays = tf.while_loop(
-            lambda i, *_: i < count, turn, (0, *arrays), parallel_iterations=1
-        )
-        return [array.concat() for array in arrays]
-
-    # Nothing of an empty batch is computed: reshapes to (-1, ...) could not tell its sizes.
-    several = tf.logical_or(size > piece, size == 0)
-    results = tf.cond(several, one_by_one, all_at_once)
-    for name, value in zip(names, results, strict=True):
-        value.set_shape([None, *wanted[name].shape[1:]])
-    return dict(zip(names, results, strict=True))
+    return _ServedOutputs(subject, region, method, None if asked == "interval" else asked, several)
 
 
 def _checked_method(method: Any, jit_compile: bool) -> methods.Method:

@@ -18,7 +18,7 @@ from keras import ops
 
 from tfcert import provenance
 
-__all__ = ["FACTS", "check_weights", "common_facts", "destination", "write"]
+__all__ = ["FACTS", "check_weights", "common_facts", "destination", "in_pieces", "write"]
 
 # The name of the asset that holds the facts.
 FACTS = "certificate.json"
@@ -132,3 +132,41 @@ def write(
             setattr(module, name, function)
         tf.saved_model.save(module, str(folder), signatures=functions)
     return pathlib.Path(path)
+
+
+def in_pieces(function: Any, arguments: tuple[Any, ...], piece: int) -> dict[str, Any]:
+    """What a concrete function of at most so many samples gives for any number of them."""
+    import tensorflow as tf
+
+    size, wanted = tf.shape(arguments[0])[0], function.structured_outputs
+    names = sorted(wanted)
+
+    def all_at_once() -> list[Any]:
+        found = function(*arguments)
+        return [found[name] for name in names]
+
+    def one_by_one() -> list[Any]:
+        count = -(-size // piece)
+        arrays = [
+            tf.TensorArray(
+                wanted[name].dtype, count, infer_shape=False, element_shape=wanted[name].shape
+            )
+            for name in names
+        ]
+
+        def turn(i: Any, *arrays: Any) -> tuple:
+            found = function(*[t[i * piece : (i + 1) * piece] for t in arguments])
+            pairs = zip(arrays, names, strict=True)
+            return i + 1, *[array.write(i, found[name]) for array, name in pairs]
+
+        _, *arrays = tf.while_loop(
+            lambda i, *_: i < count, turn, (0, *arrays), parallel_iterations=1
+        )
+        return [array.concat() for array in arrays]
+
+    # Nothing of an empty batch is computed: reshapes to (-1, ...) could not tell its sizes.
+    several = tf.logical_or(size > piece, size == 0)
+    results = tf.cond(several, one_by_one, all_at_once)
+    for name, value in zip(names, results, strict=True):
+        value.set_shape([None, *wanted[name].shape[1:]])
+    return dict(zip(names, results, strict=True))

@@ -3,12 +3,14 @@
 from tfcert.entering.embedding import SplitModel, split_embedding
 from tfcert.entering.entry import Entry, Inputs, Regions, enter, joined
 from tfcert.entering.joining import Joined, product_of
+from tfcert.entering.served import ServedInputs
 
 __all__ = [
     "Entry",
     "Inputs",
     "Joined",
     "Regions",
+    "ServedInputs",
     "SplitModel",
     "enter",
     "joined",

@@ -35,7 +35,8 @@ class Objective:
 
     Args:
         region: The target region of ``verified_accuracy`` in validation, or None.
-        train_eps: The radius for training. Default: the region's radius.
+        train_eps: The radius for training. Default: the region's radius. For several inputs a
+            dictionary or a list of radii, see ``Product.with_eps``.
         ramp: The fraction of the training radius: a schedule from 0 to 1, or a pair
             ``(begin, end)`` of epochs for a straight line.
         validation_method: How ``verified_accuracy`` is bounded; default: as the objective trains.
@@ -72,7 +73,7 @@ class Objective:
         self,
         region: Region | None = None,
         *,
-        train_eps: float | None = None,
+        train_eps: Any = None,
         ramp: Any = 1.0,
         validation_method: Any = None,
         property: Any = None,
@@ -238,7 +239,7 @@ class RobustObjective(Objective):
         return self.settings.train_region
 
     @property
-    def train_eps(self) -> float | None:
+    def train_eps(self) -> Any:
         """The radius for training. Default: the region's radius."""
         return self.settings.train_eps
 

@@ -15,7 +15,7 @@ from tfcert.objectives.aims import Aim, aim_of
 from tfcert.objectives.arguments import user_stacklevel
 from tfcert.regions import LpBall, Region
 from tfcert.regions.checking import check_region
-from tfcert.regions.product import as_region
+from tfcert.regions.product import Product, as_region
 from tfcert.schedules import Clock, Constant, Linear, Schedule, get
 from tfcert.types import Tensor
 
@@ -25,7 +25,7 @@ __all__ = ["Radius", "Ramped", "Settings", "Weight", "checked_method", "ramp_of"
 class Radius(TypedDict, total=False):
     """Keyword arguments of objectives that name their ramp themselves."""
 
-    train_eps: float | None
+    train_eps: Any
     validation_method: Any
     property: Any
     natural_loss: Any
@@ -44,7 +44,8 @@ class Settings:
     Args:
         region: The target region: ``verified_accuracy`` is measured there. None for none. A
             dictionary or a list with a region, or "fixed", for each of several inputs.
-        train_eps: The radius to train at; default: that of the region.
+        train_eps: The radius to train at; default: that of the region. For several inputs a
+            dictionary or a list of radii, as ``Product.with_eps`` takes them.
         ramp: The fraction of the training radius: a schedule from 0 to 1, a number, or a pair
             ``(begin, end)`` of epochs for a straight line from 0 to 1.
         validation_method: How ``verified_accuracy`` is bounded; None: as the objective says.
@@ -62,7 +63,7 @@ class Settings:
     def __init__(
         self,
         region: Any = None,
-        train_eps: float | None = None,
+        train_eps: Any = None,
         ramp: Any = 1.0,
         validation_method: Any = None,
         property: Any = None,
@@ -72,7 +73,7 @@ class Settings:
         region = as_region(region)
         if region is not None:
             check_region(region)
-        if train_eps is not None and not isinstance(region, LpBall):
+        if train_eps is not None and not isinstance(region, LpBall | Product):
             raise ValueError(
                 "`train_eps` needs a region with an eps, tfcert.LpBall. "
                 f"Received: region={region!r}."

@@ -21,6 +21,7 @@ from tfcert.types import ArrayLike, Tensor
 __all__ = ["Product", "as_region"]
 
 OneRegion: TypeAlias = region.Region | WordSubstitutions | str
+Radii: TypeAlias = Mapping[str, ArrayLike | Tensor] | Sequence[ArrayLike | Tensor | None]
 
 # The region of an input that is fixed.
 _STILL = LpBall(0.0)
@@ -129,9 +130,15 @@ class Product(region.Region):
 
     def words(self) -> tuple[Any, ...]:
         """The inputs whose words may change: their names, or their numbers in a list."""
-        keys = self.names or range(len(self.regions))
-        pairs = zip(keys, self.regions, strict=True)
-        return tuple(key for key, one in pairs if isinstance(one, WordSubstitutions))
+        return tuple(key for key, one in self._pairs() if isinstance(one, WordSubstitutions))
+
+    def sized(self) -> tuple[Any, ...]:
+        """The inputs whose region has a radius: their names, or their numbers in a list."""
+        return tuple(k for k, one in self._pairs() if isinstance(one, LpBall) and one != _STILL)
+
+    def _pairs(self) -> list[tuple[Any, Any]]:
+        """The name of each input, or its number in a list, and its region."""
+        return list(zip(self.names or range(len(self.regions)), self.regions, strict=True))
 
     def settle(self, order: Sequence[int | None], shapes: Sequence[Sequence[int]]) -> None:
         """Tells the region, and all copies of it, which blocks the vectors of a model have.
@@ -314,11 +321,31 @@ class Product(region.Region):
 
     # Sizes.
 
-    def with_eps(self, eps: ArrayLike | Tensor) -> Product:
-        """Raises an error: each input has its own size."""
-        raise ValueError(
-            "Each of several inputs has its own size. Change the eps of each input's region, or "
-            f"shrink all regions with `scaled`. Received: eps={eps!r}."
+    def with_eps(self, eps: ArrayLike | Tensor | Radii) -> Product:
+        """Returns the same regions with other radii, for the inputs that have one.
+
+        Args:
+            eps: A radius for inputs whose region is a ``tfcert.LpBall``: a dictionary by the names
+                of inputs, in which inputs that keep their size are left out; or for a list of
+                regions a list, with None for those that keep it. Each radius is what ``with_eps``
+                of the ball takes.
+        """
+        sized = self.sized()
+        keys = self.names or range(len(self.regions))
+        given: dict[Any, Any] = {None: eps}
+        if isinstance(eps, Mapping) and self.names is not None:
+            given = dict(eps)
+        elif isinstance(eps, list | tuple) and self.names is None and len(eps) == len(keys):
+            given = {key: size for key, size in enumerate(eps) if size is not None}
+        if not set(given) <= set(sized):
+            form = "list" if self.names is None else "dictionary"
+            raise ValueError(
+                f"`eps` (or `train_eps`) must be a {form} with a radius for each input that has "
+                f"one, {', '.join(map(repr, sized)) or 'none of these'}. `scaled` shrinks all "
+                f"regions together. Received: eps={eps!r}."
+            )
+        return self._of_each(
+            lambda one, key: one.with_eps(given[key]) if key in given else one, list(keys)
         )
 
     def scaled(self, fraction: ArrayLike | Tensor) -> Product:
