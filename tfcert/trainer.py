@@ -270,6 +270,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
             plain=plain,
             targets=truth.targets,
             shift=truth.shift,
+            allowed=truth.allowed,
         )
         if logits is None:
             if train:
@@ -376,7 +377,7 @@ class CertifiedTrainer(backend.TrainStep, keras.Model):
                 count = self._verified_count(x)
                 x, y, right, admitted = (part[:count] for part in (x, y, right, admitted))
                 shift = None if shift is None else shift[:count]
-        margins = self.objective.margins(self.scores, x, y, shift)
+        margins = self.objective.margins(self.scores, x, y, shift, batch.allowed)
         hot = ops.one_hot(y, self.classes, dtype="bool")
         least = ops.min(ops.where(hot, ops.full_like(margins, float("inf")), margins), axis=-1)
         verified = ops.logical_and(least > 0, admitted)

@@ -12,6 +12,7 @@ from tfcert.bounds import methods, propagation
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.known import Known
 from tfcert.bounds.method import rival_rows
+from tfcert.bounds.ranking import ranked_margins
 from tfcert.bounds.sweep import sweep
 from tfcert.network import network_of
 from tfcert.regions import Region
@@ -55,6 +56,8 @@ class Margins:
             values of these nodes within their intervals, whether or not an input of the region
             leads there. Every path to the outputs must lead through one of them.
         shift: What is added to the model's scores, ``(batch, classes)``; None for nothing.
+        allowed: How many rivals may reach the label. The margins of ``interval``, ``backward`` and
+            ``best`` are those of ``ranked_margins``; rows of functions and ``pairs`` are not.
     """
 
     def __init__(
@@ -67,9 +70,11 @@ class Margins:
         moments: dict[Node, tuple[Tensor, Tensor]] | None = None,
         known: dict[Node, Interval] | None = None,
         shift: Tensor | None = None,
+        allowed: int = 0,
     ):
         self.method = methods.get(method)
         self.network = network_of(model)
+        self.allowed = allowed
         self.region, self.shift, self.x = region, shift, ops.cast(x, self.network.dtype)
         known = known or {}
         starts = set(known)
@@ -101,7 +106,7 @@ class Margins:
         Args:
             sign: -1.0 for lower bounds of ``f_j - f_y`` instead.
         """
-        return self._lower(self._near, sign)
+        return self._counted(self._lower(self._near, sign))
 
     def if_swept(self, wanted: Tensor, swept: Callable[[], Tensor], otherwise: Tensor) -> Tensor:
         """``swept()``, which calls ``backward`` or ``backward_of``, or else a value at hand.
@@ -119,12 +124,17 @@ class Margins:
 
     def backward(self) -> Tensor:
         """By the method's backward sweep alone, ``(batch, classes)``; 0 for y."""
-        return self._lower(self.backward_of)
+        return self._counted(self._lower(self.backward_of))
 
     def best(self) -> Tensor:
         """The larger of the intervals' bounds and the method's own, ``(batch, classes)``."""
-        interval = self.interval()
-        return ops.maximum(interval, self.backward()) if self.method.backward else interval
+        lower = self._lower(self._near)
+        if self.method.backward:
+            lower = ops.maximum(lower, self._lower(self.backward_of))
+        return self._counted(lower)
+
+    def _counted(self, lower: Tensor) -> Tensor:
+        return ranked_margins(lower, self.y, self.allowed)
 
     def backward_of(self, rows: Tensor) -> Tensor:
         """Lower bounds of linear functions of the scores by the backward sweep alone.

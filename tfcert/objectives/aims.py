@@ -31,12 +31,14 @@ class Truth(NamedTuple):
         known: Which inputs have an answer, ``(batch,)``.
         targets: What came with the batch, where a property is asked in place of labels.
         shift: What the targets add to the scores, ``(batch, scores)``; None for nothing.
+        allowed: How many scores may reach that of the label.
     """
 
     y: Tensor
     known: Tensor
     targets: Tensor | None = None
     shift: Tensor | None = None
+    allowed: int = 0
 
 
 class Aim:
@@ -46,6 +48,12 @@ class Aim:
     added_layers = 0
     # Whether scores are logits of classes, whose order decides.
     ranks = True
+    # The property in place of labels.
+    asked: Any = None
+
+    def allows_some(self, outputs: int) -> bool:
+        """Whether some scores may reach that of the label."""
+        return False
 
     def plain(self, model: keras.Model, read: bool = True) -> heads.Scored:
         """The model whose outputs decide."""
@@ -117,8 +125,12 @@ class Asked(Aim):
     property: the cross-entropy of the scores is ``log(1 + sum_i exp(-margin_i / scale))``, a smooth
     measure of its violation.
 
+    Where not all margins are needed, as by ``TopK``, the least ones that may be negative are left
+    out: the loss is that of all others, which are positive exactly where enough margins are. See
+    ``tfcert.bounds.ranking``.
+
     Args:
-        asked: The property; all of its margins must be needed.
+        asked: The property.
         natural_loss: The loss of the model's own outputs against the targets of ``fit``: a name or
             an object of ``keras.losses``. None: the property's loss at the clean input.
         scale: What margins are divided by.
@@ -135,11 +147,6 @@ class Asked(Aim):
                 "`property` is what labels say: leave it out, and pass labels to fit. "
                 f"Received: property={asked!r}."
             )
-        if asked.needed(8) != 8:
-            raise NotImplementedError(
-                "Objectives train properties whose margins must all be positive. "
-                f"Received: property={asked!r}."
-            )
         if natural_loss is not None:
             keras.losses.get(natural_loss)  # Raises for what is none.
 
@@ -151,6 +158,14 @@ class Asked(Aim):
     def scored(self, model: keras.Model, read: bool = True) -> keras.Model:
         plain = self.plain(model, read).model
         return derived_from(plain).once(self._scored)
+
+    def allows_some(self, outputs: int) -> bool:
+        return self._allowed(outputs) > 0
+
+    def _allowed(self, outputs: int) -> int:
+        """How many margins may be negative."""
+        count = len(self._lines(outputs)[0])
+        return count - self.asked.needed(count)
 
     def checked(self, y: Any, inputs: int, outputs: int) -> np.ndarray:
         if y is None and not self._needs_targets(outputs):
@@ -173,14 +188,15 @@ class Asked(Aim):
         label, known = ops.zeros_like(entries, dtype="int32"), ops.ones_like(entries, dtype="bool")
         if y is None and self._needs_targets(outputs):
             raise ValueError("`y` must hold the targets of each batch. Received: y=None.")
+        allowed = self._allowed(outputs)
         if y is None:
-            return Truth(label, known)
+            return Truth(label, known, allowed=allowed)
         y = ops.convert_to_tensor(y)
         factors = self._lines(outputs)[2]
         if outputs == 1 and len(y.shape) == 1:
             y = y[:, None]
         if factors is None:
-            return Truth(label, known, y)
+            return Truth(label, known, y, allowed=allowed)
         if len(y.shape) != 2 or y.shape[1] != outputs:
             raise ValueError(
                 f"Targets must have the shape (batch, {outputs}), that of the model's outputs. "
@@ -189,14 +205,14 @@ class Asked(Aim):
         y = ops.cast(y, "float32")
         known = ops.all(ops.isfinite(y), axis=1)
         shift = ops.matmul(ops.where(known[:, None], y, ops.zeros_like(y)), -factors.T)
-        return Truth(label, known, y, ops.pad(shift, ((0, 0), (1, 0))))
+        return Truth(label, known, y, ops.pad(shift, ((0, 0), (1, 0))), allowed)
 
     def first_pass(self, batch: Batch) -> Tensor:
         assert batch.plain is not None
         outputs = batch.plain(batch.x, training=batch.training)
         batch.notes["outputs"] = outputs
         kernel, bias = self._head(outputs.shape[-1])
-        return batch.shifted(ops.matmul(outputs, kernel) + bias)
+        return batch.deciding(ops.matmul(outputs, kernel) + bias)
 
     def natural(self, batch: Batch) -> Tensor:
         if self.natural_loss is None:
@@ -210,7 +226,9 @@ class Asked(Aim):
         return batch.notes["outputs"]
 
     def correct(self, batch: Batch) -> Tensor:
-        return ops.all(batch.logits[:, 1:] < 0, axis=-1)
+        own = ops.cast(ops.one_hot(batch.y, batch.logits.shape[-1]), "bool")
+        rival = ops.max(ops.where(own, -np.inf, batch.logits), axis=-1)
+        return ops.sum(ops.where(own, batch.logits, 0.0), axis=-1) > rival
 
     def check_terms(self, names: tuple[str, ...], natural_weight: Any) -> None:
         if self.natural_loss is None:
@@ -256,6 +274,27 @@ class Asked(Aim):
         return scores
 
 
+class Ranked(Asked):
+    """A property of the scores whose class comes with each batch, as ``TopK(None, k)``.
+
+    The scores are those of the model, divided by ``scale``, and the labels are those of the batch.
+    """
+
+    def checked(self, y: Any, inputs: int, outputs: int) -> np.ndarray:
+        return Aim.checked(self, y, inputs, outputs)
+
+    def truth(self, x: Tensor, y: Tensor, outputs: int) -> Truth:
+        found = Aim.truth(self, x, y, outputs)
+        return found._replace(targets=found.y, allowed=self._allowed(outputs))
+
+    def _allowed(self, outputs: int) -> int:
+        return outputs - 1 - self.asked.needed(outputs - 1)
+
+    def _head(self, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+        self._allowed(outputs)  # Raises where the property does not fit the model.
+        return np.eye(outputs, dtype="float32") / self.scale, np.zeros(outputs, "float32")
+
+
 def aim_of(asked: Any, natural_loss: Any, scale: float) -> Aim:
     """The aim of an objective with these arguments; labels without a property."""
     if asked is None:
@@ -270,4 +309,5 @@ def aim_of(asked: Any, natural_loss: Any, scale: float) -> Aim:
         raise ValueError(
             f"`property` must be an object of tfcert.properties. Received: property={asked!r}."
         )
-    return Asked(asked, natural_loss, scale)
+    kind = Ranked if asked.takes_labels else Asked
+    return kind(asked, natural_loss, scale)

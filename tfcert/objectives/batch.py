@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from tfcert.attacks import PGD
+from tfcert.bounds.ranking import ranked
 from tfcert.bounds.statistics import node_values
 from tfcert.network import network_of
 from tfcert.objectives.attacking import Place
@@ -48,6 +49,7 @@ class Batch:
         targets: What came with the batch in place of labels; None without a property.
         shift: What the targets add to the scores that ``model`` gives, ``(batch, scores)``; None
             for nothing.
+        allowed: How many scores may reach that of the label, see ``tfcert.bounds.ranking``.
     """
 
     model: keras.Model
@@ -64,6 +66,7 @@ class Batch:
     plain: keras.Model | None = None
     targets: Tensor | None = None
     shift: Tensor | None = None
+    allowed: int = 0
 
     def mean(self, values: Tensor) -> Tensor:
         """Returns the mean over the samples, weighted as in Keras's losses."""
@@ -80,7 +83,7 @@ class Batch:
     def forward(self, x: Tensor) -> Tensor:
         """Returns the scores at other inputs, in inference mode with ``moments``."""
         if not self.moments:
-            return self.shifted(self.model(x, training=False))
+            return self.deciding(self.model(x, training=False))
         return self.forward_from(network_of(self.model).input, x)
 
     def forward_from(self, node: Node, values: Tensor) -> Tensor:
@@ -91,18 +94,20 @@ class Batch:
             values: ``(batch, *shape of the node)``.
         """
         network = network_of(self.model)
-        return self.shifted(node_values(network, {node: values}, self.moments)[network.outputs])
+        return self.deciding(node_values(network, {node: values}, self.moments)[network.outputs])
 
-    def shifted(self, scores: Tensor) -> Tensor:
-        """Scores that the model gives, with what the targets add to them.
+    def deciding(self, scores: Tensor) -> Tensor:
+        """Scores that the model gives, with what the targets add to them, as losses see them.
 
         Args:
             scores: ``(batch, scores)``, or ``(n * batch, scores)`` with n rows for each input.
         """
-        if self.shift is None:
+        if self.shift is None and not self.allowed:
             return scores
-        count = ops.shape(scores)[0] // ops.shape(self.shift)[0]
-        return scores + ops.repeat(self.shift, count, axis=0)
+        count = ops.shape(scores)[0] // ops.shape(self.y)[0]
+        if self.shift is not None:
+            scores = scores + ops.repeat(self.shift, count, axis=0)
+        return ranked(scores, ops.repeat(self.y, count, axis=0), self.allowed)
 
     def attacked(self, attack: PGD) -> Tensor:
         """Returns the inputs at the end of an attack; no gradient flows through them."""

@@ -187,10 +187,15 @@ class LInfDistance(RobustObjective):
         return ops.stop_gradient(lipschitz.factor(self._front))
 
     def margins(
-        self, model: keras.Model, x: Tensor, y: Tensor, shift: Tensor | None = None
+        self,
+        model: keras.Model,
+        x: Tensor,
+        y: Tensor,
+        shift: Tensor | None = None,
+        allowed: int = 0,
     ) -> Tensor:
         with _at_infinity(model):
-            return super().margins(model, x, y, shift)
+            return super().margins(model, x, y, shift, allowed)
 
     @property
     def default_method(self) -> str:

@@ -68,6 +68,10 @@ class FusedCrownIBP(CrownIBP):
     Reference: Xu et al., 2020, https://arxiv.org/abs/2002.12920, section 3.3 (loss fusion).
     """
 
+    @property
+    def needs_all_margins(self) -> bool:
+        return True  # The exponentials of all rivals are bounded as one sum.
+
     def margin_bounds(self, batch: Batch, known: Margins) -> Tensor:
         return known.interval()
 

@@ -111,6 +111,10 @@ class MAAR(CrownIBP):
     def extra_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return () if self.weights["weight"].is_zero else ("consistency",)
 
+    @property
+    def needs_all_margins(self) -> bool:
+        return bool(self.extra_names) and self.divergence == "upper_bound"
+
     def robust_loss(self, batch: Batch, known: Margins, worst: Tensor) -> Tensor:
         if self.classification == "boosted":
             return boosted_cross_entropy(batch.y, worst)

@@ -110,6 +110,12 @@ class Objective:
         if self.region is not None:
             method = methods.get(self.settings.validation_method or self.default_method)
             method.check_layers(network_of(trainer.scores))
+        if self.needs_all_margins and self.aim.allows_some(trainer.plain.output_shape[1]):
+            raise NotImplementedError(
+                f"{type(self).__name__} trains properties whose margins must all be positive. Use "
+                "another objective, such as IBP, CrownIBP or MTLIBP. "
+                f"Received: property={self.settings.aim.asked!r}."
+            )
         self.aim.check_terms(self.term_names, self.settings.weights.get("natural_weight"))
 
     def check_inputs(self, x: Any) -> None:
@@ -118,6 +124,11 @@ class Objective:
             self.region.validate(x)
         elif not np.isfinite(x).all():
             raise ValueError("`x` must be finite. Received: NaN or infinite entries.")
+
+    @property
+    def needs_all_margins(self) -> bool:
+        """True if the loss has no meaning for a property that needs some of its margins."""
+        return False
 
     def first_pass(self, batch: Batch) -> Tensor:
         """The scores that a step begins with: the clean pass, in training mode while training."""
@@ -172,7 +183,12 @@ class Objective:
         raise NotImplementedError
 
     def margins(
-        self, model: keras.Model, x: Tensor, y: Tensor, shift: Tensor | None = None
+        self,
+        model: keras.Model,
+        x: Tensor,
+        y: Tensor,
+        shift: Tensor | None = None,
+        allowed: int = 0,
     ) -> Tensor | None:
         """Margin bounds at the target region, for ``verified_accuracy``; None without a region.
 
@@ -181,11 +197,12 @@ class Objective:
             x: Inputs.
             y: Labels of the scores.
             shift: As in ``Batch``.
+            allowed: As in ``Batch``.
         """
         if self.region is None:
             return None
         method = methods.get(self.settings.validation_method or self.default_method)
-        return Margins(model, x, y, self.region, method, shift=shift).best()
+        return Margins(model, x, y, self.region, method, shift=shift, allowed=allowed).best()
 
     def get_config(self) -> dict[str, Any]:
         region = self.region
@@ -292,7 +309,10 @@ class RobustObjective(Objective):
         whole, x = self.region_at(batch.clock), batch.x
         if around is not None or region is not None:
             whole, x = part_of_region(whole, x, region or whole, x if around is None else around)
-        return Margins(batch.model, x, batch.y, whole, method, batch.moments, known, batch.shift)
+        return Margins(
+            *(batch.model, x, batch.y, whole, method, batch.moments, known),
+            *(batch.shift, batch.allowed),
+        )
 
     def get_config(self) -> dict[str, Any]:
         return self.settings.get_config()

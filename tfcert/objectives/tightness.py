@@ -241,6 +241,10 @@ class TightRelaxation(CrownIBP):
     def extra_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(n for n in ("gap", "feasibility") if not self.weights[f"{n}_weight"].is_zero)
 
+    @property
+    def needs_all_margins(self) -> bool:
+        return bool(self.extra_names)  # The regularisers are about the margins of single rivals.
+
     def extra_terms(self, batch: Batch, known: Margins, worst: Tensor) -> dict[str, Tensor]:
         if not self.extra_names:
             return {}

@@ -41,6 +41,11 @@ class OutputProperty:
         """Returns the number of margins that must be above 0, by default all."""
         return rows
 
+    @property
+    def takes_labels(self) -> bool:
+        """Whether the class that the property is about comes with each batch, in training."""
+        return False
+
     # Whether only the order of the outputs counts, so that a softmax behind them changes nothing.
     ranks: ClassVar[bool] = False
 
@@ -181,7 +186,7 @@ class ClassStays(OutputProperty):
     _per_input = {"y": 0}
 
     def __init__(self, y: ArrayLike):
-        self.y = arguments.classes("y", y)
+        self.y: Any = arguments.classes("y", y)
 
     def labels(self, inputs: int) -> npt.NDArray[np.int64]:
         return np.broadcast_to(self.y, (inputs,))
@@ -207,26 +212,40 @@ class TopK(ClassStays):
     """The property that output y is among the k largest: at most k - 1 others reach it.
 
     Args:
-        y: The class: an integer, or one integer per input.
+        y: The class: an integer, or one integer per input. None in training: the labels come with
+            each batch.
         k: The number of outputs that count as the largest.
     """
 
-    def __init__(self, y: ArrayLike, k: int):
-        super().__init__(y)
+    def __init__(self, y: ArrayLike | None, k: int):
+        if y is not None:
+            super().__init__(y)
+        else:
+            self.y = None
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ValueError(f"`k` must be an integer >= 1. Received: k={k!r}.")
         self.k = int(k)
 
     def margins(self, inputs: int, outputs: int) -> tuple[Array, Array]:
-        if self.k >= outputs:
+        if self.y is None:
             raise ValueError(
-                f"`k` must be below the number of outputs, {outputs}; otherwise the property "
-                f"always holds. Received: k={self.k}."
+                "`y` must be given where no training brings labels: "
+                f"tfcert.properties.TopK(labels, {self.k}). Received: y=None."
             )
+        self.needed(outputs - 1)
         return super().margins(inputs, outputs)
 
     def needed(self, rows: int) -> int:
+        if self.k > rows:
+            raise ValueError(
+                f"`k` must be below the number of outputs, {rows + 1}; otherwise the property "
+                f"always holds. Received: k={self.k}."
+            )
         return rows - (self.k - 1)
+
+    @property
+    def takes_labels(self) -> bool:
+        return self.y is None
 
     def is_class(self) -> bool:
         return self.k == 1
