@@ -43,7 +43,7 @@ class OutputProperty:
 
     @property
     def takes_labels(self) -> bool:
-        """Whether the class that the property is about comes with each batch, in training."""
+        """Returns True if the class that the property is about comes with each batch of training."""
         return False
 
     # Whether only the order of the outputs counts, so that a softmax behind them changes nothing.
