@@ -41,7 +41,8 @@ demo: $(RUN_STAMP)
 # The tests keep one core busy nearly all of the time, hence a process per core; what XLA compiled
 # stays, and two of them have 4 to 7 GB each in the end, hence not more than 4.
 # `make test ARGS="-n 0"` runs them in one process.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
+# Compiled modules are kept whatever the environment says: each process would compile all of them.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 test: $(TEST_STAMP)
 	$(PYTEST) -m "not slow" $(ARGS)

@@ -8,11 +8,10 @@ import sys
 import types
 import typing
 
-# Before Keras is imported, since it reads the variable once. KERAS_BACKEND=jax still wins.
+# Before Keras is imported, since Keras reads the variable once. KERAS_BACKEND=jax still wins.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras
 import pytest
 from absl import flags
 
@@ -21,26 +20,33 @@ from tests import support
 # absl's test cases read flags (create_tempdir does), which absltest.main would have parsed.
 flags.FLAGS.mark_as_parsed()
 
-# TF32 keeps 10 bits of the mantissa, far less than the slack that the tests allow for rounding.
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-elif keras.backend.backend() == "jax":
-    import jax
-
-    jax.config.update("jax_default_matmul_precision", "highest")
-
 # TensorFlow asks at every operation whether a value follows a protocol. Python 3.12 remembers what
 # belongs to a protocol; 3.11 finds it anew each time, which is a tenth of all that these tests do.
 if sys.version_info < (3, 12):
     typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
 
-# The libraries' own objects, half a million, stay: collections need not walk through them. Tracing
-# makes many more, few of them garbage.
-gc.collect()
-gc.freeze()
-gc.set_threshold(20_000, 10, 10)
+
+def pytest_configure(config):
+    """Loads the libraries and sets them up, but not in a process that only hands tests out."""
+    if getattr(config.option, "dist", "no") != "no":
+        return
+    import keras
+
+    # TF32 keeps 10 bits of the mantissa, far less than the slack that tests allow for rounding.
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "highest")
+
+    # The libraries' own objects, half a million, stay: collections need not walk through them.
+    # Tracing makes many more, few of them garbage.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture
