@@ -8,9 +8,8 @@ import pytest
 from absl.testing import parameterized
 from keras import ops
 
-import tfcert.backend
 from tests.relaxations_support import CASES, INF, TABLE, draw_intervals, looped_case, numpy, samples
-from tfcert import relaxations
+from tfcert import backend, relaxations
 
 # By how much sampled points may lie outside, relative to |f| + |slope * x|. The float32 lines are
 # meant to hold in exact arithmetic; float64 lines are checked in their own precision.
@@ -281,6 +280,34 @@ class DegenerateTest(CaseTest):
 
 
 class CompiledTest(parameterized.TestCase):
+    def test_nan_is_passed_on_behind_a_convolution(self):
+        """TensorFlow's kernel for a convolution with a ReLU behind it turns NaN into 0."""
+        kernel, bias = np.ones((3, 3, 1, 2), "float32"), np.ones(2, "float32")
+        image = np.ones((1, 5, 5, 1), "float32")
+        image[0, 2, 2, 0] = np.nan
+
+        def ends(x):
+            before = ops.conv(x, kernel, padding="same") + bias
+            return tuple(relaxations.CURVES["relu"].interval(before, before))
+
+        for end in backend.compiled(ends)(image), backend.traced_once(ends)(image):
+            self.assertEqual(np.isnan(ops.convert_to_numpy(end[0])).sum(), 18)
+
+    def test_the_range_of_relu_has_the_gradient_of_relu(self):
+        x = np.array([-1.0, 0.0, 2.0], "float32")
+
+        def total(values):
+            low, high = relaxations.CURVES["relu"].interval(*values)
+            return ops.sum(low) + 2.0 * ops.sum(high), None
+
+        def gradients(x):
+            return backend.value_and_gradients(total, [x, x + 0.0])[2]
+
+        for function in gradients, backend.traced_once(gradients):
+            low, high = numpy(function(ops.convert_to_tensor(x)))
+            np.testing.assert_array_equal(low, [0.0, 0.0, 1.0])
+            np.testing.assert_array_equal(high, [0.0, 0.0, 2.0])
+
     @parameterized.parameters("relu", "tanh")
     @pytest.mark.slow
     def test_compiled_equals_eager(self, name):
@@ -293,7 +320,7 @@ class CompiledTest(parameterized.TestCase):
             return (*lines, *curve.lines_with_slopes(slope, lines.upper_slope, low, high)[:2])
 
         eager = numpy(function(lower, upper, slopes))
-        compiled = tfcert.backend.compile_function(function, keras.Sequential(), jit_compile=True)
+        compiled = backend.compile_function(function, keras.Sequential(), jit_compile=True)
         compiled = numpy(compiled(*map(ops.convert_to_tensor, (lower, upper, slopes))))
         for one, other in zip(eager, compiled, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

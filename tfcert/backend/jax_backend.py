@@ -34,6 +34,7 @@ __all__ = [
     "phases_pay",
     "pipeline",
     "prefers_xla",
+    "rectified",
     "replica",
     "replicas",
     "reshape",
@@ -83,6 +84,11 @@ def with_gradient(
     both = jax.custom_vjp(function)
     both.defvjp(lambda *arguments: (function(*arguments), arguments), backward)
     return both
+
+
+def rectified(x: Tensor) -> Tensor:
+    """``max(x, 0)`` with the gradient of ReLU, and NaN where x is NaN."""
+    return jax.nn.relu(x)
 
 
 def value_and_gradients(

@@ -35,6 +35,7 @@ __all__ = [
     "on_accelerator",
     "phases_pay",
     "prefers_xla",
+    "rectified",
     "reshape",
     "runs_at_once",
     "traced",
@@ -114,6 +115,27 @@ def with_gradient(
         return function(*here), backward
 
     return both
+
+
+_rectified = with_gradient(
+    lambda x: tf.maximum(x, tf.zeros((), x.dtype)),
+    lambda arguments, cotangents: (
+        tf.raw_ops.ReluGrad(gradients=cotangents[0], features=arguments[0]),
+    ),
+)
+
+
+def rectified(x: Tensor) -> Tensor:
+    """``max(x, 0)`` with the gradient of ReLU, and NaN where x is NaN.
+
+    TensorFlow joins a ReLU in a graph with the convolution before it, and that kernel turns NaN
+    into 0. TensorFlow does not join a maximum.
+    """
+    if tf.executing_eagerly():
+        return tf.nn.relu(x)
+    if shared.PORTABLE.get():
+        return tf.where(tf.math.is_nan(x), x, tf.nn.relu(x))
+    return _rectified(x)
 
 
 def value_and_gradients(

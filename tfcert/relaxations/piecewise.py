@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcert import types
+from tfcert import backend, types
 from tfcert.relaxations import curve as curve_lib
 from tfcert.relaxations.envelope import SLACK, Envelope, Pair, epsilon
 
@@ -54,10 +54,12 @@ class TwoPiece(curve_lib.Curve):
     def interval(self, lower: types.Tensor, upper: types.Tensor) -> types.Bounds:
         """Returns the range of f on ``[lower, upper]``."""
         lower, upper = ops.convert_to_tensor(lower), ops.convert_to_tensor(upper)
-        # Some kernels turn NaN into 0 here, which would hide it.
+        fixed = self._fixed()
+        if fixed == 0:
+            # ops.relu may turn NaN into 0, which would hide it.
+            return types.Bounds(backend.rectified(lower), backend.rectified(upper))
         low = ops.where(ops.isnan(lower), lower, self(lower))
         high = ops.where(ops.isnan(upper), upper, self(upper))
-        fixed = self._fixed()
         if fixed is not None and fixed >= 0:
             return types.Bounds(low, high)
         crossing = self.unstable(lower, upper)
