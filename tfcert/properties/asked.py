@@ -43,7 +43,7 @@ class OutputProperty:
 
     @property
     def takes_labels(self) -> bool:
-        """Returns True if the class that the property is about comes with each batch of training."""
+        """Returns True if each batch of training brings the class that the property is about."""
         return False
 
     # Whether only the order of the outputs counts, so that a softmax behind them changes nothing.
