@@ -11,6 +11,7 @@ both networks, and executes random points of the regions of certified digits.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pathlib
 import sys
@@ -71,7 +72,7 @@ def converted(model: Any, calibration: np.ndarray, path: pathlib.Path) -> None:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([row[None]] for row in calibration)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    with contextlib.redirect_stdout(None):
+    with contextlib.redirect_stdout(io.StringIO()):
         path.write_bytes(converter.convert())
 
 

@@ -12,6 +12,8 @@ from tfcert.layers import Requantize
 if keras.backend.backend() != "tensorflow":
     pytest.skip("TensorFlow converts its own models alone", allow_module_level=True)
 
+import tensorflow as tf
+
 from tests import litert_support
 
 EPS = 0.02
@@ -198,6 +200,35 @@ def test_certificates_hold_for_both_kernels(dense):
     for kernels in litert_support.KERNELS:
         classes = litert_support.outputs(dense, points, kernels).argmax(axis=1).reshape(20, 100)
         assert (classes == y[:, None])[result.verdict == "verified"].all()
+
+
+def test_verify_and_float_safe(dense):
+    model = load(dense)
+    x = litert_support.inputs(model, 8)
+    y = litert_support.outputs(dense, x).argmax(axis=1)
+    region = tfcert.LpBall(0.004)
+    margins = np.asarray(tfcert.bound_margins(model, x, y, region)) + 1e9 * np.eye(3)[y]
+    sure = int(margins.min(axis=1).argmax())
+    asked = tfcert.properties.ClassStays(y[sure : sure + 1])
+    assert tfcert.verify(model, asked, x[sure : sure + 1], region, time_limit=20).verdict == "holds"
+    with pytest.raises(NotImplementedError, match="requantize.*float_safe"):
+        tfcert.bound(model, x, region, tfcert.methods.Crown(float_safe=True))
+
+
+@pytest.mark.slow
+def test_exports(dense, tmp_path):
+    model = load(dense)
+    x = litert_support.inputs(model, 20)
+    region = tfcert.LpBall(0.01)
+    tfcert.export_certified(model, str(tmp_path / "export"), region, method="crown-ibp")
+    served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
+    found = served(x=tf.constant(x))
+    y = litert_support.outputs(dense, x).argmax(axis=1)
+    np.testing.assert_array_equal(found["label"], y)
+    margins = np.asarray(tfcert.bound_margins(model, x, y, region, "crown-ibp"))
+    margins[np.arange(20), y] = np.inf
+    assert 0 < found["certified"].numpy().sum() < 20
+    np.testing.assert_allclose(found["margin"], margins.min(axis=1), atol=1e-5)
 
 
 def test_double_precision_and_a_radius_of_ones_own(dense, tmp_path):
