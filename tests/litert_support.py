@@ -109,8 +109,10 @@ def rounded(path, x, kernels):
         taken = [i for i in operator.inputs if isinstance(reader.values.get(i), Value)]
         before = [reader.values[i].tensor for i in taken]
         if isinstance(layer, Requantize) and all(value.tensor is not t for t in before):
-            inner = keras.Model(before, layer.input)
-            exact = np.asarray(inner([steps(i) for i in taken])) * np.asarray(layer.multiplier)
+            given = [steps(i) for i in taken]
+            if layer.input is not before[0]:  # Otherwise the operator rescales only.
+                given = [np.asarray(keras.Model(before, layer.input)(given))]
+            exact = given[0] * np.asarray(layer.multiplier)
             off = steps(operator.outputs[0]) - np.clip(exact, *layer.limits)
             yield operator.kind, layer.radius, np.abs(off).max()
 

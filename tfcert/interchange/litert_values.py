@@ -18,9 +18,9 @@ from tfcert.layers import Requantize
 
 __all__ = ["Call", "SLACK", "Value", "rounding_radius"]
 
-# What the factors of kernels, and sums in float32, may add to a rounding, in steps. A fixed-point
-# factor has 31 bits. A factor in float32 comes from three roundings, and meets two more: 5 * 2^-24
-# of at most 256 steps, since larger results are clipped.
+# What the factors of kernels may add to a rounding, in steps. A fixed-point factor has 31 bits. A
+# factor in float32 comes from three roundings, and meets two more: 5 * 2^-24 of at most 256 steps,
+# since larger results are clipped.
 SLACK = 2.0**-10
 
 _RANGES = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1, 1)}
