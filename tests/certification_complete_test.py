@@ -62,7 +62,7 @@ def test_complete_stops_in_time():
 
 def test_complete_needs_a_box():
     model, (x, y) = branching_support.network(), inputs()
-    with pytest.raises(NotImplementedError, match='method="complete" splits boxes'):
+    with pytest.raises(NotImplementedError, match='method="complete" splits boxes, words'):
         certify(model, x, y, BALL, method="complete")
     with pytest.raises(ValueError, match='"complete" must be the last'):
         certify(model, x, y, REGION, method=["complete", "ibp"])

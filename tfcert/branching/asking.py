@@ -3,26 +3,59 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfcert import checks, heads
+from tfcert.branching import attacking
+from tfcert.branching.checking import Referee
+from tfcert.branching.choices import Choices, VerifyBoxes
+from tfcert.branching.outcome import Counterexample, Outcome
 from tfcert.network import checked_model, network_of
 from tfcert.properties import OutputProperty, Property
 from tfcert.properties.questions import Problem
 from tfcert.regions import Region
 from tfcert.regions.checking import check_region
-from tfcert.types import ArrayLike
+from tfcert.types import ArrayLike, Tensor
 
-__all__ = ["check_output", "problems_of", "subject_of"]
+__all__ = ["Boxes", "check_output", "question_of", "subject_of"]
 
 
-def problems_of(
+class Boxes(NamedTuple):
+    """Problems about boxes of inputs.
+
+    Attributes:
+        problems: The problems; all of them must hold.
+    """
+
+    problems: list[Problem]
+
+    def boxes(self) -> list[Problem]:
+        """The problems, as ``Choices.boxes`` gives them."""
+        return self.problems
+
+    def verified(self, model: keras.Model, settings: Any, verify_boxes: VerifyBoxes) -> Outcome:
+        """Decides whether all problems hold, as ``Choices.verified`` does."""
+        return verify_boxes(model, self.problems, settings)
+
+    def counterexample(
+        self, model: keras.Model, steps: int, starts: int, seed: int
+    ) -> Counterexample | None:
+        """A point that breaks a problem, by random points and gradient steps."""
+        if not self.problems:
+            return None
+        referee = Referee(model, self.problems)
+        found = referee.judge(*attacking.drawn(self.problems, starts, seed))
+        return found or referee.judge(*attacking.attack(model, self.problems, steps, starts, seed))
+
+
+def question_of(
     model: keras.Model, asked: Any, x: ArrayLike | None, region: Region | None
-) -> list[Problem]:
-    """Returns a property as problems of the model; raises an error if it does not fit."""
+) -> Boxes | Choices:
+    """Returns what is asked of the model; raises an error if it does not fit."""
     network = network_of(model)
     shape, outputs = network.input.shape, network.outputs.shape[0]
     if isinstance(asked, Property):
@@ -36,7 +69,18 @@ def problems_of(
                 f"The property is about {asked.inputs} inputs and {asked.outputs} outputs. "
                 f"Received: a model with {math.prod(shape)} inputs and {outputs} outputs."
             )
-        return asked.problems(shape, network.dtype)
+        return Boxes(asked.problems(shape, network.dtype))
+    inputs, around = _checked(model, asked, x, region)
+    points = np.asarray(ops.convert_to_numpy(inputs))
+    if around.splits and around.options(points) is not None:
+        around.validate(points)
+        return Choices(around, points, asked.questions(len(points), outputs))
+    return Boxes(asked.problems(inputs, around, outputs))
+
+
+def _checked(model: keras.Model, asked: Any, x: Any, region: Any) -> tuple[Tensor, Region]:
+    """The inputs in the type of the model, and the region; raises where they do not fit."""
+    network = network_of(model)
     if not isinstance(asked, OutputProperty):
         raise ValueError(
             "`asked` must be one of tfcert.properties, such as "
@@ -49,8 +93,8 @@ def problems_of(
         )
     check_region(region)
     x = ops.cast(ops.convert_to_tensor(x), network.dtype)
-    checks.check_inputs(x, shape, model.name)
-    return asked.problems(x, region, outputs)
+    checks.check_inputs(x, network.input.shape, model.name)
+    return x, region
 
 
 def subject_of(model: Any, asked: Any, float_safe: bool = False) -> keras.Model:

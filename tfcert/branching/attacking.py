@@ -169,9 +169,13 @@ def _computation(model: keras.Model, search: attacks.Search) -> Callable[..., Te
     ) -> Tensor:
         def scores(points: Tensor) -> Tensor:
             outputs = model(points, training=False)
-            margins = ops.einsum("brc,bc->br", factors, outputs) + offsets
-            own = ops.where(groups, margins[:, None], -np.inf)
-            kept = ops.take_along_axis(ops.sort(own, axis=-1), places[..., None], axis=-1)
+            count = outputs.shape[0] // x.shape[0]  # Neighbours of each input.
+            rows, shift, members, at = (
+                ops.repeat(part, count, axis=0) for part in (factors, offsets, groups, places)
+            )
+            margins = ops.einsum("brc,bc->br", rows, outputs) + shift
+            own = ops.where(members, margins[:, None], -np.inf)
+            kept = ops.take_along_axis(ops.sort(own, axis=-1), at[..., None], axis=-1)
             value = ops.min(kept[..., 0], axis=-1)
             return ops.stack([value, ops.zeros_like(value)], axis=-1)
 

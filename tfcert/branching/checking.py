@@ -78,6 +78,22 @@ class Referee:
         ]
         return min(values)
 
+    def values(
+        self, points: npt.NDArray[Any], owner: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float64]:
+        """The questions' values at some points, ``(n,)``: the smaller of those as executed and in
+        float64."""
+        found = np.full(len(points), np.inf)
+        arrays = [self._outputs(points.astype(self._dtype))]
+        exact = [self._exact(point) for point in points.astype(np.float64)]
+        arrays += [np.stack([one for one in exact if one is not None])] if self._has_twin else []
+        for outputs in arrays:
+            for place in np.unique(owner):
+                mine, question = owner == place, self._problems[place].question
+                own = question.value(question.margins(outputs[mine]))
+                found[mine] = np.minimum(found[mine], own)
+        return found
+
     def _confirmed(self, point: npt.NDArray[np.float64], problem: Problem) -> Counterexample | None:
         """The point as a counterexample, if it breaks the question in both arithmetics."""
         if not ((problem.limits[0] <= point) & (point <= problem.limits[1])).all():

@@ -15,7 +15,7 @@ from keras import ops
 
 from tfcert.bounds import bound_margins, methods
 from tfcert.branching import attacking
-from tfcert.branching.asking import check_output, problems_of, subject_of
+from tfcert.branching.asking import check_output, question_of, subject_of
 from tfcert.branching.boxes import BoxSplitter, free_inputs
 from tfcert.branching.certificates import Certificate
 from tfcert.branching.checking import Referee
@@ -147,7 +147,8 @@ def verify(
         raise ValueError(
             f"`batch_size` must be an integer >= 2, or None. Received: batch_size={batch_size!r}."
         )
-    problems = problems_of(model, asked, inputs, around)
+    question = question_of(model, asked, inputs, around)
+    problems = question.boxes()
     proof = (
         None if certificate is None else Certificate(certificate, model, asked, problems, method)
     )
@@ -172,7 +173,7 @@ def verify(
         cases=_cases(asked) if proof is None else proof.cases,
         slack=slack,
     )
-    outcome = verify_problems(model, problems, settings)
+    outcome = question.verified(model, settings, verify_problems)
     if apart is not None:
         outcome = outcome.with_points(lambda point: apart(point, None))
     return outcome if proof is None else proof.written(outcome)
@@ -214,12 +215,8 @@ def find_counterexample(
     for name, value, least in (("steps", steps, 1), ("starts", starts, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
-    problems = problems_of(model, asked, inputs, around)
-    if not problems:
-        return None
-    referee = Referee(model, problems)
-    found = referee.judge(*attacking.drawn(problems, starts, seed))
-    found = found or referee.judge(*attacking.attack(model, problems, steps, starts, seed))
+    question = question_of(model, asked, inputs, around)
+    found = question.counterexample(model, steps, starts, seed)
     return (
         found
         if found is None or apart is None

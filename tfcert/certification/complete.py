@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from keras import ops
 
 from tfcert.bounds import methods
+from tfcert.branching.choices import Choices, boxes_of
+from tfcert.branching.outcome import Outcome
 from tfcert.branching.verifying import Settings, verify_problems
 from tfcert.certification.findings import Findings, Problem
 from tfcert.certification.stages import Stage
-from tfcert.properties.questions import Problem as Box
 
 __all__ = ["Complete"]
 
@@ -48,16 +48,14 @@ class Complete(Stage):
     def _decide(self, place: int) -> None:
         problem, found = self.problem, self.findings
         left = self.left(float(found.seconds[place]))
-        outcome = verify_problems(
-            problem.subject.scores,
-            [self._box(place)],
+        outcome = self._searched(
+            place,
             Settings(
                 self.method,
                 deadline=math.inf if left == math.inf else time.monotonic() + left,
                 # The verdict does not depend on who else is certified.
                 seed=self.seed + int(problem.index[place]),
             ),
-            split_only=True,
         )
         here = np.array([place])
         if outcome.verdict == "holds":
@@ -74,13 +72,13 @@ class Complete(Stage):
         elif outcome.bound > found.margin[place]:
             found.margin[place], found.method[place] = outcome.bound, outcome.method
 
-    def _box(self, place: int) -> Box:
-        """The region of an input, and what is asked there."""
-        here = np.array([place])
-        x, region = ops.convert_to_tensor(self.problem.x[here]), self.problem.region_of(here)
-        outward, inward = region.interval(x), region.inner_limits(x)
-        lower, upper, *limits = (
-            np.asarray(ops.convert_to_numpy(end))[0] for end in (*outward, *inward)
-        )
-        low, high = (limit.astype(np.float64) for limit in limits)
-        return Box(lower, upper, self.problem.goal.questions(here)[0], (low, high))
+    def _searched(self, place: int, settings: Settings) -> Outcome:
+        """Splits the region of an input, into boxes or by its choices."""
+        here, scores = np.array([place]), self.problem.subject.scores
+        x, region = self.problem.x[here], self.problem.region_of(here)
+        questions = self.problem.goal.questions(here)
+        if region.options(x) is not None:
+            choices = Choices(region, x, questions)
+            return choices.verified(scores, settings, verify_problems, attacked=True)
+        boxes = boxes_of(region, x, questions)
+        return verify_problems(scores, boxes, settings, split_only=True)

@@ -58,9 +58,10 @@ def chain(method: Any, float_safe: bool) -> tuple[list[methods.Method], bool]:
 
 def check_complete(region: Region) -> None:
     """Raises where branch and bound cannot split the region."""
-    if region.norm != np.inf:
+    if not region.splits:
         raise NotImplementedError(
-            'method="complete" splits boxes: use a tfcert.Box, or a tfcert.LpBall with norm="inf". '
+            'method="complete" splits boxes, words and one-hot groups: use a tfcert.Box, a '
+            'tfcert.LpBall with norm="inf", or tfcert.regions.WordSubstitutions. '
             f"Received: region={region!r}."
         )
 

@@ -106,6 +106,10 @@ def _of_words(model: keras.Model, x: Any, region: WordSubstitutions) -> Entry:
     around = region.around(words, vectors)
 
     def apart(points: Any, places: Any) -> np.ndarray:
+        if places is None:  # A point of any of the regions.
+            several = np.repeat(np.asarray(points)[None], len(words), axis=0)
+            inside = around.contains(several.astype(vectors.dtype), vectors[words.astype("int64")])
+            places = int(np.argmax(inside))
         found = region.nearest(words[places], ops.convert_to_numpy(points), vectors)
         return found.astype(words.dtype)
 

@@ -12,6 +12,7 @@ from keras import ops
 
 from tfcert.regions import arguments, region, rounding, seeds
 from tfcert.regions.numbers import Number
+from tfcert.regions.options import Options
 from tfcert.types import ArrayLike, Tensor
 
 __all__ = ["Alternatives"]
@@ -211,6 +212,48 @@ class Alternatives(region.Region):
         changes = ops.expand_dims(changes, 2) + ops.cast(differs, "int32")
         allowed = ops.reshape(changes <= self.max_changes, (-1, length * several))
         return ops.reshape(near, (-1, length * several, length, *rest)), allowed
+
+    splits = True
+
+    def options(self, x: np.ndarray) -> Options:
+        """Returns the words that may stand at each position, those of x first."""
+        batch, positions = x.shape[:2]
+        words, counts = self._words(x)
+        size = math.prod(x.shape[2:])
+        return Options(
+            np.arange(positions * size).reshape(positions, size),
+            words.reshape(*words.shape[:3], size).astype(np.float64),
+            counts,
+            np.zeros((batch, positions), np.int64),
+            np.zeros(positions, np.int64),
+            np.array([self.max_changes]),
+        )
+
+    def assigned(
+        self, x: np.ndarray, owner: np.ndarray, chosen: np.ndarray, changes: np.ndarray
+    ) -> tuple[region.Region, np.ndarray]:
+        words = self._words(x)[0][owner]
+        at = np.maximum(chosen, 0).reshape(*chosen.shape, *[1] * (x.ndim - 1))
+        centers = np.take_along_axis(words, at, axis=2)
+        # A position with a word of its own has no other.
+        still = (chosen >= 0).reshape(at.shape)
+        choices = np.where(still, centers, words[:, :, 1:] if words.shape[2] > 1 else words)
+        most = x.shape[1] if changes[0] < 0 else int(changes[0])
+        return Alternatives(choices, most), centers[:, :, 0]
+
+    def _words(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All distinct words of each position, that of x first, and how many there are."""
+        choices = np.asarray(ops.convert_to_numpy(self._choices)).astype(x.dtype)
+        words = np.concatenate([x[:, :, None], choices], axis=2)
+        flat = words.reshape(*words.shape[:3], -1)
+        same = (flat[:, :, :, None] == flat[:, :, None]).all(axis=-1)
+        again = np.tril(same, -1).any(axis=-1)  # It stands earlier in the list.
+        order = np.argsort(again, axis=2, kind="stable")
+        flat = np.take_along_axis(flat, order[..., None], axis=2)
+        counts = (~again).sum(axis=2)
+        spare = np.arange(words.shape[2]) >= counts[..., None]
+        flat = np.where(spare[..., None], flat[:, :, :1], flat)
+        return flat.reshape(words.shape), counts
 
     def _sample(self, x: Tensor, count: int, seed: seeds.Seeds, corners: bool) -> Tensor:
         """Random replacements: of a random number of positions, or of all that may be."""

@@ -13,6 +13,7 @@ from keras import ops
 
 from tfcert.regions import arguments, onehot, region, rounding, seeds
 from tfcert.regions.numbers import Number
+from tfcert.regions.options import Options
 from tfcert.types import ArrayLike, Tensor
 
 __all__ = ["Box"]
@@ -34,8 +35,8 @@ class Box(region.Region):
             the features of each group. Exactly one feature of a group is 1, in x and in every x'.
             The limits of such features are 0 or 1: an upper limit of 1 allows the category. Linear
             functions have their exact minimum over the categories and the box of the other
-            features. The region is then no box but one for each choice of categories, which
-            ``tfcert.verify`` searches one by one.
+            features. The region is then no box but one for each choice of categories;
+            ``tfcert.verify`` splits it by categories.
 
     Example:
 
@@ -226,6 +227,37 @@ class Box(region.Region):
             return points
         worth = keras.random.uniform(ops.shape(points), dtype=x.dtype, seed=seed[1])
         return self._kept(points, self._onehot.gains(worth, x[:, None]), x)
+
+    @property
+    def splits(self) -> bool:
+        return True
+
+    def options(self, x: np.ndarray) -> Options | None:
+        """Returns the categories of each group."""
+        if not self.groups:
+            return None
+        upper = np.broadcast_to(np.asarray(ops.convert_to_numpy(self.upper)), x.shape)
+        return self._onehot.options(x, upper)
+
+    def assigned(
+        self, x: np.ndarray, owner: np.ndarray, chosen: np.ndarray, changes: np.ndarray
+    ) -> tuple[region.Region, np.ndarray]:
+        """Returns boxes whose groups are one category where that is chosen."""
+        if not self.groups:
+            return super().assigned(x, owner, chosen, changes)
+        lower, upper = (
+            np.array(np.broadcast_to(np.asarray(ops.convert_to_numpy(limit)), x.shape)[owner])
+            for limit in (self.lower, self.upper)
+        )
+        found = self.options(x)
+        assert found is not None
+        parts = [*map(np.array, (lower, upper, x[owner]))]
+        for slot, places in enumerate(found.places):
+            made, group = np.flatnonzero(chosen[:, slot] >= 0), places[places >= 0]
+            hot = found.values[owner[made], slot, chosen[made, slot], : len(group)]
+            for part in parts:
+                part[made[:, None], group] = hot
+        return Box(parts[0], parts[1], self.groups), parts[2]
 
     def boxes(self, upper: np.ndarray) -> list[np.ndarray]:
         """One box for each choice of categories."""

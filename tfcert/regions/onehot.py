@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from tfcert.regions.options import Options
 from tfcert.types import Tensor
 
 __all__ = ["Groups"]
@@ -91,6 +92,28 @@ class Groups:
             fixed[list(chosen)] = 1.0
             found.append(fixed)
         return found
+
+    def options(self, x: np.ndarray, upper: np.ndarray) -> Options:
+        """The categories of each group, as choices.
+
+        Args:
+            x: Inputs, ``(batch, features)``.
+            upper: Upper limits of this shape: above 0 where a category is allowed.
+        """
+        size = max(len(group) for group in self.places)
+        places = np.full((len(self.places), size), -1)
+        values = np.zeros((len(x), len(self.places), size, size))
+        counts, own = (np.zeros(values.shape[:2], np.int64) for _ in range(2))
+        for slot, group in enumerate(self.places):
+            places[slot, : len(group)] = group
+            allowed = upper[:, list(group)] > 0
+            order = np.argsort(~allowed, axis=1, kind="stable")  # Allowed categories come first.
+            values[:, slot, : len(group), : len(group)] = np.eye(len(group))[order]
+            counts[:, slot] = allowed.sum(axis=1)
+            here = x[:, list(group)].argmax(axis=1)[:, None]
+            own[:, slot] = (order == here).argmax(axis=1)
+        family = np.zeros(len(self.places), np.int64)
+        return Options(places, values, counts, own, family, np.array([-1]))
 
     def admitted(self, x: Tensor) -> Tensor:
         """Which inputs, ``(batch, features)``, have one-hot groups: bool, ``(batch,)``."""

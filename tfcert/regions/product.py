@@ -15,6 +15,7 @@ from tfcert.regions import region, seeds
 from tfcert.regions.alternatives import Alternatives
 from tfcert.regions.lp_ball import LpBall
 from tfcert.regions.numbers import Number, Numbers
+from tfcert.regions.options import Options, joined
 from tfcert.regions.words import WordSubstitutions
 from tfcert.types import ArrayLike, Tensor
 
@@ -281,6 +282,39 @@ class Product(region.Region):
     def _contains(self, points: np.ndarray, x: np.ndarray) -> np.ndarray:
         parts = zip(self.parts, self.blocks(points), self.blocks(x), strict=True)
         return np.all([one._contains(block, center) for one, block, center in parts], axis=0)
+
+    # Choices.
+
+    @property
+    def splits(self) -> bool:
+        return all(one.splits for one in self.parts)
+
+    def options(self, x: np.ndarray) -> Options | None:
+        """Returns the choices of all blocks."""
+        found = [one for _, one in self._options(x) if one is not None]
+        starts = [start for start, one in self._options(x) if one is not None]
+        return joined(list(zip(starts, found, strict=True))) if found else None
+
+    def _options(self, x: np.ndarray) -> list[tuple[int, Options | None]]:
+        """Where each block begins, and its choices."""
+        parts = zip(self._cuts()[0], self.parts, self.blocks(x), strict=True)
+        return [(start, one.options(block)) for start, one, block in parts]
+
+    def assigned(
+        self, x: np.ndarray, owner: np.ndarray, chosen: np.ndarray, changes: np.ndarray
+    ) -> tuple[region.Region, np.ndarray]:
+        """Returns the product of the parts of all blocks."""
+        regions, centers, slot, family = [], [], 0, 0
+        for one, block, (_, own) in zip(self.parts, self.blocks(x), self._options(x), strict=True):
+            slots, families = (0, 0) if own is None else (len(own.family), len(own.most))
+            part, center = one.assigned(
+                *(block, owner, chosen[:, slot : slot + slots]),
+                changes[family : family + families],
+            )
+            slot, family = slot + slots, family + families
+            regions.append(part)
+            centers.append(center.reshape(len(owner), -1))
+        return Product(regions, self.shapes), np.concatenate(centers, axis=1)
 
     # Numbers.
 

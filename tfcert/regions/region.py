@@ -16,6 +16,7 @@ from tfcert.regions import arguments, rounding, seeds
 from tfcert.regions.bound_region import BoundRegion, sum_inputs
 from tfcert.regions.contents import contents
 from tfcert.regions.numbers import Number, Numbers, take
+from tfcert.regions.options import Options
 from tfcert.types import ArrayLike, Seed, Tensor
 
 __all__ = ["BoundRegion", "Region", "sum_inputs"]
@@ -263,6 +264,32 @@ class Region:
                 f'norm="inf". Received: region={self!r}.'
             )
         return [np.full(upper.shape, np.nan)]
+
+    @property
+    def splits(self) -> bool:
+        """True if branch and bound can split the region: into boxes, or by its choices."""
+        return self.norm == math.inf
+
+    def options(self, x: np.ndarray) -> Options | None:
+        """Returns the choices that inputs of the region consist of, or None if it has none.
+
+        Args:
+            x: Inputs, ``(batch, *input_shape)``.
+        """
+        return None
+
+    def assigned(
+        self, x: np.ndarray, owner: np.ndarray, chosen: np.ndarray, changes: np.ndarray
+    ) -> tuple[Region, np.ndarray]:
+        """Returns the parts of the region in which some choices are made, and their centres.
+
+        Args:
+            x: Inputs, ``(batch, *input_shape)``.
+            owner: The input around which each part lies, ``(n,)``.
+            chosen: Assignments, ``(n, slots)``, see ``Options``.
+            changes: How many open slots of each family may change, the same for all parts; -1: all.
+        """
+        return self.select(owner, x), x[owner]
 
     @property
     def by_coordinate(self) -> bool:
