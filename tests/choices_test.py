@@ -103,7 +103,7 @@ def test_a_part_holds_the_texts_that_have_its_words(most):
     [
         pytest.param("float32", 2, marks=pytest.mark.slow),
         pytest.param("float64", 1, marks=pytest.mark.slow),
-        ("float32", None),
+        pytest.param("float32", None, marks=pytest.mark.slow),
     ],
 )
 def test_verdicts_on_words_are_those_of_enumeration(dtype, most):

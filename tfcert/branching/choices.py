@@ -87,7 +87,11 @@ class Choices(NamedTuple):
             )
         begin = time.monotonic()
         referee = Referee(model, self.boxes())
-        found = None if attacked else self._attacked(model, referee, settings.seed)
+        found = None
+        if not attacked:
+            # Steps along gradients come where choices are made, for boxes that need them.
+            steps = _STEPS if self.region.is_finite else 0
+            found = self._attacked(model, referee, settings.seed, steps)
         if found is not None:
             return _outcome("violated", referee.value(found), 0, begin, "attack", found, referee)
         splitter = ChoiceSplitter(model, self, settings, verify_boxes, referee)
@@ -117,7 +121,7 @@ class Choices(NamedTuple):
         model: keras.Model,
         referee: Referee,
         seed: int,
-        steps: int = _STEPS,
+        steps: int,
         starts: int = _STARTS,
     ) -> Counterexample | None:
         x, count = ops.convert_to_tensor(self.x), len(self.x)
@@ -125,7 +129,7 @@ class Choices(NamedTuple):
         points = np.concatenate([self.x[:, None], drawn], axis=1)
         owner = np.repeat(np.arange(count, dtype=np.int32), points.shape[1])
         found = referee.judge(points.reshape(-1, *self.x.shape[1:]), owner)
-        if found is not None:
+        if found is not None or not steps:
             return found
         attack: attacks.Search
         if self.region.is_finite:
