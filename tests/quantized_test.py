@@ -130,11 +130,97 @@ def test_weights_alone_are_exact():
     np.testing.assert_allclose(np.asarray(upper), np.asarray(model(x)), atol=1e-5)
 
 
+# One reduced axis; two at once; one before others; one axis that input, kernel and output share.
+EINSUMS = {
+    "abc,cd->abd": (3, 5),
+    "abc,bcd->ad": (5,),
+    "abc,bde->acde": (4, 2, 3),
+    "abc,bcd->abd": (3, 5),
+}
+
+
+def einsum(equation, seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    layer = layers.EinsumDense(equation, EINSUMS[equation], **options)
+    model = keras.Sequential([keras.Input((3, 4)), layer, layers.Flatten(), layers.Dense(2)])
+    # Kernels of one row each that differ in size, so that a scale at the wrong axis is seen.
+    kernel = layer.get_weights()[0]
+    sizes = [
+        np.linspace(0.3, 2.0, size).reshape(-1, *[1] * i)
+        for i, size in enumerate(kernel.shape[::-1])
+    ]
+    layer.set_weights(
+        [kernel * np.prod(np.broadcast_arrays(*sizes), axis=0), *layer.get_weights()[1:]]
+    )
+    model.quantize("int8")
+    return model
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown"])
+@pytest.mark.parametrize("equation", EINSUMS)
+def test_einsums_of_integers(equation, method):
+    model = einsum(equation, activation="relu", bias_axes=equation[-1])
+    x = np.random.default_rng(0).uniform(-1, 1, (4, 3, 4)).astype("float32")
+    x *= np.array([0.1, 1.0, 3.0]).reshape(3, 1).astype("float32")  # Rows of different steps.
+    for eps in (0.0, EPS):
+        region = tfcert.LpBall(eps)
+        lower, upper = (np.asarray(end) for end in tfcert.bound(model, x, region, method))
+        points = np.asarray(region.sample(x, 200, 0, corners=True))
+        outputs = np.asarray(model(points.reshape(-1, 3, 4))).reshape(4, 200, 2)
+        assert (outputs >= lower[:, None] - 1e-5).all()
+        assert (outputs <= upper[:, None] + 1e-5).all()
+
+
+@pytest.mark.parametrize("equation", EINSUMS)
+def test_einsums_are_rounded_by_the_rows_that_they_sum(equation):
+    model = einsum(equation)
+    layer, x = model.layers[0], np.random.default_rng(0).normal(size=(6, 3, 4)).astype("float32")
+    x *= np.random.default_rng(1).uniform(0, 2, size=(6, 3, 4)).astype("float32") ** 3
+    assert layer.quantization_mode == "int8"
+    primitive = quantized.RowQuantized(127, 1e-7, graph.rounded_axes(layer))
+    whole, scale = graph.int8_parts(layer)
+    kernel = np.asarray(keras.ops.cast(whole, "float32")) / np.asarray(scale)
+    rounded = primitive.apply(None, keras.ops.convert_to_tensor(x))
+    found = np.asarray(keras.ops.einsum(equation, rounded, kernel))
+    np.testing.assert_allclose(found, np.asarray(layer(x)), atol=1e-4)
+    tensor = keras.ops.convert_to_tensor(x)
+    reach = np.asarray(primitive._reach(Interval.from_ends(tensor, tensor)))
+    assert (np.abs(np.asarray(rounded) - x) <= reach + 1e-12).all()
+    # The step is that of the row: half as much is too little.
+    assert (np.abs(np.asarray(rounded) - x) > 0.5 * reach).any()
+
+
+def test_attention_of_integers():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((3, 4))
+    y = layers.MultiHeadAttention(num_heads=2, key_dim=3)(x, x)
+    model = keras.Model(x, layers.Dense(2)(layers.Flatten()(y)))
+    model.quantize("int8")
+    modes = {part.quantization_mode for part in model.layers[1]._flatten_layers() if part.weights}
+    assert "int8" in modes
+    points, region = inputs_of_text(), tfcert.LpBall(0.02)
+    for method in ("ibp", "crown"):
+        lower, upper = (np.asarray(end) for end in tfcert.bound(model, points, region, method))
+        drawn = np.asarray(region.sample(points, 100, 0, corners=True))
+        outputs = np.asarray(model(drawn.reshape(-1, 3, 4))).reshape(3, 100, 2)
+        assert (outputs >= lower[:, None] - 1e-5).all()
+        assert (outputs <= upper[:, None] + 1e-5).all()
+
+
+def inputs_of_text():
+    return np.random.default_rng(2).normal(size=(3, 3, 4)).astype("float32")
+
+
 def test_says_what_is_not_covered():
     model, _ = models()
     model.quantize("float8")
     with pytest.raises(NotImplementedError, match="float8.*int8"):
         tfcert.bound(model, inputs(), tfcert.LpBall(EPS))
+    model = einsum("abc,cd->abd")
+    with pytest.raises(NotImplementedError, match="float_safe"):
+        tfcert.bound(
+            *(model, inputs_of_text(), tfcert.LpBall(EPS), tfcert.methods.Crown(float_safe=True))
+        )
     _, model = models()
     with pytest.raises(NotImplementedError, match="float_safe"):
         tfcert.bound(model, inputs(), tfcert.LpBall(EPS), tfcert.methods.Crown(float_safe=True))

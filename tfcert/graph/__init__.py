@@ -9,6 +9,7 @@ from tfcert.graph.layer_parts import (
     copied,
     input_quantizer,
     int8_parts,
+    rounded_axes,
     with_activation,
 )
 from tfcert.graph.settings import Settings
@@ -59,6 +60,7 @@ __all__ = [
     "note_shapes",
     "origin",
     "readers",
+    "rounded_axes",
     "seed_generators",
     "start_at_epoch",
     "types_of",

@@ -13,6 +13,7 @@ __all__ = [
     "copied",
     "input_quantizer",
     "int8_parts",
+    "rounded_axes",
     "with_activation",
 ]
 
@@ -93,13 +94,26 @@ def copied(layer: keras.layers.Layer, **changes: Any) -> Any:
     return other
 
 
-def int8_parts(layer: keras.layers.Dense) -> tuple[Any, Any]:
-    """The integers of a Dense layer of the mode "int8", and the scale of each output."""
-    return layer._kernel, layer.kernel_scale
+def int8_parts(layer: keras.layers.Layer) -> tuple[Any, Any]:
+    """The integers of a layer of the mode "int8", and what they are divided by.
+
+    Args:
+        layer: A ``Dense`` or an ``EinsumDense``.
+    """
+    scale = layer.kernel_scale
+    if isinstance(layer, keras.layers.EinsumDense):  # Kept in the form of the outputs.
+        scale = layer._adjust_scale_for_dequant(keras.ops.convert_to_tensor(scale))
+    return layer._kernel, scale
 
 
-def input_quantizer(layer: keras.layers.Dense) -> tuple[float, float] | None:
-    """How a Dense layer of the mode "int8" quantises its input: levels and epsilon.
+def rounded_axes(layer: keras.layers.EinsumDense) -> tuple[int, ...]:
+    """The axes of an input that a layer of the mode "int8" rounds with one step, from the last."""
+    rank = layer.input_spec.ndim
+    return tuple(axis - rank for axis in layer.quantization_axis)
+
+
+def input_quantizer(layer: keras.layers.Layer) -> tuple[float, float] | None:
+    """How a layer of the mode "int8" quantises its input: levels and epsilon.
 
     None where it takes the input as it is.
     """

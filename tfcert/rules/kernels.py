@@ -8,12 +8,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcert import backend
+from tfcert import backend, graph
 from tfcert.rules import building
 from tfcert.rules.linear import Kernel, Matrix, summed_terms
 from tfcert.rules.linear_maps import Convolution, Linear
 from tfcert.rules.primitives import Node
-from tfcert.rules.quantized import int8_dense
+from tfcert.rules.quantized import int8_dense, int8_einsum
 from tfcert.rules.registry import apply, register_rule
 from tfcert.rules.windows import Sliding
 from tfcert.types import Tensor
@@ -30,8 +30,8 @@ def _plain_kernel(layer: Any) -> None:
     if getattr(layer, "quantization_mode", None) is not None:
         raise NotImplementedError(
             f"its weights are quantized ({layer.quantization_mode}). Bounds would be those of "
-            "another network; use the model before quantization, or int8, whose Dense layers are "
-            "bounded."
+            "another network; use the model before quantization, or int8, whose Dense and "
+            "EinsumDense layers are bounded."
         )
 
 
@@ -86,17 +86,23 @@ class _LayerKernel(Kernel):
 
 
 def _einsum_dense(layer: Any, x: Node) -> Node:
-    _plain_kernel(layer)
+    whole = getattr(layer, "quantization_mode", None) == "int8"
+    if not whole:
+        _plain_kernel(layer)
     left, output = layer.equation.replace(" ", "").split("->")
     inputs, weights = left.split(",")
     if inputs[0] != output[0] or inputs[0] in weights.replace(".", ""):
         raise NotImplementedError(f"its equation {layer.equation!r} moves or sums the batch axis.")
-    fan_in = summed_terms(layer.equation, (1, *x.shape), layer.kernel.shape)
+    kernel = graph.int8_parts(layer)[0] if whole else layer.kernel
+    fan_in = summed_terms(layer.equation, (1, *x.shape), kernel.shape)
 
     def linear(value: Tensor, kernel: Tensor) -> Tensor:
         return ops.einsum(layer.equation, value, kernel)
 
-    result = apply(_LayerKernel(layer, Linear(linear), fan_in=fan_in), x)
+    if whole:
+        result = int8_einsum(layer, x, Linear(linear), fan_in)
+    else:
+        result = apply(_LayerKernel(layer, Linear(linear), fan_in=fan_in), x)
     if layer.bias is not None:
         building.check_sum(result.shape, layer.bias.shape)
     return _finish(layer, result)
