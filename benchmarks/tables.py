@@ -170,6 +170,30 @@ def verify_table() -> str:
     return "\n".join([table_parts.facts(report), "", *lines])
 
 
+def proofs_table() -> str:
+    """Proofs of each benchmark: how many leaves, and what it takes to write and to check them."""
+    report = json.loads((table_parts.RESULTS / "proofs.json").read_text())
+    lines = [
+        "| benchmark | proofs | leaves | searching, s | writing, s | checking, s | checked leaves "
+        "per second | kilobytes per proof, at most | refused |",
+        "| --- " * 9 + "|",
+    ]
+    for benchmark in dict.fromkeys(row["benchmark"] for row in report["rows"]):
+        rows = [row for row in report["rows"] if row["benchmark"] == benchmark]
+        rows = [row for row in rows if "leaves" in row]
+        leaves, search, write, check = (
+            sum(row[name] for row in rows)
+            for name in ("leaves", "search_seconds", "write_seconds", "check_seconds")
+        )
+        refused = sum(row["checker"] != "valid" for row in rows)
+        size = max((row["bytes"] for row in rows), default=0) / 1e3
+        lines.append(
+            f"| {benchmark} | {len(rows)} | {leaves:,} | {search:.0f} | {write:.0f} | {check:.0f} "
+            f"| {leaves / max(check, 1e-9):.0f} | {size:.0f} | {refused} |"
+        )
+    return "\n".join([table_parts.facts(report), "", *lines])
+
+
 def scale_table() -> str:
     """What the small network takes, and what the large one would."""
     report = json.loads((table_parts.RESULTS / "scale.json").read_text())
@@ -283,6 +307,7 @@ TABLES = {
     "serving": serving_table,
     "vnncomp": vnncomp_table,
     "verify": verify_table,
+    "proofs": proofs_table,
     "scale": scale_table,
     "distance": training_tables.distance_table,
     "distance_training": training_tables.distance_training_table,
@@ -297,7 +322,16 @@ TABLES = {
 PAGES = tuple(
     _DOCS / f"{name}.md"
     for name in (
-        *("attacks", "benchmarks", "layers", "scale", "sequences", "paper_tightness", "results"),
+        *(
+            "attacks",
+            "benchmarks",
+            "layers",
+            "proofs",
+            "scale",
+            "sequences",
+            "paper_tightness",
+            "results",
+        ),
     )
 )
 

@@ -193,6 +193,7 @@ def wrong(row: Mapping[str, Any]) -> list[str]:
 
 
 def write(out: str, facts: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes all rows, and where they come from, to ``out.json``."""
     path = pathlib.Path(f"{out}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")

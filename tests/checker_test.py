@@ -26,6 +26,7 @@ from tests.proof_support import (
     small,
 )
 from tfcert import interchange
+from tfcert.proofs.values import values_of
 from tfcert_check import __main__ as program
 from tfcert_check import rounding, steps
 from tfcert_check.bounds import Enclosure
@@ -78,7 +79,7 @@ def test_no_bound_is_above_the_true_minimum(tmp_path, seed):
             bounds = enclosure.lower_bounds(network.output, rows, given)[:, 0]
             assert (bounds <= np.array(exact) + 1e-7).all()
     tiny = Enclosure(network, lower, lower + 1e-9).lower_bounds(network.output, rows)[:, 0]
-    ends = network.values(lower)[network.output] @ row
+    ends = values_of(network, lower)[network.output] @ row
     np.testing.assert_allclose(tiny, ends, atol=1e-6)
 
 
@@ -87,7 +88,7 @@ def test_signs_and_multipliers_bound_the_part_with_these_signs(tmp_path):
     lower, upper = np.full((1, 2), -1.0), np.full((1, 2), 1.0)
     rng = np.random.default_rng(0)
     points = rng.uniform(-1, 1, (4000, 2))
-    values = network.values(points)
+    values = values_of(network, points)
     whole, helped = Enclosure(network, lower, upper), 0
     for layer, size in ((0, 6), (1, 5)):
         for unit in range(size):
@@ -217,7 +218,7 @@ def test_networks_are_read_as_onnx_means_them(tmp_path, opset):
         for _ in range(3):
             x = rng.normal(size=shape).astype("float32")
             expected = ReferenceEvaluator(proto).run(None, {"x": x})[0].ravel()
-            given = network.values(x.reshape(1, -1).astype(np.float64))[network.output][0]
+            given = values_of(network, x.reshape(1, -1).astype(np.float64))[network.output][0]
             np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -246,6 +247,11 @@ def gallery(opset):
         {"w": onnx_cases.weights(90, 4)}, opset=opset,
     )  # fmt: skip
     yield onnx_cases.network([("Sub", "x x", "y", {})], opset=opset)
+    yield onnx_cases.network(
+        [("Neg", "x", "n", {}), ("Mul", "x c", "m", {}), ("Max", "n m x", "y", {})],
+        {"c": column},
+        opset=opset,
+    )
 
 
 @pytest.mark.parametrize(
@@ -292,7 +298,9 @@ def test_images_are_bounded_soundly(tmp_path):
     center = rng.normal(size=60)
     lower, upper = (center - 0.1)[None], (center + 0.1)[None]
     corners = rng.choice([-0.1, 0.1], (500, 60))
-    values = network.values(center + np.concatenate([corners, rng.uniform(-0.1, 0.1, (500, 60))]))
+    values = values_of(
+        network, center + np.concatenate([corners, rng.uniform(-0.1, 0.1, (500, 60))])
+    )
     loose = Enclosure(network, lower, upper, sweep=False)
     tight = Enclosure(network, lower, upper)
     for enclosure in (loose, tight):

@@ -14,6 +14,7 @@ from tests import support
 from tests.float_safe_support import draw_weights
 from tfcert import methods, proofs, properties
 from tfcert.branching import certificates
+from tfcert.proofs.values import values_of
 from tfcert_check import __main__ as program
 
 
@@ -203,7 +204,7 @@ def test_a_softmax_is_left_out_of_the_written_network(tmp_path):
     assert program.main(paths(tmp_path)) == 0
     network = tfcert_check.read_network(tmp_path / "proof.network.npz")
     np.testing.assert_allclose(
-        network.values(x.astype("float64"))[network.output], np.asarray(model(x)), atol=1e-5
+        values_of(network, x.astype("float64"))[network.output], np.asarray(model(x)), atol=1e-5
     )
 
 

@@ -14,6 +14,8 @@ from tests import soundness
 from tests.float_safe_support import NETWORKS, draw, draw_weights
 from tfcert import proofs, properties
 from tfcert.branching.asking import problems_of
+from tfcert.proofs.networks import agrees
+from tfcert.proofs.values import values_of
 from tfcert.properties.writing import write_problems
 from tfcert_check.bounds import Enclosure
 
@@ -79,7 +81,7 @@ def test_a_written_network_is_the_model(tmp_path, name):
     path = tmp_path / "net.npz"
     proofs.write_network(path, model)
     file = tfcert_check.read_network(path)
-    found = file.values(x.reshape(len(x), -1).astype("float64"))[file.output]
+    found = values_of(file, x.reshape(len(x), -1).astype("float64"))[file.output]
     expected = ops.convert_to_numpy(model(x)).reshape(len(x), -1)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
     # The intervals and rows of the checker hold for the values in between, too.
@@ -88,7 +90,7 @@ def test_a_written_network_is_the_model(tmp_path, name):
     lower, upper = points.min(axis=1), points.max(axis=1)
     enclosure = Enclosure(file, lower, upper)
     for i in range(len(x)):
-        for (low, high), value in zip(enclosure.intervals, file.values(points[i]), strict=True):
+        for (low, high), value in zip(enclosure.intervals, values_of(file, points[i]), strict=True):
             assert (low[min(i, len(low) - 1)] <= value + 1e-9).all()
             assert (value - 1e-9 <= high[min(i, len(high) - 1)]).all()
 
@@ -113,11 +115,11 @@ def test_what_the_checker_does_not_know_is_refused_by_name(tmp_path, part, messa
 def test_a_file_of_another_model_does_not_agree(tmp_path):
     model, _ = draw(NETWORKS["mlp"], 0)
     proofs.write_network(tmp_path / "net.npz", model)
-    assert proofs.agrees(model, tmp_path / "net.npz")
+    assert agrees(model, tmp_path / "net.npz")
     draw_weights(model, np.random.default_rng(1))
-    assert not proofs.agrees(model, tmp_path / "net.npz")
+    assert not agrees(model, tmp_path / "net.npz")
     other, _ = draw(NETWORKS["convolutional"], 0)
-    assert not proofs.agrees(other, tmp_path / "net.npz")
+    assert not agrees(other, tmp_path / "net.npz")
 
 
 def small_file(path, **changes):
@@ -137,7 +139,7 @@ def small_file(path, **changes):
 
 def test_a_network_that_others_write_is_read(tmp_path):
     file = tfcert_check.read_network(small_file(tmp_path / "net.npz"))
-    assert file.values(np.array([[1.0, 2.0]]))[file.output].tolist() == [[2.0, 4.0]]
+    assert values_of(file, np.array([[1.0, 2.0]]))[file.output].tolist() == [[2.0, 4.0]]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_a_network_that_others_write_is_read(tmp_path):
         ({"calls": [["Relu", ["x"], "y", {"alpha": 1}]]}, "settings"),
         ({"calls": [["Relu", ["w"], "y", {}]]}, "constants alone"),
         ({"calls": [["Relu", ["x"], "w", {}]], "output": "w"}, "same name"),
-        ({"calls": [["Relu", ["nothing"], "y", {}]]}, "does not fit"),
+        ({"calls": [["Relu", ["nothing"], "y", {}]]}, "which nothing has computed"),
         ({"shape": [2, 2]}, "batch of one"),
         ({"output": "w"}, "does not depend on its input"),
         ({"w": np.array([[np.nan], [1.0]])}, "not numbers"),
@@ -158,7 +160,7 @@ def test_a_network_that_others_write_is_read(tmp_path):
 def test_files_that_are_no_network_are_refused(tmp_path, changes, message):
     with pytest.raises((tfcert_check.Refused, ValueError), match=message):
         network = tfcert_check.read_network(small_file(tmp_path / "net.npz", **changes))
-        network.values(np.zeros((1, 2)))
+        values_of(network, np.zeros((1, 2)))
 
 
 # Properties.

@@ -12,6 +12,7 @@ from tfcert import interchange, methods, proofs
 from tfcert.bounds.statistics import node_values
 from tfcert.network import network_of
 from tfcert.proofs.layers import layers_of
+from tfcert.proofs.values import values_of
 from tfcert.proofs.writing import proof_arrays
 from tfcert_check import __main__ as program
 from tfcert_check.bounds import Enclosure
@@ -45,7 +46,7 @@ def prepared(folder, proto, ease, width=0.5, cases=2):
     network = tfcert_check.read_network(folder / "net.onnx")
     center = np.float32(rng.uniform(-0.5, 0.5, network.steps[0].size)).astype(float)
     lower, upper = center - width, center + width
-    values = network.values(rng.uniform(lower, upper, (3000, len(center))))[network.output]
+    values = values_of(network, rng.uniform(lower, upper, (3000, len(center))))[network.output]
     outputs = values.shape[1]
     row = np.eye(outputs)[0] - np.eye(outputs)[-1]
     rows = np.stack([row, -row][:cases])
@@ -103,15 +104,15 @@ def test_units_of_the_file_are_found_by_their_values(tmp_path, proto):
     assert sorted(layer.number for layer in layers) == list(range(len(files.network.layers)))
     rng = np.random.default_rng(3)
     points = rng.normal(size=(5, files.asked.inputs)).astype("float32")
-    theirs = files.network.values(points.astype(float))
+    theirs = values_of(files.network, points.astype(float))
     for layer in layers:
-        value = values_of(model, network.nodes[layer.source], points)
+        value = values_at(model, network.nodes[layer.source], points)
         own = theirs[files.network.layers[layer.number].source][:, layer.order]
         np.testing.assert_allclose(value, own, atol=1e-4)
         assert layer.slope == files.network.layers[layer.number].slope
 
 
-def values_of(model, node, points):
+def values_at(model, node, points):
     network = network_of(model)
     shaped = ops.convert_to_tensor(points.reshape(-1, *network.input.shape))
     found = node_values(network, {network.input: shaped}, {})[node]
@@ -230,7 +231,7 @@ def test_recorded_slopes_tighten_hidden_bounds(tmp_path):
     helped = Enclosure(files.network, *boxes, hidden=hidden)
     tighter = 0
     points = np.random.default_rng(0).uniform(case.lower, case.upper, (2000, 3))
-    values = files.network.values(points)
+    values = values_of(files.network, points)
     for before, after, value in zip(plain.intervals, helped.intervals, values, strict=True):
         assert (after.lower >= before.lower - 1e-9).all()
         assert (after.lower <= value + 1e-9).all()

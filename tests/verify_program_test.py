@@ -9,6 +9,7 @@ import pytest
 from tests import branching_support
 from tfcert.cli import verify, verify_run
 from tfcert.cli.verify_config import Config, check
+from tfcert_check import __main__ as checker
 
 PROPERTY = """
 (declare-const X_0 Real) (declare-const X_1 Real)
@@ -44,6 +45,25 @@ def run(folder, bound, **more):
 def test_unsat(folder):
     outcome, text = run(folder, least() - 0.1)
     assert text == "unsat\n" and outcome.verdict == "holds"
+
+
+@pytest.mark.parametrize("float_safe", [False, True])
+def test_a_proof_of_a_keras_file(folder, tmp_path, capsys, float_safe):
+    path = str(tmp_path / "proof.npz")
+    outcome, _ = run(folder, least() - 0.1, certificate=path, float_safe=float_safe)
+    assert outcome.certificate == tmp_path / "proof.npz"
+    config = Config(
+        str(folder / "model.keras"),
+        str(folder / "property.vnnlib.gz"),
+        certificate=path,
+        float_safe=float_safe,
+    )
+    name, *arguments = verify_run.command(config).split()
+    assert name == "tfcert-check" and ("--float_safe" in arguments) == float_safe
+    assert checker.main(arguments) == 0
+    assert capsys.readouterr().out.startswith("valid")
+    # The property was a file already.
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["proof.network.npz", "proof.npz"]
 
 
 def test_sat_with_the_counterexample(folder):

@@ -8,15 +8,5 @@ from tfcert_check.proofs import Proof, check, margins, read_proof
 from tfcert_check.properties import Case, Property, read_property
 from tfcert_check.refusal import Refused
 
-__all__ = [
-    "Case",
-    "Network",
-    "Proof",
-    "Property",
-    "Refused",
-    "check",
-    "margins",
-    "read_network",
-    "read_proof",
-    "read_property",
-]
+__all__ = ["Case", "Network", "Proof", "Property", "Refused"]
+__all__ += ["check", "margins", "read_network", "read_proof", "read_property"]

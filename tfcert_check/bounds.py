@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfcert_check.networks import Network
 from tfcert_check.operators import Array
-from tfcert_check.refusal import Refused
+from tfcert_check.refusal import need
 from tfcert_check.rounding import LARGEST, down, lost
-from tfcert_check.steps import Interval, TwoPiece
+from tfcert_check.steps import Input, Interval, TwoPiece
 
 __all__ = ["ENTRIES", "Enclosure"]
 
@@ -21,6 +22,8 @@ ENTRIES = 1 << 22
 # Signs of values that two-piece functions read, by layer, ``(boxes, n)``: 1 where only values >= 0
 # are asked about, -1 where only those <= 0, else 0.
 Signs = Mapping[int, npt.NDArray[np.int8]]
+# By layer.
+Tables = Mapping[int, Array] | None
 
 
 class Enclosure:
@@ -59,6 +62,7 @@ class Enclosure:
         self._sizes = [np.zeros((1, 1))]
         self._check(0)
         for place, step in enumerate(network.steps[1:], 1):
+            assert not isinstance(step, Input)
             if isinstance(step, TwoPiece):
                 layer = network.layers.index(step)
                 if sweep:
@@ -73,11 +77,7 @@ class Enclosure:
             self._check(place)
 
     def lower_bounds(
-        self,
-        place: int,
-        rows: Array,
-        slopes: Mapping[int, Array] | None = None,
-        multipliers: Mapping[int, Array] | None = None,
+        self, place: int, rows: Array, slopes: Tables = None, multipliers: Tables = None
     ) -> Array:
         """Lower bounds of rows of a value, ``(boxes, rows)``; NaN or -inf: none.
 
@@ -105,9 +105,8 @@ class Enclosure:
                 here = here - subtracted[current][:, None]
                 total = down(total - lost(here, self.intervals[current].largest))
             step = steps[current]
-            arrived, change = step.backward(
-                here, self.intervals, self._sizes[current], given.get(id(step))
-            )
+            size, own = self._sizes[current], given.get(id(step))
+            arrived, change = step.backward(here, self.intervals, size, own)
             total = down(total + change)
             for source, more in arrived:
                 if source in waiting:
@@ -140,9 +139,7 @@ class Enclosure:
             upper[:, units] = np.minimum(upper[:, units], -found[:, 1])
         self.intervals[place] = Interval(lower, upper)
 
-    def _narrow(
-        self, place: int, known: Interval | None, signs: npt.NDArray[np.int8] | None
-    ) -> None:
+    def _narrow(self, place: int, known: Interval | None, signs: Any) -> None:
         """Intersects an interval with a known one and signs, and notes which boxes are empty."""
         lower, upper = self.intervals[place]
         if known is not None:
@@ -156,5 +153,5 @@ class Enclosure:
         self._check(place)
 
     def _check(self, place: int) -> None:
-        if not (self.intervals[place].largest <= LARGEST).all():
-            raise Refused("a value of the network may be too large, or not a number")
+        fits = (self.intervals[place].largest <= LARGEST).all()
+        need(fits, "a value of the network may be too large, or not a number")

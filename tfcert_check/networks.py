@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tfcert_check.graphs import Call, Graph, read_graph
-from tfcert_check.operators import Array, Convolution, Linear, Matrix, Pick, Scale
-from tfcert_check.refusal import Refused
+from tfcert_check.operators import Convolution, Linear, Matrix, Pick, Scale
+from tfcert_check.refusal import Refused, need
 from tfcert_check.rounding import SMALL
 from tfcert_check.steps import Affine, Input, Step, TwoPiece
 
@@ -34,13 +34,6 @@ class Network:
         self.steps, self.output, self.sha256, self.float_safe = steps, output, sha256, float_safe
         self.layers = [step for step in steps if isinstance(step, TwoPiece)]
 
-    def values(self, points: Array) -> list[Array]:
-        """All values at some inputs, ``(points, inputs)``, in plain float64."""
-        found: list[Array] = []
-        for step in self.steps:
-            found.append(step.value(found, points))
-        return found
-
 
 class _Value:
     """A value while the file is read: its place and its shape, the batch axis of 1 included."""
@@ -60,16 +53,15 @@ def read_network(path: str | os.PathLike[str], float_safe: bool = False) -> Netw
     reader = _Reader(graph, float_safe)
     for call in graph.calls:
         reader.visit(call)
-    output = reader.known.get(graph.output)
-    if not isinstance(output, _Value):
-        raise Refused("the network's output does not depend on its input")
+    output: Any = reader.known.get(graph.output)
+    need(isinstance(output, _Value), "the network's output does not depend on its input")
     return Network(reader.steps, output.place, graph.sha256, float_safe)
 
 
 class _Reader:
     def __init__(self, graph: Graph, float_safe: bool):
-        if not graph.shape or graph.shape[0] != 1 or min(graph.shape) < 1:
-            raise Refused(f"the network's input must be a batch of one, not {graph.shape}")
+        one = graph.shape[:1] == (1,) and min(graph.shape) >= 1
+        need(one, f"the network's input must be a batch of one, not {graph.shape}")
         self.float_safe = float_safe
         self.steps: list[Step] = [Input(math.prod(graph.shape))]
         # A _Value, or an array where it is constant.
@@ -78,8 +70,9 @@ class _Reader:
 
     def visit(self, call: Call) -> None:
         title, settings = f"{call.operator} {call.result!r}", dict(call.settings)
-        if call.operator not in _OPERATORS:
-            raise Refused(f"the operator {call.operator} is not supported")
+        need(call.operator in _OPERATORS, f"the operator {call.operator} is not supported")
+        unknown = [name for name in call.arguments if name and name not in self.known]
+        need(not unknown, f"{title} reads {unknown}, which nothing has computed")
         try:
             arguments = [self.known[name] if name else None for name in call.arguments]
             if call.operator not in _OF_CONSTANTS:
@@ -88,12 +81,9 @@ class _Reader:
                 _need(values[0] or call.operator in ("Add", "Mul", "Sub"), "a constant there")
             _need(call.result not in self.known, "the same name for two values")
             self.known[call.result] = _OPERATORS[call.operator](self, settings, *arguments)
-        except Refused as error:
+        except Exception as error:  # NumPy says in its own ways what does not fit.
             raise Refused(f"{title}: {error}") from error
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise Refused(f"{title} does not fit: {type(error).__name__} {error}") from error
-        if settings:
-            raise Refused(f"{title}: the settings {sorted(settings)} are not supported")
+        need(not settings, f"{title}: the settings {sorted(settings)} are not supported")
 
     # What operators are made of.
 
@@ -126,16 +116,13 @@ def _numbers(array: Any) -> Any:
     """Weights as float64, which represents them exactly; integers stay."""
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8:
         array = array.astype(np.float64)
-        if not np.isfinite(array).all():
-            raise Refused("the network has weights that are not numbers")
-    elif array.dtype != np.int64:
-        raise Refused(f"weights of type {array.dtype} are not supported")
+        need(np.isfinite(array).all(), "the network has weights that are not numbers")
+    need(array.dtype in (np.float64, np.int64), f"weights of type {array.dtype} are not supported")
     return array
 
 
-def _need(condition: bool, what: str) -> None:
-    if not condition:
-        raise Refused(f"{what} is not supported")
+def _need(condition: object, what: str) -> None:
+    need(condition, f"{what} is not supported")
 
 
 def _add(reader: _Reader, settings: Any, x: Any, y: Any, sign: float = 1.0) -> _Value:
@@ -174,12 +161,10 @@ def _convolve(reader: _Reader, settings: Any, x: Any, kernel: Any, bias: Any = N
     _need(len(x.shape) == 4 == kernel.ndim, "a convolution that is not two-dimensional")
     settings.pop("kernel_shape", None)
     bias = None if bias is None else bias.reshape(1, -1, 1, 1)
-    return _sliding(reader, settings, x, kernel, settings.pop("group", 1), bias)
+    return _slide(reader, settings, x, kernel, settings.pop("group", 1), bias)
 
 
-def _sliding(
-    reader: _Reader, settings: Any, x: _Value, kernel: Array, groups: int, bias: Any = None
-) -> _Value:
+def _slide(reader: _Reader, settings: Any, x: Any, kernel: Any, groups: int, bias: Any) -> _Value:
     _need(settings.pop("auto_pad", "NOTSET") in ("NOTSET", "VALID"), "auto_pad")
     strides, dilations = settings.pop("strides", [1, 1]), settings.pop("dilations", [1, 1])
     pads = settings.pop("pads", [0, 0, 0, 0])
@@ -192,7 +177,7 @@ def _average(reader: _Reader, settings: Any, x: Any) -> _Value:
     inside = settings.pop("count_include_pad", 0) or not any(settings.get("pads", [0]))
     _need(len(x.shape) == 4 and len(shape) == 2, "an average that is not two-dimensional")
     _need(bool(inside) and not settings.pop("ceil_mode", 0), "an average over parts of windows")
-    sums = _sliding(reader, settings, x, np.ones((x.shape[1], 1, *shape)), x.shape[1])
+    sums = _slide(reader, settings, x, np.ones((x.shape[1], 1, *shape)), x.shape[1], None)
     return reader.scaled(sums, 1.0 / math.prod(shape), roundings=1)
 
 
@@ -205,30 +190,11 @@ def _maximum(reader: _Reader, settings: Any, first: Any, *others: Any) -> _Value
     return first
 
 
-def _largest(reader: _Reader, settings: Any, x: Any) -> _Value:
-    high, wide = settings.pop("kernel_shape")
-    strides = settings.pop("strides", [1, 1])
-    _need(settings.pop("auto_pad", "NOTSET") in ("NOTSET", "VALID"), "auto_pad")
-    plain = not any(settings.pop(name, 0) for name in ("ceil_mode", "storage_order"))
-    _need(plain and not any(settings.pop("pads", [0])), "a maximum over parts of windows")
-    _need(set(settings.pop("dilations", [1])) == {1} and len(x.shape) == 4, "that maximum")
-    places = np.arange(x.size).reshape(x.shape)
-    rows, columns = x.shape[2] - high + 1, x.shape[3] - wide + 1
-    windows = [
-        places[:, :, i : i + rows : strides[0], j : j + columns : strides[1]]
-        for i in range(high)
-        for j in range(wide)
-    ]
-    return _maximum(reader, settings, *[reader.picked(x, window) for window in windows])
-
-
-def _normalize(
-    reader: _Reader, settings: Any, x: Any, gamma: Any, beta: Any, mean: Any, variance: Any
-) -> _Value:
+def _normalize(reader: _Reader, settings: Any, x: Any, *statistics: Any) -> _Value:
     _need(not settings.pop("training_mode", 0), "training")
     settings.pop("momentum", None)
     column = (1, -1, *[1] * (len(x.shape) - 2))
-    gamma, beta, mean, variance = (t.reshape(column) for t in (gamma, beta, mean, variance))
+    gamma, beta, mean, variance = (numbers.reshape(column) for numbers in statistics)
     variance = variance + settings.pop("epsilon", float(np.float32(1e-5)))
     _need(bool((variance >= SMALL).all()), "a variance near 0")
     centered = reader.scaled(x, 1.0, bias=-mean)
@@ -287,7 +253,6 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     ),
     "MatMul": _matmul,
     "Max": _maximum,
-    "MaxPool": _largest,
     "Mul": _multiply,
     "Neg": lambda reader, settings, x: reader.scaled(x, -1.0),
     "Pick": lambda reader, settings, x, places: reader.picked(x, places),

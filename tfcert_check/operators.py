@@ -1,7 +1,10 @@
 """Linear maps with their exact transpose, for many flat vectors at once.
 
-``apply`` and ``transpose`` compute in float64. Each entry of a result is a sum of products; how
-many there are at most decides how far rounding may have moved it (see ``rounding``).
+``apply`` gives ``L x`` for each row of x, ``(n, size) -> (n, outputs)``, ``transpose`` gives
+``transpose(L) a``, ``(n, outputs) -> (n, size)``, and ``absolute`` the map with the absolute values
+of all factors. They compute in float64. Each entry of a result is a sum of products, which decides
+how far rounding may have moved it (see ``rounding``): ``terms`` says how many products, and
+roundings of their factors, there are at most in ``L x``, and ``back`` in ``transpose(L) a``.
 """
 
 from __future__ import annotations
@@ -12,38 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfcert_check.refusal import need
+
 __all__ = ["Array", "Convolution", "Linear", "Matrix", "Pick", "Scale"]
 
 Array = npt.NDArray[np.float64]
 
 
-class Linear:
-    """``y = L x`` for x of ``size`` entries.
-
-    Attributes:
-        size: Entries of x.
-        terms: The most products that an entry of ``L x`` sums, and roundings in their factors.
-        back: The same for ``transpose(L) a``.
-    """
-
-    size: int
-    terms: int
-    back: int
-
-    def apply(self, x: Array) -> Array:
-        """``L x`` for each row of x, ``(n, size) -> (n, outputs)``."""
-        raise NotImplementedError
-
-    def absolute(self) -> Linear:
-        """The map with the absolute values of all factors."""
-        raise NotImplementedError
-
-    def transpose(self, a: Array) -> Array:
-        """``transpose(L) a`` for each row of a, ``(n, outputs) -> (n, size)``."""
-        raise NotImplementedError
-
-
-class Matrix(Linear):
+class Matrix:
     """A dense matrix, ``(outputs, inputs)``."""
 
     def __init__(self, weights: Array):
@@ -54,14 +33,14 @@ class Matrix(Linear):
     def apply(self, x: Array) -> Array:
         return x @ self.weights.T
 
-    def absolute(self) -> Linear:
+    def absolute(self) -> Matrix:
         return Matrix(np.abs(self.weights))
 
     def transpose(self, a: Array) -> Array:
         return a @ self.weights
 
 
-class Scale(Linear):
+class Scale:
     """Each entry times a factor of its own, which ``roundings`` roundings have led to."""
 
     def __init__(self, factors: Array, roundings: int = 0):
@@ -71,22 +50,21 @@ class Scale(Linear):
     def apply(self, x: Array) -> Array:
         return x * self.factors
 
-    def absolute(self) -> Linear:
+    def absolute(self) -> Scale:
         return Scale(np.abs(self.factors), self.terms - 1)
 
     def transpose(self, a: Array) -> Array:
         return a * self.factors
 
 
-class Pick(Linear):
+class Pick:
     """Entries in another order: y_i is x at ``places[i]``, no entry twice; 0 where that is -1."""
 
     def __init__(self, places: npt.NDArray[np.int64], size: int):
         self.size, self.outputs = size, len(places)
         self._to = np.flatnonzero(places >= 0)
         self._from = places[self._to]
-        if len(np.unique(self._from)) < len(self._from):
-            raise ValueError("An entry is picked twice.")
+        need(len(np.unique(self._from)) == len(self._from), "an entry is picked twice")
         self.terms = self.back = 1
 
     def apply(self, x: Array) -> Array:
@@ -94,7 +72,7 @@ class Pick(Linear):
         y[:, self._to] = x[:, self._from]
         return y
 
-    def absolute(self) -> Linear:
+    def absolute(self) -> Pick:
         return self
 
     def transpose(self, a: Array) -> Array:
@@ -103,7 +81,7 @@ class Pick(Linear):
         return x
 
 
-class Convolution(Linear):
+class Convolution:
     """A two-dimensional convolution of ``(channels, height, width)``, as ONNX defines it.
 
     Args:
@@ -124,12 +102,9 @@ class Convolution(Linear):
         high, wide = kernel.shape[2:]
         rows = shape[1] + pads[0] + pads[2] - dilations[0] * (high - 1) - 1
         columns = shape[2] + pads[1] + pads[3] - dilations[1] * (wide - 1) - 1
-        if (
-            kernel.shape[0] % groups
-            or kernel.shape[1] * groups != shape[0]
-            or min(rows, columns) < 0
-        ):
-            raise ValueError(f"A kernel of {kernel.shape} does not fit an input of {shape}.")
+        fits = kernel.shape[0] % groups == 0 and kernel.shape[1] * groups == shape[0]
+        fits = fits and min(rows, columns, *pads) >= 0 and min(*strides, *dilations) > 0
+        need(fits, f"a kernel of {kernel.shape} for an input of {shape} is not supported")
         self.out = (kernel.shape[0], rows // strides[0] + 1, columns // strides[1] + 1)
         self.size = math.prod(shape)
         self.terms = math.prod(kernel.shape[1:])
@@ -163,7 +138,7 @@ class Convolution(Linear):
             y += self._kernel(i, j) @ part
         return y.reshape(len(x), -1)
 
-    def absolute(self) -> Linear:
+    def absolute(self) -> Convolution:
         return Convolution(np.abs(self.kernel), *self._arguments)
 
     def transpose(self, a: Array) -> Array:
@@ -173,3 +148,6 @@ class Convolution(Linear):
             part = self._kernel(i, j).transpose(0, 2, 1) @ shaped
             padded[:, :, rows, columns] += part.reshape(len(a), self.shape[0], *self.out[1:])
         return inner.reshape(len(a), -1)
+
+
+Linear = Matrix | Scale | Pick | Convolution

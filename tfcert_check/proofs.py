@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -15,34 +14,17 @@ from tfcert_check.bounds import ENTRIES, Enclosure
 from tfcert_check.networks import Network
 from tfcert_check.operators import Array
 from tfcert_check.properties import Case, Property
-from tfcert_check.refusal import Refused
+from tfcert_check.refusal import need
 from tfcert_check.rounding import down, outward
 
-__all__ = [
-    "FORMAT",
-    "INPUT",
-    "LEAF",
-    "NODES",
-    "UNIT",
-    "Margin",
-    "Proof",
-    "check",
-    "margins",
-    "read_proof",
-]
+__all__ = ["FORMAT", "INPUT", "LEAF", "NODES", "UNIT", "Margin", "Proof"]
+__all__ += ["check", "margins", "read_proof"]
 
 FORMAT = "tfcert proof 1"
 LEAF, INPUT, UNIT = 0, 1, 2
 # The arrays of nodes and their types.
-NODES = {
-    "kind": "i",
-    "child": "i",
-    "layer": "i",
-    "index": "i",
-    "point": "f",
-    "slopes": "i",
-    "sweep": "b",
-}
+NODES = {"kind": "i", "child": "i", "layer": "i", "index": "i", "point": "f", "slopes": "i"}
+NODES["sweep"] = "b"
 
 
 class Proof(NamedTuple):
@@ -87,42 +69,32 @@ class _Leaf(NamedTuple):
 
 def read_proof(path: str | os.PathLike[str] | IO[bytes]) -> Proof:
     """Reads a file and checks that its arrays fit together."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise Refused(f"the proof is not a readable npz file: {error}") from error
-    if str(arrays.get("format")) != FORMAT:
-        raise Refused(f"the proof's format is {str(arrays.get('format'))!r:.60}, not {FORMAT!r}")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    need(str(arrays.get("format")) == FORMAT, f"the proof's format is not {FORMAT!r}")
     for name, kind in {"roots": "i", "starts": "i", "multipliers": "f", **NODES}.items():
-        if name not in arrays or arrays[name].dtype.kind != kind or arrays[name].ndim != 1:
-            raise Refused(f"the proof has no array {name!r} of the right type")
-    count, starts = len(arrays["kind"]), arrays["starts"]
-    multipliers = arrays["multipliers"].astype(np.float64)
-    if any(len(arrays[name]) != count for name in NODES) or len(starts) != count + 1:
-        raise Refused("the proof's arrays have different lengths")
-    if starts[0] != 0 or starts[-1] != len(multipliers) or (np.diff(starts) < 0).any():
-        raise Refused("the proof's multipliers do not fit the nodes")
-    if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
-        raise Refused("the proof has a multiplier that is negative or not a number")
-    return Proof(
-        str(arrays.get("network")),
-        str(arrays.get("property")),
-        arrays["roots"],
-        {name: arrays[name] for name in NODES},
-        starts,
-        multipliers,
-        {layer: table for (layer,), table in _tables(arrays, "slopes", 1)},
-        {(layer, before): table for (layer, before), table in _tables(arrays, "hidden", 2)},
-    )
+        right = name in arrays and (arrays[name].dtype.kind, arrays[name].ndim) == (kind, 1)
+        need(right, f"the proof has no array {name!r} of the right type")
+    starts, multipliers = arrays["starts"], arrays["multipliers"].astype(np.float64)
+    lengths = {len(arrays[name]) for name in NODES} | {len(starts) - 1}
+    need(len(lengths) == 1, "the proof's arrays have different lengths")
+    fit = starts[0] == 0 and starts[-1] == len(multipliers) and (np.diff(starts) >= 0).all()
+    need(fit, "the proof's multipliers do not fit the nodes")
+    fit = (np.isfinite(multipliers) & (multipliers >= 0)).all()
+    need(fit, "the proof has a multiplier that is negative or not a number")
+    files = str(arrays.get("network")), str(arrays.get("property"))
+    nodes = {name: arrays[name] for name in NODES}
+    slopes = {layer: table for (layer,), table in _tables(arrays, "slopes", 1)}
+    hidden = dict(_tables(arrays, "hidden", 2))
+    return Proof(*files, arrays["roots"], nodes, starts, multipliers, slopes, hidden)
 
 
 def _tables(arrays: dict[str, Any], kind: str, numbers: int) -> Iterator[tuple[Any, Array]]:
     """The tables of slopes, by the layers in their names; -1, for slopes by rule, becomes NaN."""
     for name, table in arrays.items():
         if (match := re.fullmatch(kind + r"_(\d+)" * numbers, name)) is not None:
-            if table.dtype.kind != "f" or np.isnan(table).any():
-                raise Refused(f"the proof's slopes {name!r} are no numbers")
+            numbers_only = table.dtype.kind == "f" and not np.isnan(table).any()
+            need(numbers_only, f"the proof's slopes {name!r} are no numbers")
             yield tuple(map(int, match.groups())), np.where(table == -1, np.nan, table)
 
 
@@ -132,22 +104,22 @@ def check(network: Network, asked: Property, proof: Proof) -> int:
     Returns:
         How many leaves the proof has.
     """
-    if proof.network != network.sha256:
-        raise Refused("the proof is about another network: its SHA-256 is not that of this file")
-    if proof.property != asked.sha256:
-        raise Refused("the proof is about another property: its SHA-256 is not that of this file")
-    count = 0
-    for case, node, bound in margins(network, asked, proof):
-        if not bound > 0:
-            raise Refused(f"leaf {node} of case {case} is not proved: its bound is {bound:.6g}")
-        count += 1
-    return count
+    for what, file in (("network", network), ("property", asked)):
+        same = getattr(proof, what) == file.sha256
+        need(same, f"the proof is about another {what}: its SHA-256 is not that of this file")
+    leaves = list(margins(network, asked, proof))
+    for case, node, bound in leaves:
+        need(bound > 0, f"leaf {node} of case {case} is not proved: its bound is {bound:.6g}")
+    return len(leaves)
 
 
-def margins(network: Network, asked: Property, proof: Proof) -> Iterator[Margin]:
+def margins(
+    network: Network, asked: Property, proof: Proof, known: Container[int] = ()
+) -> Iterator[Margin]:
     """Returns the bound of each leaf of a proof; inf if the leaf contains no input.
 
-    All cases are covered where the iterator comes to its end. Nothing is said of the SHA-256.
+    All cases are covered where the iterator comes to its end. Nothing is said of the SHA-256, and
+    of leaves that are known, which those who write proofs need not bound twice.
     """
     _check_sizes(network, asked, proof)
     seen = np.zeros(len(proof.nodes["kind"]), bool)
@@ -155,7 +127,8 @@ def margins(network: Network, asked: Property, proof: Proof) -> Iterator[Margin]
     for number, (case, root) in enumerate(zip(asked.cases, proof.roots, strict=True)):
         if network.float_safe:  # An execution rounds its inputs.
             case = Case(*outward(case.lower, case.upper), case.rows)
-        leaves = list(_leaves(network, case, proof, int(root), seen))
+        found = _leaves(network, case, proof, int(root), seen)
+        leaves = [leaf for leaf in found if leaf.node not in known]
         for sweeps in (False, True):
             own = [leaf for leaf in leaves if proof.nodes["sweep"][leaf.node] == sweeps]
             box = case.lower.tobytes() + case.upper.tobytes()
@@ -172,28 +145,24 @@ def margins(network: Network, asked: Property, proof: Proof) -> Iterator[Margin]
 
 def _check_sizes(network: Network, asked: Property, proof: Proof) -> None:
     steps, layers = network.steps, network.layers
-    if (steps[0].size, steps[network.output].size) != (asked.inputs, asked.outputs):
-        raise Refused("the network and the property have different numbers of inputs or outputs")
-    if len(proof.roots) != len(asked.cases):
-        raise Refused(f"the proof has {len(proof.roots)} roots for {len(asked.cases)} cases")
-    if len({len(table) for table in proof.slopes.values()}) > 1:
-        raise Refused("the proof's slopes have different numbers of sets")
+    sizes = steps[0].size, steps[network.output].size
+    need(sizes == (asked.inputs, asked.outputs), "the property has other inputs or outputs")
+    need(len(proof.roots) == len(asked.cases), "the proof has more or fewer roots than cases")
+    sets = {len(table) for table in proof.slopes.values()}
+    need(len(sets) < 2, "the proof's slopes have different numbers of sets")
     for layer, table in proof.slopes.items():
         _check_slopes(network, layer, table, table.shape[:1])
     for (layer, before), table in proof.hidden.items():
-        if not before < layer < len(layers):
-            raise Refused(f"the proof has slopes of layer {before} for layer {layer}")
+        need(before < layer < len(layers), f"no slopes of layer {before} help layer {layer}")
         _check_slopes(network, before, table, (2, layers[layer].size))
 
 
 def _check_slopes(network: Network, layer: int, table: Array, rows: tuple[int, ...]) -> None:
-    if layer >= len(network.layers):
-        raise Refused(f"the proof has slopes for layer {layer}, which does not exist")
+    need(layer < len(network.layers), f"the proof has slopes of layer {layer}, which is none")
     step = network.layers[layer]
-    if table.shape != (*rows, step.size):
-        raise Refused(f"the proof's slopes of layer {layer} do not fit the network")
-    if not (((table >= step.slope) & (table <= 1)) | np.isnan(table)).all():
-        raise Refused(f"the proof has a slope of layer {layer} that is not between its pieces")
+    need(table.shape == (*rows, step.size), f"the proof's slopes of layer {layer} do not fit")
+    fit = (((table >= step.slope) & (table <= 1)) | np.isnan(table)).all()
+    need(fit, f"the proof has a slope of layer {layer} that is not between its pieces")
 
 
 def _batch(network: Network, sweeps: bool) -> int:
@@ -212,31 +181,29 @@ def _leaves(
     while stack:
         leaf = stack.pop()
         node, lower, upper, splits = leaf
-        if not 0 <= node < count or seen[node]:
-            raise Refused(f"node {node} is missing, or in two places of the tree")
+        new = 0 <= node < count and not seen[node]
+        need(new, f"node {node} is missing, or in two places of the tree")
         seen[node] = True
         kind, child, index = (int(nodes[name][node]) for name in ("kind", "child", "index"))
         if kind == LEAF:
-            if not 0 <= index < len(case.rows):
-                raise Refused(f"leaf {node} is about row {index}, which its case does not have")
+            row = 0 <= index < len(case.rows)
+            need(row, f"leaf {node} is about row {index}, which its case does not have")
             yield leaf
         elif kind == INPUT:
             point = float(nodes["point"][node])
-            if not 0 <= index < len(lower) or not lower[index] <= point <= upper[index]:
-                raise Refused(f"node {node} splits an input outside its box")
+            inside = 0 <= index < len(lower) and lower[index] <= point <= upper[index]
+            need(inside, f"node {node} splits an input outside its box")
             below, above = upper.copy(), lower.copy()
             below[index] = above[index] = point
             stack.append(_Leaf(child + 1, above, upper, splits))
             stack.append(_Leaf(child, lower, below, splits))
-        elif kind == UNIT:
-            layer = int(nodes["layer"][node])
-            layers = network.layers
-            if not 0 <= layer < len(layers) or not 0 <= index < layers[layer].size:
-                raise Refused(f"node {node} splits a unit that the network does not have")
+        else:
+            need(kind == UNIT, f"node {node} is of the unknown kind {kind}")
+            layer, layers = int(nodes["layer"][node]), network.layers
+            unit = 0 <= layer < len(layers) and 0 <= index < layers[layer].size
+            need(unit, f"node {node} splits a unit that the network does not have")
             stack.append(_Leaf(child + 1, lower, upper, (*splits, (layer, index, -1))))
             stack.append(_Leaf(child, lower, upper, (*splits, (layer, index, 1))))
-        else:
-            raise Refused(f"node {node} is of the unknown kind {kind}")
 
 
 def _bounds(
@@ -254,19 +221,16 @@ def _bounds(
     return np.where(enclosure.empty, np.inf, np.where(np.isfinite(bounds), bounds, -np.inf))
 
 
-def _split_units(
-    network: Network, proof: Proof, batch: list[_Leaf]
-) -> tuple[dict[int, npt.NDArray[np.int8]], dict[int, Array]]:
+def _split_units(network: Network, proof: Proof, batch: list[_Leaf]) -> tuple[Any, Any]:
     """The signs of split units and their multipliers times the signs, by layer."""
-    signs: dict[int, npt.NDArray[np.int8]] = {}
-    multipliers: dict[int, Array] = {}
+    signs, multipliers = {}, {}
     for layer in {layer for leaf in batch for layer, _, _ in leaf.splits}:
         shape = (len(batch), network.layers[layer].size)
         signs[layer], multipliers[layer] = np.zeros(shape, np.int8), np.zeros(shape)
     for i, leaf in enumerate(batch):
         given = proof.multipliers[proof.starts[leaf.node] : proof.starts[leaf.node + 1]]
-        if len(given) not in (0, len(leaf.splits)):
-            raise Refused(f"leaf {leaf.node} has {len(given)} multipliers for its splits of units")
+        fit = len(given) in (0, len(leaf.splits))
+        need(fit, f"leaf {leaf.node} has {len(given)} multipliers for its splits of units")
         betas = given if len(given) else np.zeros(len(leaf.splits))
         for (layer, unit, sign), beta in zip(leaf.splits, betas, strict=True):
             signs[layer][i, unit] = sign
@@ -278,8 +242,8 @@ def _slopes(proof: Proof, ids: npt.NDArray[np.int64]) -> dict[int, Array]:
     """The slopes of leaves by layer; those of leaves without any are by rule, as NaN."""
     entries = proof.nodes["slopes"][ids]
     sets = max((len(table) for table in proof.slopes.values()), default=0)
-    if ((entries < -1) | (entries >= sets)).any():
-        raise Refused(f"a leaf has slopes that the proof does not contain: {entries.max()}")
+    there = ((entries >= -1) & (entries < sets)).all()
+    need(there, f"a leaf has slopes that the proof does not contain: {entries.max()}")
     if (entries < 0).all():
         return {}
     return {

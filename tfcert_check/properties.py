@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfcert_check.operators import Array
-from tfcert_check.refusal import Refused, content_of
+from tfcert_check.refusal import Refused, content_of, need
 
 __all__ = ["Case", "Property", "read_property"]
 
@@ -66,52 +66,39 @@ def read_property(path: str | os.PathLike[str]) -> Property:
             case [str(word), *_] if word in _IGNORED:
                 continue
             case _:
-                raise Refused(
-                    f"the property has a command that the checker does not know: {command!r:.80}"
-                )
+                raise Refused(f"the checker does not know the command {command!r:.80}")
     inputs, outputs = (sum(name.startswith(kind) for name in declared) for kind in "XY")
     expected = [f"X_{i}" for i in range(inputs)] + [f"Y_{i}" for i in range(outputs)]
-    if sorted(declared) != sorted(expected):
-        raise Refused("the property must declare X_0, X_1, ... and Y_0, Y_1, ... without gaps")
+    need(sorted(declared) == sorted(expected), "the property must declare X_i and Y_i without gaps")
     alternatives = [_alternatives(formula, set(declared)) for formula in formulas]
-    if math.prod(map(len, alternatives)) > _MOST_CASES:
-        raise Refused("the property has too many cases")
-    chosen = itertools.product(*alternatives)
-    cases = [_case(list(itertools.chain(*parts)), inputs, outputs) for parts in chosen]
+    cases = [_case(parts, inputs, outputs) for parts in _combined(alternatives)]
     return Property(inputs, outputs, [case for case in cases if case is not None], sha256)
 
 
 def _case(conditions: list[_Terms], inputs: int, outputs: int) -> Case | None:
-    lower: dict[int, Fraction] = {}
-    upper: dict[int, Fraction] = {}
+    ends: tuple[dict[int, Fraction], dict[int, Fraction]] = ({}, {})  # Lower and upper limits.
     rows = []
     for terms in conditions:
         constant = terms.get(None, Fraction(0))
         factors = {name: factor for name, factor in terms.items() if name and factor}
         if any(name[0] == "X" for name in factors):
-            if len(factors) > 1:
-                raise Refused("the property has a condition on more than one input")
+            need(len(factors) == 1, "the property has a condition on more than one input")
             ((name, factor),) = factors.items()
-            place, limit = int(name[2:]), -constant / factor
-            if factor > 0:
-                lower[place] = max(limit, lower.get(place, limit))
-            else:
-                upper[place] = min(limit, upper.get(place, limit))
+            side, place, limit = int(factor < 0), int(name[2:]), -constant / factor
+            ends[side][place] = (max, min)[side](limit, ends[side].get(place, limit))
             continue
-        row = np.zeros(outputs + 1)
+        rows.append(np.zeros(outputs + 1))
         for name, factor in factors.items():
-            row[int(name[2:])] = float(factor)
-            if Fraction(float(factor)) != factor:
-                raise Refused(f"the property has a factor that is no float64 number: {factor}")
-        row[-1] = _rounded(constant, math.inf)
-        rows.append(row)
-    if set(lower) != set(range(inputs)) or set(upper) != set(range(inputs)):
-        raise Refused("the property has an input without limits")
-    if any(lower[i] > upper[i] for i in range(inputs)):
+            rows[-1][int(name[2:])] = float(factor)
+            exact = Fraction(float(factor)) == factor
+            need(exact, f"the property has a factor that is no float64 number: {factor}")
+        rows[-1][-1] = _rounded(constant, math.inf)
+    need(all(len(end) == inputs for end in ends), "the property has an input without limits")
+    if any(ends[0][i] > ends[1][i] for i in range(inputs)):
         return None
-    box = [[_rounded(ends[i], far) for i in range(inputs)]
-           for ends, far in ((lower, -math.inf), (upper, math.inf))]  # fmt: skip
-    return Case(np.array(box[0]), np.array(box[1]), np.reshape(rows, (-1, outputs + 1)))
+    lower = np.array([_rounded(ends[0][i], -math.inf) for i in range(inputs)])
+    upper = np.array([_rounded(ends[1][i], math.inf) for i in range(inputs)])
+    return Case(lower, upper, np.reshape(rows, (-1, outputs + 1)))
 
 
 def _rounded(number: Fraction, toward: float) -> float:
@@ -127,15 +114,16 @@ def _alternatives(formula: Any, declared: set[str]) -> list[list[_Terms]]:
         case ["or", _, *_]:
             return [found for part in formula[1:] for found in _alternatives(part, declared)]
         case ["and", _, *_]:
-            parts = [_alternatives(part, declared) for part in formula[1:]]
-            if math.prod(map(len, parts)) > _MOST_CASES:
-                raise Refused("the property has too many cases")
-            return [list(itertools.chain(*chosen)) for chosen in itertools.product(*parts)]
-        case ["<=", left, right]:
-            return [[_sum((1, _linear(right, declared)), (-1, _linear(left, declared)))]]
-        case [">=", left, right]:
-            return [[_sum((1, _linear(left, declared)), (-1, _linear(right, declared)))]]
+            return _combined([_alternatives(part, declared) for part in formula[1:]])
+        case ["<=", low, high] | [">=", high, low]:
+            return [[_sum((1, _linear(high, declared)), (-1, _linear(low, declared)))]]
     raise Refused(f"the property has a condition that the checker does not know: {formula!r:.80}")
+
+
+def _combined(parts: list[list[list[_Terms]]]) -> list[list[_Terms]]:
+    """The alternatives of parts that hold together; those of the last part change first."""
+    need(math.prod(map(len, parts)) <= _MOST_CASES, "the property has too many cases")
+    return [list(itertools.chain(*chosen)) for chosen in itertools.product(*parts)]
 
 
 def _linear(expression: Any, declared: set[str]) -> _Terms:
@@ -144,13 +132,11 @@ def _linear(expression: Any, declared: set[str]) -> _Terms:
             return {expression: Fraction(1)}
         case str() if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", expression):
             return {None: Fraction(expression)}
-        case ["+", _, *_]:
-            return _sum(*((1, _linear(part, declared)) for part in expression[1:]))
-        case ["-", only]:
-            return _sum((-1, _linear(only, declared)))
-        case ["-", first, *others]:
-            rest = ((-1, _linear(part, declared)) for part in others)
-            return _sum((1, _linear(first, declared)), *rest)
+        case ["+" | "-" as sign, _, *others]:
+            rest = 1 if sign == "+" else -1
+            signs = [1 if others else rest, *[rest] * len(others)]
+            parts = [_linear(part, declared) for part in expression[1:]]
+            return _sum(*zip(signs, parts, strict=True))
         case ["*", first, second]:
             a, b = _linear(first, declared), _linear(second, declared)
             for factor, terms in ((a, b), (b, a)):
@@ -174,12 +160,9 @@ def _expressions(text: str) -> list[Any]:
         if token == "(":
             stack.append([])
         elif token == ")":
-            if len(stack) < 2:
-                raise Refused("the property has a bracket too many")
-            done = stack.pop()
-            stack[-1].append(done)
+            need(len(stack) > 1, "the property has a bracket too many")
+            stack[-2].append(stack.pop())
         else:
             stack[-1].append(token)
-    if len(stack) > 1:
-        raise Refused("the property ends inside a bracket")
+    need(len(stack) == 1, "the property ends inside a bracket")
     return stack[0]

@@ -5,11 +5,17 @@ import hashlib
 import os
 import pathlib
 
-__all__ = ["Refused", "content_of"]
+__all__ = ["Refused", "content_of", "need"]
 
 
 class Refused(Exception):
     """The proof, or what it is about, is not accepted; the message is one line."""
+
+
+def need(condition: object, otherwise: str) -> None:
+    """Raises Refused with a message unless a condition holds."""
+    if not condition:
+        raise Refused(otherwise)
 
 
 def content_of(path: str | os.PathLike[str]) -> tuple[bytes, str]:

@@ -20,12 +20,10 @@ from __future__ import annotations
 import numpy as np
 
 from tfcert_check.operators import Array
-from tfcert_check.refusal import Refused
+from tfcert_check.refusal import need
 
-__all__ = [
-    *("FLUSHED", "LARGEST", "SMALL", "TINY", "dot", "down", "executed", "lost", "outward"),
-    *("share", "up"),
-]
+__all__ = ["FLUSHED", "LARGEST", "SMALL", "TINY"]
+__all__ += ["dot", "down", "executed", "lost", "outward", "share", "up"]
 
 TINY = 2.0**-900
 LARGEST = 2.0**60
@@ -43,18 +41,16 @@ def share(terms: int) -> float:
 
 def executed(terms: int) -> float:
     """The same in float32, with 16 more roundings than products."""
-    if terms > 2**20:
-        raise Refused(f"sums of {terms} terms are too long for a bound of their rounding")
+    need(terms <= 2**20, f"sums of {terms} terms are too long for a bound of their rounding")
     errors = (terms + 16) * 2.0**-24
     return errors / (1.0 - errors)
 
 
 def outward(lower: Array, upper: Array) -> tuple[Array, Array]:
-    """The smallest box of float32 numbers around a box."""
-    low, high = lower.astype(np.float32), upper.astype(np.float32)
-    low = np.where(low > lower, np.nextafter(low, np.float32(-np.inf)), low)
-    high = np.where(high < upper, np.nextafter(high, np.float32(np.inf)), high)
-    return low.astype(np.float64), high.astype(np.float64)
+    """A box of float32 numbers around a box, and around its limits rounded to float32."""
+    ends = (lower.astype(np.float32), -np.inf), (upper.astype(np.float32), np.inf)
+    low, high = (np.nextafter(end, np.float32(far)).astype(np.float64) for end, far in ends)
+    return low, high
 
 
 def down(x: Array) -> Array:

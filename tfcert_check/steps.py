@@ -1,7 +1,13 @@
 """The steps of a network: values, intervals and linear bounds.
 
 Intervals and rows hold for the exact numbers, or for those of an execution in float32 where a step
-is ``float_safe``: ``rounding`` says how.
+is ``float_safe``: ``rounding`` says how. A step computes one value from earlier ones. Besides the
+input, it can ``enclose`` its value, which gives the interval and a size that ``backward`` asks for.
+
+``backward`` replaces rows of the value, ``(boxes, rows, size)``, which are taken as exact numbers,
+by rows of the values before, and by a number. These rows times their values, and the number, are
+together a lower bound of the given rows times the value. Slopes are those of lower lines,
+``(boxes or 1, rows or 1, size)``; NaN or None: by rule.
 """
 
 from __future__ import annotations
@@ -33,6 +39,14 @@ class Interval(NamedTuple):
         return down(least - lost(rows, self.largest))
 
 
+# Maps, and the places of the values that they read.
+Parts = list[tuple[Linear, int]]
+# Of all values before, by their places; of lower lines; what arrives at which places, and a number.
+Intervals = list[Interval]
+Slopes = Array | None
+Arrived = tuple[list[tuple[int, Array]], Array]
+
+
 class Lines(NamedTuple):
     """``lower z <= f(z) <= upper z + offset`` on an interval of z.
 
@@ -47,62 +61,20 @@ class Lines(NamedTuple):
     offset: Array
 
 
-class Step:
-    """The computation of one value from earlier values.
-
-    Attributes:
-        size: How many entries the value has.
-    """
-
-    size: int
-
-    def value(self, found: list[Array], points: Array) -> Array:
-        """The value at some inputs, in plain float64."""
-        raise NotImplementedError
-
-    def enclose(self, intervals: list[Interval]) -> tuple[Interval, Array]:
-        """The value's interval, and a size that ``backward`` asks for."""
-        raise NotImplementedError
-
-    def backward(
-        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
-    ) -> tuple[list[tuple[int, Array]], Array]:
-        """Replaces rows of the value by rows of the values before.
-
-        Args:
-            rows: ``(boxes, rows, size)``, taken as exact numbers.
-            intervals: Of the values before.
-            size: From ``enclose``.
-            slopes: Of lower lines, ``(boxes or 1, rows or 1, size)``; NaN or None: by rule.
-
-        Returns:
-            Rows of values before, by their places, and a number. The rows times their values, and
-            the number, are together a lower bound of the given rows times the value.
-        """
-        raise NotImplementedError
-
-
-class Input(Step):
+class Input:
     """The input: rows have their minimum on the box."""
 
     def __init__(self, size: int):
         self.size = size
 
-    def value(self, found: list[Array], points: Array) -> Array:
-        return points
-
-    def backward(
-        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
-    ) -> tuple[list[tuple[int, Array]], Array]:
+    def backward(self, rows: Array, intervals: Intervals, size: Array, slopes: Slopes) -> Arrived:
         return [], intervals[0].least(rows)
 
 
-class Affine(Step):
+class Affine:
     """``sum of L x + bias`` over some values x before."""
 
-    def __init__(
-        self, parts: list[tuple[Linear, int]], bias: Array, size: int, float_safe: bool = False
-    ):
+    def __init__(self, parts: Parts, bias: Array, size: int, float_safe: bool = False):
         self.parts, self.bias, self.size = parts, bias, size
         self._absolute = [operator.absolute() for operator, _ in parts]
         self._terms = 1 + sum(operator.terms + 1 for operator, _ in parts)
@@ -112,13 +84,7 @@ class Affine(Step):
         self._executed = executed(self._terms) if float_safe and not moves else 0.0
         self._tiny = FLUSHED if float_safe else TINY
 
-    def value(self, found: list[Array], points: Array) -> Array:
-        total = np.broadcast_to(self.bias, (len(points), self.size))
-        for operator, place in self.parts:
-            total = total + operator.apply(found[place])
-        return total
-
-    def enclose(self, intervals: list[Interval]) -> tuple[Interval, Array]:
+    def enclose(self, intervals: Intervals) -> tuple[Interval, Array]:
         center, radius = self.bias[None], np.zeros((1, self.size))
         size = np.abs(self.bias)[None] + self._tiny
         for (operator, place), absolute in zip(self.parts, self._absolute, strict=True):
@@ -132,9 +98,7 @@ class Affine(Step):
         radius = up(radius + share(self._terms) * (radius + size) + self._executed * size)
         return Interval(down(center - radius), up(center + radius)), size
 
-    def backward(
-        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
-    ) -> tuple[list[tuple[int, Array]], Array]:
+    def backward(self, rows: Array, intervals: Intervals, size: Array, slopes: Slopes) -> Arrived:
         # ``rows L x`` is off by at most a share of ``|rows| |L| |x|``. As ``size`` is at least
         # ``|L| |x| + |bias|``, one dot product covers these errors and those of the bias. The value
         # as executed is off by a part of ``size``, too.
@@ -147,17 +111,14 @@ class Affine(Step):
         return arrived, down(dot(rows, self.bias[None]) - errors)
 
 
-class TwoPiece(Step):
+class TwoPiece:
     """``z`` where z >= 0, else ``slope z``, with a slope from 0 to 1."""
 
     def __init__(self, source: int, slope: float, size: int, float_safe: bool = False):
         self.source, self.slope, self.size = source, slope, size
         self._executed = executed(1) if float_safe else 0.0
 
-    def value(self, found: list[Array], points: Array) -> Array:
-        return np.maximum(found[self.source], 0) + self.slope * np.minimum(found[self.source], 0)
-
-    def enclose(self, intervals: list[Interval]) -> tuple[Interval, Array]:
+    def enclose(self, intervals: Intervals) -> tuple[Interval, Array]:
         z = intervals[self.source]
         lower, upper = (
             np.where(end >= 0, end, rounded(self.slope * end) if self.slope else 0.0)
@@ -188,9 +149,7 @@ class TwoPiece(Step):
         lowest = np.where(crossing[:, None], slopes, steep[:, None])
         return Lines(lowest, np.where(crossing, chord, steep), offset)
 
-    def backward(
-        self, rows: Array, intervals: list[Interval], size: Array, slopes: Array | None
-    ) -> tuple[list[tuple[int, Array]], Array]:
+    def backward(self, rows: Array, intervals: Intervals, size: Array, slopes: Slopes) -> Arrived:
         z = intervals[self.source]
         lines = self.lines(z, slopes)
         # The upper line where a coefficient is negative, else the lower one.
@@ -198,3 +157,6 @@ class TwoPiece(Step):
         taken = dot(np.minimum(rows, 0), lines.offset) - dot(np.abs(rows), size)
         errors = lost(rows, z.largest + lines.offset + size)
         return [(self.source, arrived)], down(taken - errors)
+
+
+Step = Input | Affine | TwoPiece

@@ -141,5 +141,5 @@ print("leads to ", [round(float(value), 2) for value in np.ravel(found.outputs)]
 
 - To write your own property, subclass `tfcert.properties.OutputProperty`.
 - `tfcert-verify network.onnx property.vnnlib` does the same on the command line.
-- For ONNX networks, `certificate="proof.npz"` writes a proof that another program can check.
+- `certificate="proof.npz"` writes a proof that another program can check.
 """

@@ -15,6 +15,7 @@ import keras
 from tfcert import interchange, proofs
 from tfcert.bounds import methods
 from tfcert.branching.outcome import Outcome, Reason
+from tfcert.proofs.networks import agrees
 from tfcert.properties import Property
 from tfcert.properties.questions import Problem
 from tfcert.properties.writing import write_problems
@@ -64,7 +65,7 @@ class Certificate:
         self.cases = asked.places_by_box() if written else None
         self._property = asked.file if written else self._make(".vnnlib", write_problems, problems)
         network = interchange.file_of(model)
-        if network is None or not proofs.agrees(model, network):
+        if network is None or not agrees(model, network):
             network = self._make(".network.npz", proofs.write_network, model)
         self._network = network
 

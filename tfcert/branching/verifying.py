@@ -11,9 +11,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from tfcert.bounds import bound_margins, methods
+from tfcert.bounds import methods
 from tfcert.branching import attacking
 from tfcert.branching.asking import check_output, question_of, subject_of
 from tfcert.branching.boxes import BoxSplitter, free_inputs
@@ -23,16 +22,15 @@ from tfcert.branching.layout import Layout
 from tfcert.branching.maxima import splittable
 from tfcert.branching.outcome import Counterexample, Outcome, Reason
 from tfcert.branching.recording import BoxRecord, Recorder
-from tfcert.branching.rows import Rows
 from tfcert.branching.search import Found, Limits, Progress, search
 from tfcert.branching.splitter import Splitter
 from tfcert.branching.units import UnitSplitter
+from tfcert.branching.whole import rounding, values
 from tfcert.derivatives import resolved
 from tfcert.entering import Inputs, Regions, enter
 from tfcert.network import network_of
 from tfcert.properties import Monotone, OutputProperty, Property
 from tfcert.properties.questions import Problem
-from tfcert.regions import Box
 from tfcert.types import MethodName
 
 __all__ = ["Settings", "find_counterexample", "verify", "verify_problems"]
@@ -160,7 +158,7 @@ def verify(
     slack = 0.0
     if proof is not None and method.float_safe and problems and not _are_few(problems):
         method.check(network_of(model))
-        method, slack = proof.by_checker(method), _rounding(model, problems, method)
+        method, slack = proof.by_checker(method), rounding(model, problems, method)
     settings = Settings(
         method=method,
         deadline=begin + (math.inf if time_limit is None else time_limit),
@@ -294,15 +292,15 @@ class _Verification:
                 text = "The time is up before all bounds are known. Try a longer time_limit."
                 reason = Reason("time", text)
                 return self._outcome("unknown", min(best, self.least), method.name, reason)
-            values = _values(self.model, self.problems, method)
+            found = values(self.model, self.problems, method)
             self._note_first()
-            self.domains += len(values)
-            proved = values > 0
-            self.least = min([self.least, *values[proved]])
+            self.domains += len(found)
+            proved = found > 0
+            self.least = min([self.least, *found[proved]])
             self.problems = [p for p, done in zip(self.problems, proved, strict=True) if not done]
             if not self.problems:
                 return self._outcome("holds", self.least, method.name)
-            best, method = float(values[~proved].min()), method.tighter()
+            best, method = float(found[~proved].min()), method.tighter()
         return None
 
     def _split(self, few: bool) -> Outcome:
@@ -399,23 +397,3 @@ def _are_few(problems: Sequence[Problem]) -> bool:
 
 def _cases(asked: Any) -> list[list[int]] | None:
     return asked.places_by_box() if isinstance(asked, Property) else None
-
-
-def _rounding(model: keras.Model, problems: Sequence[Problem], method: methods.Method) -> float:
-    """By how much roundings of an execution lower bounds of the values, with room to spare."""
-    plain = dataclasses.replace(method, float_safe=False)
-    lost = _values(model, problems, plain) - _values(model, problems, method)
-    return float(2.0 * max(0.0, *lost))
-
-
-def _values(model: keras.Model, problems: Sequence[Problem], method: methods.Method) -> Any:
-    """Lower bounds of the values on whole boxes, ``(problems,)``."""
-    questions = [problem.question for problem in problems]
-    rows = Rows(questions, method.dtype(network_of(model)))
-    lower = np.stack([problem.lower for problem in problems])
-    upper = np.stack([problem.upper for problem in problems])
-    middle = np.clip(0.5 * (lower + upper), lower, upper).astype(lower.dtype)
-    factors = ops.convert_to_tensor(rows.factors)
-    bounds = bound_margins(model, middle, None, Box(lower, upper), method, specification=factors)
-    owner = np.arange(len(problems), dtype=np.int32)
-    return rows.values(rows.margins(ops.convert_to_numpy(bounds), owner), owner)

@@ -2,7 +2,7 @@
 
 tfcert-verify network.onnx property.vnnlib --time_limit=60 --out=result.txt
 tfcert-verify network.onnx property.vnnlib --certificate=proof.npz
-tfcert-verify run/model.keras property.vnnlib --method=crown --float_safe
+tfcert-verify run/model.keras property.vnnlib --method=crown --float_safe --certificate=proof.npz
 
 Both files may be compressed by gzip. The first line of --out is unsat (the property holds), sat (an
 input breaks it), timeout or unknown. After sat comes the counterexample, as in the verification
@@ -26,7 +26,10 @@ def _define_flags() -> None:
     program.section("Output")
     flags.DEFINE_string("out", None, "File for the verdict and the counterexample.")
     flags.DEFINE_string(
-        "certificate", None, "File for a proof of unsat, which tfcert-check can check: a .npz."
+        "certificate",
+        None,
+        "File for a proof of unsat, which tfcert-check can check: a .npz. For a .keras file, the "
+        "network is written beside it.",
     )
     flags.DEFINE_bool("progress", True, "Show how far the search is.")
     program.section("Search")
@@ -66,7 +69,8 @@ def main(argv: Sequence[str]) -> None:
     print(verify_run.first_line(outcome))
     print(outcome.summary())
     if outcome.certificate is not None:
-        print(f"The proof is in {outcome.certificate}.")
+        print(f"The proof is in {outcome.certificate}. Check it:")
+        print(verify_run.command(config))
 
 
 def run() -> None:

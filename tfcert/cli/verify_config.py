@@ -39,17 +39,11 @@ def check(config: Config) -> None:
         raise ValueError(
             f"--max_memory must be GiB > 0. Received: --max_memory={config.max_memory}."
         )
-    if config.certificate is not None:
-        if pathlib.Path(config.network).suffix == ".keras":
-            raise ValueError(
-                "--certificate is for ONNX networks, which the checker reads. "
-                f"Received: {config.network}."
-            )
-        if config.method == "ibp":
-            raise ValueError(
-                "--certificate needs a method that sweeps backward, as the checker does. "
-                "Received: --method=ibp."
-            )
+    if config.certificate is not None and config.method == "ibp":
+        raise ValueError(
+            "--certificate needs a method that sweeps backward, as the checker does. "
+            "Received: --method=ibp."
+        )
     if config.dtype is not None and pathlib.Path(config.network).suffix == ".keras":
         raise ValueError(
             "--dtype is for ONNX networks; a .keras file contains its types. Received: "

@@ -16,7 +16,7 @@ from tfcert.bounds import methods
 from tfcert.cli.verify_config import Config
 from tfcert.logs.writing import write_whole
 
-__all__ = ["Run", "first_line", "prepare", "run"]
+__all__ = ["Run", "command", "first_line", "prepare", "run"]
 
 
 @dataclasses.dataclass
@@ -65,6 +65,16 @@ def run(subject: Run, log: Callable[[str], None]) -> branching.Outcome:
     if config.out is not None:
         write_whole(pathlib.Path(config.out), text_of(outcome).encode())
     return outcome
+
+
+def command(config: Config) -> str:
+    """What checks the proof that was written."""
+    assert config.certificate is not None
+    path = pathlib.Path(config.certificate)
+    beside = path.with_name(path.name.removesuffix(".npz") + ".network.npz")
+    network = beside if pathlib.Path(config.network).suffix == ".keras" else config.network
+    flag = "--float_safe " if config.float_safe else ""
+    return f"tfcert-check {flag}{network} {config.property} {path}"
 
 
 def first_line(outcome: branching.Outcome) -> str:

@@ -15,6 +15,7 @@ import tfcert_check
 from tfcert import relaxations
 from tfcert.bounds.statistics import node_values
 from tfcert.network import network_of
+from tfcert.proofs.values import values_of
 from tfcert.rules.nonlinear import Elementwise
 
 __all__ = ["Layer", "layers_of"]
@@ -63,7 +64,7 @@ def layers_of(
     rng = np.random.default_rng(0)
     middle, width = 0.5 * (box.lower + box.upper), box.upper - box.lower + 0.01
     points = rng.normal(middle, width, (_POINTS, len(middle))).astype(network.dtype)
-    theirs = file.values(points.astype(np.float64))
+    theirs = values_of(file, points.astype(np.float64))
     shaped = ops.convert_to_tensor(points.reshape(-1, *network.input.shape))
     ours = node_values(network, {network.input: shaped}, {})
     free = list(range(len(file.layers)))

@@ -59,18 +59,20 @@ def write_proof(
     try:
         file = tfcert_check.read_network(network, float_safe)
         question = tfcert_check.read_property(asked)
+        proved: set[tuple[int, int]] = set()
         for last in [*[False] * _MENDED, True]:
             arrays, places = _arrays(tree, model, file, question)
             content = io.BytesIO()
             np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
             content.seek(0)
             proof = tfcert_check.read_proof(content)
-            leaves = list(tfcert_check.margins(file, question, proof))
-            weak = [leaf for leaf in leaves if not leaf.bound > 0]
+            known = {node for node, part in places.items() if part in proved}
+            bounded = list(tfcert_check.margins(file, question, proof, known))
+            proved |= {places[leaf.node] for leaf in bounded if leaf.bound > 0}
+            weak = [leaf for leaf in bounded if not leaf.bound > 0]
             if not weak:
                 break
-            parts = [(leaf.case, places[leaf.node]) for leaf in weak]
-            if last or not mend(tree, question.cases, parts):
+            if last or not mend(tree, question.cases, [places[leaf.node] for leaf in weak]):
                 case, node, bound = weak[0]
                 raise ValueError(
                     f"`tree` is not a proof: leaf {node} of case {case} is not proved: its bound "
@@ -79,7 +81,7 @@ def write_proof(
     except tfcert_check.Refused as error:
         raise ValueError(f"`tree` is not a proof: {error}.") from error
     pathlib.Path(path).write_bytes(content.getvalue())
-    return len(leaves)
+    return int((arrays["kind"] == theirs.LEAF).sum())
 
 
 def proof_arrays(
@@ -91,8 +93,8 @@ def proof_arrays(
 
 def _arrays(
     tree: Tree, model: keras.Model, file: tfcert_check.Network, question: tfcert_check.Property
-) -> tuple[Arrays, dict[int, int]]:
-    """The arrays of the file, and the node of the tree of each of its nodes."""
+) -> tuple[Arrays, dict[int, tuple[int, int]]]:
+    """The arrays of the file, and for each of its nodes the case and the node of the tree."""
     if len(tree.open_nodes()) or set(tree.roots) != set(range(len(question.cases))):
         raise ValueError(
             "`tree` must have a root for every case and refute every case on all parts. Received: "
@@ -118,14 +120,14 @@ class _Nodes:
     """The nodes of a proof: a tree for each case, as far as there were splits for the case.
 
     Attributes:
-        places: By the number of a node in the proof, its number in the tree.
+        places: By the number of a node in the proof, its case, and its number in the tree.
     """
 
     def __init__(self, tree: Tree, layers: dict[int, Layer]):
         self._tree, self._layers = tree, layers
         self._rows: list[tuple[int, int, int, int, float, int, bool]] = []
         self._multipliers: list[tuple[float, ...]] = []
-        self.places: dict[int, int] = {}
+        self.places: dict[int, tuple[int, int]] = {}
 
     def add(self, case: int) -> int:
         """Adds the tree of a case and gives its root."""
@@ -134,7 +136,7 @@ class _Nodes:
         own = {tree.roots[case]: first}
         swept = {tree.roots[case]: False}
         for node, inner, closing in tree.walk(case):
-            self.places[own[node]] = node
+            self.places[own[node]] = case, node
             if inner:
                 child = self._reserve(2)
                 own[tree.child[node]], own[tree.child[node] + 1] = child, child + 1
