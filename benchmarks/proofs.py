@@ -1,7 +1,7 @@
 """Writes and checks proofs of instances of the verification competition.
 
-    python benchmarks/proofs.py --out=benchmarks/results/proofs
-    python benchmarks/proofs.py --benchmarks=acasxu --seconds=60 --leaves=100000
+    python benchmarks/proofs.py --benchmarks=acasxu --out=benchmarks/results/proofs_acasxu
+    python benchmarks/proofs.py --least_parts=20 --leaves=100000 --total_seconds=3600
 
 The instances whose known answer is unsat are proved with ``certificate=``, those with few parts in
 the results of ``vnncomp.py --methods=verify`` first. Every proof is checked again, in a process of

@@ -172,7 +172,13 @@ def verify_table() -> str:
 
 def proofs_table() -> str:
     """Proofs of each benchmark: how many leaves, and what it takes to write and to check them."""
-    report = json.loads((table_parts.RESULTS / "proofs.json").read_text())
+    parts = []
+    for path in sorted(table_parts.RESULTS.glob("proofs_*.json")):
+        parts.append(_proofs(json.loads(path.read_text())))
+    return "\n\n".join(parts)
+
+
+def _proofs(report: Mapping[str, Any]) -> str:
     lines = [
         "| benchmark | proofs | leaves | searching, s | writing, s | checking, s | checked leaves "
         "per second | kilobytes per proof, at most | refused |",

@@ -42,6 +42,16 @@ def test_what_holds_is_proved_to_a_stranger(tmp_path, inputs, method):
     assert program.main(files.arguments()) == 0
 
 
+def test_a_property_without_a_file_is_written_beside_the_proof(tmp_path):
+    files, model = prepared(tmp_path, (3, 7, 6, 1), 9.0, 0.6)
+    asked = tfcert.properties.read_vnnlib(files.property_path)._replace(file=None)
+    outcome = tfcert.verify(model, asked, certificate=files.proof_path, time_limit=100)
+    assert outcome.certificate == files.proof_path, outcome.summary()
+    paths = [str(files.network_path), str(tmp_path / "proof.vnnlib"), str(files.proof_path)]
+    assert program.main(paths) == 0
+    assert not (tmp_path / "proof.network.npz").exists()  # The ONNX file is the network.
+
+
 def test_what_is_broken_has_no_proof(tmp_path):
     files, model = prepared(tmp_path, (3, 7, 6, 1), -5.0, 0.6)
     asked = tfcert.properties.read_vnnlib(files.property_path)

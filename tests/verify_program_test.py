@@ -113,7 +113,7 @@ def test_prints_the_verdict(folder, monkeypatch, capsys):
     [
         ({"max_memory": -1.0}, "--max_memory must be GiB > 0"),
         ({"dtype": "float64"}, "--dtype is for ONNX networks"),
-        ({"certificate": "proof.npz"}, "--certificate is for ONNX networks"),
+        ({"certificate": "proof.npz", "method": "ibp"}, "--certificate needs a method"),
     ],
 )
 def test_refuses(folder, change, message):

@@ -29,7 +29,7 @@ def _define_flags() -> None:
         "certificate",
         None,
         "File for a proof of unsat, which tfcert-check can check: a .npz. For a .keras file, the "
-        "network is written beside it.",
+        "network is written beside the proof.",
     )
     flags.DEFINE_bool("progress", True, "Show how far the search is.")
     program.section("Search")
