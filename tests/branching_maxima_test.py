@@ -340,7 +340,7 @@ def test_a_network_with_max_pooling_is_decided():
         model,
         tests[right],
         labels[right],
-        tfcert.LpBall(0.04, clip=(0.0, 1.0)),
+        tfcert.LpBall(0.03, clip=(0.0, 1.0)),
         method="complete",
         time_limit_per_input=60,
         self_check=0.0,

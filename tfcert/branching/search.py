@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +90,18 @@ Watch = Callable[[Domains, npt.NDArray[np.bool_]], Any]
 Attack = Callable[[npt.NDArray[Any], npt.NDArray[np.int32]], npt.NDArray[Any]]
 
 
+class Beside(Protocol):
+    """Attacks that take turns with a search; see ``attacking.Turns``."""
+
+    def is_due(self, elapsed: float, left: float) -> bool:
+        """Whether a turn is due after some seconds, with some left."""
+        ...
+
+    def take(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+        """Points that may be counterexamples, and their owners."""
+        ...
+
+
 def search(
     splitter: Splitter,
     problems: Sequence[Problem],
@@ -99,6 +111,7 @@ def search(
     watch: Watch | None = None,
     attack: Attack | None = None,
     verbose: int = 0,
+    beside: Beside | None = None,
 ) -> Found:
     """Splits and bounds until every domain is proved, a point breaks the property, or time is up.
 
@@ -113,8 +126,9 @@ def search(
         attack: Improves on the points of some domains; called in the fourth, eighth, 16th, ...
             step, with those of the open domains that have the least bounds.
         verbose: 1 for a line of progress on standard error.
+        beside: Looks for counterexamples where a step has ended and it says that it is due.
     """
-    return _Search(splitter, problems, referee, limits, log, watch, attack, verbose).run()
+    return _Search(splitter, problems, referee, limits, log, watch, attack, verbose, beside).run()
 
 
 class _Search:
@@ -128,10 +142,11 @@ class _Search:
         watch: Watch | None,
         attack: Attack | None,
         verbose: int,
+        beside: Beside | None,
     ):
         self._splitter, self._referee, self._limits = splitter, referee, limits
         self._questions = [problem.question for problem in problems]
-        self._log, self._watch, self._attack = log, watch, attack
+        self._log, self._watch, self._attack, self._beside = log, watch, attack, beside
         self._steps = 0
         self._line = _Line() if verbose else None
         self._open, self._stuck = Pool(), Pool()
@@ -196,6 +211,7 @@ class _Search:
             bound = self._keep(bounded.domains, bounded.lower)
             if bounded.points is not None:
                 self._look_at(bounded.points, part.owner, bound)
+            self._look_elsewhere()
             self._report()
             if self._counterexample is not None:
                 return
@@ -217,6 +233,14 @@ class _Search:
         if len(worst):
             found = self._attack(points[worst], owner[worst])
             self._counterexample = self._referee.judge(found, owner[worst])
+
+    def _look_elsewhere(self) -> None:
+        """Looks for a counterexample by the attacks beside the search, if they are due."""
+        if self._beside is None or self._counterexample is not None or not len(self._open):
+            return
+        now = time.monotonic()
+        if self._beside.is_due(now - self._begin, self._limits.deadline - now):
+            self._counterexample = self._referee.judge(*self._beside.take())
 
     def _keep(self, domains: Domains, lower: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Takes in bounded domains: proved ones are done, others wait. Returns their bounds."""

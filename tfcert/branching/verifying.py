@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tfcert.bounds import methods
-from tfcert.branching import attacking
+from tfcert.branching import attacking, whole
 from tfcert.branching.asking import check_output, question_of, subject_of
 from tfcert.branching.boxes import BoxSplitter, free_inputs
 from tfcert.branching.certificates import Certificate
@@ -25,7 +25,6 @@ from tfcert.branching.recording import BoxRecord, Recorder
 from tfcert.branching.search import Found, Limits, Progress, search
 from tfcert.branching.splitter import Splitter
 from tfcert.branching.units import UnitSplitter
-from tfcert.branching.whole import rounding, values
 from tfcert.derivatives import resolved
 from tfcert.entering import Inputs, Regions, enter
 from tfcert.network import network_of
@@ -38,7 +37,7 @@ __all__ = ["Settings", "find_counterexample", "verify", "verify_problems"]
 # Inputs with at most so many numbers that vary are split themselves.
 _FEW_INPUTS = 20
 # Random points, then starts and steps of the attack, for each problem.
-_DRAWN, _STARTS, _STEPS = 256, 64, 30
+_DRAWN, _STARTS, _STEPS = 256, 128, 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +157,7 @@ def verify(
     slack = 0.0
     if proof is not None and method.float_safe and problems and not _are_few(problems):
         method.check(network_of(model))
-        method, slack = proof.by_checker(method), rounding(model, problems, method)
+        method, slack = proof.by_checker(method), whole.rounding(model, problems, method)
     settings = Settings(
         method=method,
         deadline=begin + (math.inf if time_limit is None else time_limit),
@@ -243,6 +242,7 @@ class _Verification:
     Attributes:
         problems: Those that are open.
         least: The least bound of those that are proved.
+        attacking: Seconds that an attack takes, or more.
     """
 
     def __init__(self, model: keras.Model, problems: list[Problem], settings: Settings):
@@ -250,6 +250,7 @@ class _Verification:
         self.begin = time.monotonic()
         self.first: float | None = None
         self.least, self.domains = math.inf, 0
+        self.attacking = 2.0
         self.notes: list[str] = []
 
     def run(self, split_only: bool) -> Outcome:
@@ -277,30 +278,36 @@ class _Verification:
         for search_points in stages[:1] if few else stages:
             if self._late():
                 break
+            begin = time.monotonic()
             counterexample = referee.judge(*search_points())
             if counterexample is not None:
                 return self._violated(counterexample, referee, "attack")
+            self.attacking = max(self.attacking, time.monotonic() - begin)
         self.notes += referee.notes
         return None
 
     def _bounded(self) -> Outcome | None:
         """Bounds of whole boxes, by the method and by optimised slopes; keeps what is open."""
-        best = -math.inf
+        best, margins = -math.inf, np.zeros((0, 0))
         method: methods.Method | None = self.settings.method
         while method is not None:
             if self._late():
                 text = "The time is up before all bounds are known. Try a longer time_limit."
                 reason = Reason("time", text)
                 return self._outcome("unknown", min(best, self.least), method.name, reason)
-            found = values(self.model, self.problems, method)
+            margins, values = whole.bounds(self.model, self.problems, method)
             self._note_first()
-            self.domains += len(found)
-            proved = found > 0
-            self.least = min([self.least, *found[proved]])
+            self.domains += len(values)
+            proved = values > 0
+            self.least = min([self.least, *values[proved]])
             self.problems = [p for p, done in zip(self.problems, proved, strict=True) if not done]
+            margins = margins[~proved]
             if not self.problems:
                 return self._outcome("holds", self.least, method.name)
-            best, method = float(found[~proved].min()), method.tighter()
+            best, method = float(values[~proved].min()), method.tighter()
+        left = [whole.narrowed(*pair) for pair in zip(self.problems, margins, strict=True)]
+        self.problems = [problem for problem, _ in left]
+        self.least = min([self.least, *(bound for _, bound in left)])
         return None
 
     def _split(self, few: bool) -> Outcome:
@@ -322,6 +329,7 @@ class _Verification:
             log=self._log,
             attack=self._attack_around,
             verbose=self.settings.verbose,
+            beside=self._turns(),
         )
         self.domains += found.domains
         if found.counterexample is not None:
@@ -352,6 +360,10 @@ class _Verification:
         recorded = self.settings.recorder is not None
         network = network_of(self.model) if recorded else splittable(self.model)
         return Layout(network, points=not recorded)
+
+    def _turns(self) -> attacking.Turns:
+        seed = self.settings.seed + 1
+        return attacking.Turns(self.model, self.problems, seed, self.attacking)
 
     def _attack_around(self, points: Any, owner: Any) -> Any:
         return attacking.around(self.model, self.problems, points, owner, _STEPS)
