@@ -143,7 +143,8 @@ class Reached:
             parts = keras.tree.flatten(self.model(t, training=False))
             return ops.concatenate([ops.reshape(p, (ops.shape(t)[0], -1)) for p in parts], axis=1)
 
-        size = int(scores(ops.convert_to_tensor(self.x)).shape[1])
+        outputs = keras.tree.flatten(self.model.outputs)
+        size = sum(int(np.prod(output.shape[1:])) for output in outputs)
         chosen = np.random.default_rng(seed).permutation(size)[: self.attacks]
         rows = np.concatenate([np.eye(size)[chosen], -np.eye(size)[chosen]]).astype(self.dtype)
         count = len(rows)
@@ -196,13 +197,23 @@ class Reached:
             gap = max((values.min(axis=1) - low).max(), (high - values.max(axis=1)).max())
             assert gap <= slack, f"{what} are {gap:.3g} wider than what is reached"
 
+    def check_points(self, bounds: Any, alone: np.ndarray, what: str = "") -> None:
+        """Raises unless the bounds of samples whose region holds them alone are their outputs."""
+        ends = [keras.tree.map_structure(lambda t: flat(t)[0][alone], end) for end in bounds]
+        # The first of the points is the sample itself.
+        found = [value[alone, 0] for value in self.outputs]
+        _check_same(tfcert.Bounds(*ends), found, self.dtype, what)
+
 
 def check_point(model: keras.Model, x: np.ndarray, method: Any, what: str = "") -> None:
     """Raises unless the bounds of the region that holds x alone are the outputs at x."""
     bounds = tfcert.bound(model, x, tfcert.LpBall(0.0), method)
-    outputs = flat(model(x, training=False))
+    _check_same(bounds, flat(model(x, training=False)), str(x.dtype), what)
+
+
+def _check_same(bounds: Any, outputs: list[np.ndarray], dtype: str, what: str) -> None:
     for low, high, value in zip(flat(bounds.lower), flat(bounds.upper), outputs, strict=True):
-        slack = TOLERANCE[str(x.dtype)] * magnitude(value)
+        slack = TOLERANCE[dtype] * magnitude(value)
         away = max(np.abs(low - value).max(), np.abs(high - value).max())
         assert away <= slack, f"{what}: bounds at eps=0 are {away:.3g} away from the output"
 
