@@ -7,11 +7,12 @@ PGD with 100 steps, CROWN-IBP and CROWN decide most test images. Branch and boun
 images that are left, each within a time limit. A run's folder receives a log for every 1000 images
 (complete_00000.tsv, complete_01000.tsv, ...) and the errors (complete.json), which
 `benchmarks/results_table.py --collect` takes into docs/results. Repeat the command to resume a run
-that was stopped.
+that was stopped. `--again=300` then searches for longer on the images that are still undecided.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -25,6 +26,9 @@ _RUNS = flags.DEFINE_string("runs", "runs", "Folder with runs of trainers/train.
 _ONLY = flags.DEFINE_list("only", None, "Names of the runs to verify. Default: all finished runs.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder with the file of the data set.")
 _SECONDS = flags.DEFINE_float("seconds", 20.0, "Time limit for an image.", lower_bound=1e-3)
+_AGAIN = flags.DEFINE_float(
+    "again", None, "Time limit of a second search on undecided images.", lower_bound=1e-3
+)
 _MAX = flags.DEFINE_integer(
     "max", None, "Verify only so many test images, a multiple of 1000. Default: all."
 )
@@ -40,6 +44,7 @@ def verify(
     x: np.ndarray,
     y: np.ndarray,
     seconds: float,
+    again: float | None = None,
     part: int = PART,
     verbose: Any = "auto",
 ) -> dict[str, Any]:
@@ -50,6 +55,7 @@ def verify(
         x: Images.
         y: Integer labels.
         seconds: Time limit for an image.
+        again: Time limit for a second search on each undecided image. None: no second search.
         part: Images of a log.
         verbose: As for ``tfcert.certify``.
     """
@@ -59,46 +65,72 @@ def verify(
     model = files.load_model(folder / "model.keras")
     region = regions.LpBall(settings["eps"], settings["norm"], clip=(0.0, 1.0))
     attack = attacks.PGD(region, 100, loss="margin")
-    found = [
-        certify(
+
+    def certified(numbers: np.ndarray, limit: float, log: str) -> Any:
+        return certify(
             model,
-            x[start : start + part],
-            y[start : start + part],
+            x[numbers],
+            y[numbers],
             region,
             _METHODS,
-            log=folder / f"complete_{start:05}.tsv",
+            log=folder / log,
             attack=attack,
-            time_limit_per_input=seconds,
-            index=start,
+            time_limit_per_input=limit,
+            index=numbers,
             verbose=verbose,
         )
-        for start in range(0, len(x), part)
-    ]
-    results = summary(found)
-    results |= {
+
+    starts = range(0, len(x), part)
+    parts = [np.arange(start, min(start + part, len(x))) for start in starts]
+    found = Verdicts.none(len(x))
+    for numbers in parts:
+        found.take(numbers, certified(numbers, seconds, f"complete_{numbers[0]:05}.tsv"))
+    left = np.flatnonzero(found.verdict == "unknown")
+    if again is not None and left.size:
+        found.take(left, certified(left, again, f"complete_again_{again:g}.tsv"))
+    return {
+        **found.summary(),
         "seconds_an_image": seconds,
+        "seconds_again": again,
         "model_sha256": hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest(),
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
-    return results
 
 
-def summary(parts: Sequence[Any]) -> dict[str, Any]:
-    """The shares of verdicts over the parts of a set, each a ``Certificates``."""
-    verdict, method, seconds = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("verdict", "method", "seconds")
-    )
-    undecided = verdict == "unknown"
-    return {
-        "samples": len(verdict),
-        "error": float(np.mean(verdict != "verified")),
-        "attack_error": float(np.mean(np.isin(verdict, ["falsified", "misclassified"]))),
-        "undecided": float(np.mean(undecided)),
-        "searched": int(np.sum(undecided | ~np.isin(method, _FAST))),
-        "seconds": round(float(seconds.sum()), 1),
-    }
+@dataclasses.dataclass
+class Verdicts:
+    """What is known of each image: the verdict, the method behind it, the seconds."""
+
+    verdict: np.ndarray
+    method: np.ndarray
+    seconds: np.ndarray
+
+    @classmethod
+    def none(cls, images: int) -> Verdicts:
+        """Nothing is known yet."""
+        return cls(
+            np.full(images, "unknown", object), np.full(images, "", object), np.zeros(images)
+        )
+
+    def take(self, numbers: np.ndarray, found: Any) -> None:
+        """Replaces the verdicts on some images by those of ``Certificates``; seconds add up."""
+        self.verdict[numbers], self.method[numbers] = found.verdict, found.method
+        self.seconds[numbers] += found.seconds
+
+    def summary(self) -> dict[str, Any]:
+        """The shares of the verdicts."""
+        undecided = self.verdict == "unknown"
+        broken = np.isin(self.verdict.astype(str), ["falsified", "misclassified"])
+        fast = np.isin(self.method.astype(str), _FAST)
+        return {
+            "samples": len(self.verdict),
+            "error": float(np.mean(self.verdict != "verified")),
+            "attack_error": float(broken.mean()),
+            "undecided": float(undecided.mean()),
+            "searched": int(np.sum(undecided | ~fast)),
+            "seconds": round(float(self.seconds.sum()), 1),
+        }
 
 
 def finished(runs: pathlib.Path, only: Sequence[str] | None) -> list[pathlib.Path]:
@@ -119,6 +151,7 @@ def command(name: str) -> str:
     """The command that verifies a run, with the folders that the docs name."""
     words = ["python benchmarks/complete_column.py --runs=runs --data_dir=data", f"--only={name}"]
     words += [f"--max={_MAX.value}"] if _MAX.value is not None else []
+    words += [f"--again={_AGAIN.value:g}"] if _AGAIN.value is not None else []
     return " ".join([*words, f"--seconds={_SECONDS.value:g}"])
 
 
@@ -134,7 +167,8 @@ def main(argv: Sequence[str]) -> None:
     for folder in finished(pathlib.Path(_RUNS.value), _ONLY.value):
         settings = files.read_json(folder / "run.json")["flags"]
         _, (x, y) = datasets.load(settings["dataset"], _DATA_DIR.value)
-        found = verify(folder, x[: _MAX.value], y[: _MAX.value], _SECONDS.value)
+        x, y = x[: _MAX.value], y[: _MAX.value]
+        found = verify(folder, x, y, _SECONDS.value, _AGAIN.value)
         found["command"] = command(folder.name)
         files.write_json(folder / "complete.json", found)
         print(

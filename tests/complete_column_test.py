@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests import support
+from tfcert import logs
 
 IMAGES = 8
 
@@ -64,6 +65,16 @@ def test_images_without_time_stay_undecided(program, tmp_path):
     assert found["undecided"] > 0
     assert found["error"] == pytest.approx(found["attack_error"] + found["undecided"])
     assert found["searched"] >= found["undecided"] * IMAGES
+    log = (folder / "complete_00000.tsv").read_text()
+    # A second search takes those images alone, and keeps their numbers.
+    longer = program.verify(folder, x, y, 1e-9, 20.0, part=IMAGES, verbose=0)
+    assert longer["undecided"] == 0.0 and longer["seconds"] > found["seconds"]
+    assert longer["attack_error"] >= found["attack_error"]
+    assert (folder / "complete_00000.tsv").read_text() == log
+    again = logs.read(folder / "complete_again_20.tsv")
+    first = logs.read(folder / "complete_00000.tsv")
+    open_before = first.column("idx")[first.column("verdict") == "unknown"]
+    assert sorted(again.column("idx")) == sorted(open_before)
 
 
 def test_only_finished_runs_with_bounds_are_verified(program, tmp_path):
