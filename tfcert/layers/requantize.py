@@ -68,7 +68,7 @@ class Requantize(keras.layers.Layer):
         self.zero_point = int(zero_point)
 
     def call(self, inputs: Tensor) -> Tensor:
-        """The whole numbers."""
+        """Returns whole numbers close to ``multiplier * inputs``, within the limits."""
         if self.multiplier == 1:
             return self.rounded(inputs)
         return self.rounded(inputs * ops.cast(np.asarray(self.multiplier), inputs.dtype))
