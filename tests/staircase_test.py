@@ -1,12 +1,15 @@
 """Rounding to whole numbers: ranges and lines hold for every way to round."""
 
+import doctest
 from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 
+import tfcert
 from tfcert import layers
+from tfcert.layers import requantize
 from tfcert.relaxations import Staircase, staircase
 
 RADII = (0.5, 0.51, 0.75, 1.0, 1.4)
@@ -130,3 +133,8 @@ def test_the_layer_rounds_to_the_nearest_stored_integer():
     found = np.asarray(layers.Requantize(zero_point=7)(many))
     assert (found == np.round(found)).all()
     assert np.abs(found - np.clip(many, -128, 127)).max() <= 0.5
+
+
+def test_the_example_of_the_layer():
+    result = doctest.testmod(requantize, extraglobs={"np": np, "tfcert": tfcert})
+    assert result.attempted == 2 and result.failed == 0

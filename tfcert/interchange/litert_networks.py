@@ -48,15 +48,10 @@ def load_litert(
 
     Example:
 
-    >>> layer = keras.layers.Dense(2)
-    >>> converter = tf.lite.TFLiteConverter.from_keras_model(
-    ...     keras.Sequential([keras.Input((3,)), layer])
-    ... )
-    >>> converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    >>> converter.representative_dataset = lambda: ([x[None]] for x in samples)
-    >>> converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    >>> pathlib.Path("small.tflite").write_bytes(converter.convert())
-    >>> model = tfcert.interchange.load_litert("small.tflite")
+    >>> model = tfcert.interchange.load_litert("digits.tflite")
+    >>> bounds = tfcert.bound(model, images, tfcert.LpBall(0.01, clip=(0.0, 1.0)))
+
+    docs/interchange.md shows how TensorFlow writes such a file.
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f'`dtype` must be "float32" or "float64". Received: dtype={dtype!r}.')

@@ -68,13 +68,13 @@ class Requantize(keras.layers.Layer):
         self.zero_point = int(zero_point)
 
     def call(self, inputs: Tensor) -> Tensor:
-        """Returns whole numbers close to ``multiplier * inputs``, within the limits."""
+        """Returns the whole numbers that the inputs become."""
         if self.multiplier == 1:
             return self.rounded(inputs)
         return self.rounded(inputs * ops.cast(np.asarray(self.multiplier), inputs.dtype))
 
     def rounded(self, x: Tensor) -> Tensor:
-        """The nearest whole numbers within the limits."""
+        """Returns the nearest whole numbers within the limits."""
         below = ops.floor(x)
         rest = x - below
         # Halves go up from stored integers that are not negative.
