@@ -6,13 +6,12 @@ import pathlib
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 from absl import app
 
 import tfcert
-from tests import support
+from tests import certification_support, support
 from tfcert import logs, scaling
 
 pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install apache-beam")
@@ -26,12 +25,8 @@ COUNT, EPS = 90, 0.03
 def _work(tmp_path_factory):
     """A folder with a model and shards, and what one process says."""
     folder = tmp_path_factory.mktemp("beam")
-    (x, y), (x_test, y_test) = tfcert.datasets.load("digits")
-    keras.utils.set_random_seed(0)
-    layers = [keras.layers.Flatten(), keras.layers.Dense(20, activation="relu")]
-    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(10)])
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(x, y, epochs=10, verbose=0)
+    _, (x_test, y_test) = tfcert.datasets.load("digits")
+    model = certification_support.nearest_mean()
     model.save(folder / "model.keras")
     x_test, y_test = x_test[:COUNT], y_test[:COUNT]
     scaling.write_shards(x_test, y_test, folder / "shards", 3)
