@@ -88,10 +88,10 @@ def parsed(arguments):
             delattr(flags.FLAGS, name)
 
 
-def test_a_run(tmp_path):
-    result = run(tmp_path / "run")
-    assert result.returncode == 0, result.stderr
+def test_a_run(tmp_path, capsys):
     out = tmp_path / "run"
+    run_here(out)
+    printed = capsys.readouterr().out
     facts = json.loads((out / "run.json").read_text())
     assert facts["flags"]["eps"] == 0.03 and facts["seed"] == 0
     assert facts["parameters"] == 64 * 12 + 12 + 120 + 10
@@ -112,7 +112,7 @@ def test_a_run(tmp_path):
         np.testing.assert_allclose(results["methods"][method]["error"], 1 - verified.mean())
     assert wrong.mean() <= results["attack"]["error"] <= results["methods"]["crown"]["error"]
     percent = f"{100 * results['methods']['crown']['error']:.2f} %"
-    assert percent in result.stdout
+    assert percent in printed
 
     with pytest.raises(app.UsageError, match="is not empty"):
         run_here(tmp_path / "run")
@@ -144,7 +144,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    run_here(tmp_path / "killed", resume="true", **arguments)
+    # In a process of its own again, from its beginning to its end.
+    resumed = run(tmp_path / "killed", resume="true", **arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert " %" in resumed.stdout
     facts = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("whole", "killed")]
     assert "earlier" not in facts[0]
     (part,) = facts[1]["earlier"]
