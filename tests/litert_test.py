@@ -155,6 +155,12 @@ def test_a_missing_radius_is_found(dense, monkeypatch):
 
 def test_half_a_step_is_not_enough(images, monkeypatch):
     # The reference kernels round sums twice, and cut means off.
+    x = litert_support.inputs(load(images), 200)
+    off = {}
+    for kind, _, found in litert_support.rounded(images, x, "reference"):
+        off[kind] = max(found, off.get(kind, 0.0))
+    assert off["DEPTHWISE_CONV_2D"] > 0.5 + litert_values.SLACK
+    assert off["MEAN"] > 0.7
     monkeypatch.setattr(litert_operators, "rounding_radius", lambda factor: 0.5)
     with pytest.raises(AssertionError, match="CONV_2D"):
         check_radii(images, "reference")
@@ -210,6 +216,37 @@ def test_certificates_hold_for_both_kernels(dense):
         assert (classes == y[:, None])[result.verdict == "verified"].all()
 
 
+@pytest.mark.parametrize("radius", [None, 1.0])
+def test_bounds_hold_for_every_kernel_within_the_radius(images, monkeypatch, radius):
+    model = load(images, radius=radius)
+    x, region = litert_support.inputs(model, 3), tfcert.LpBall(EPS)
+    bounds = [tfcert.bound(model, x, region, method) for method in ("ibp", "crown")]
+    points = np.asarray(region.sample(x, 100, 0)).reshape(-1, *x.shape[1:])
+    random = np.random.default_rng(0)
+    choose: list = [None]
+
+    def rounded(layer, value):
+        curve = tfcert.relaxations.Staircase(layer.limits, layer.radius)
+        least, largest = map(np.asarray, curve.interval(value, value))
+        return keras.ops.convert_to_tensor(choose[0](least, largest).astype("float32"))
+
+    monkeypatch.setattr(Requantize, "rounded", rounded)
+    found = []
+    for choose[0] in (
+        lambda least, largest: least,
+        lambda least, largest: largest,
+        lambda least, largest: np.where(random.random(least.shape) < 0.5, least, largest),
+        lambda least, largest: least + np.round(random.random(least.shape) * (largest - least)),
+    ):
+        found.append(np.asarray(model(points)).reshape(3, 100, -1))
+    found = np.concatenate(found, axis=1)
+    for lower, upper in bounds:
+        assert (found >= np.asarray(lower)[:, None] - 1e-5).all()
+        assert (found <= np.asarray(upper)[:, None] + 1e-5).all()
+    # The ways to round differ by several steps, so that the bounds are put to the test.
+    assert np.ptp(found[:, ::100], axis=1).max() > 2 * step(images)
+
+
 def test_verify_and_float_safe(dense):
     model = load(dense)
     x = litert_support.inputs(model, 8)
@@ -258,8 +295,8 @@ def test_double_precision_and_a_radius_of_ones_own(dense, tmp_path):
 
 def test_the_scale_of_a_bias_means_nothing(dense, tmp_path):
     # Kernels add the integers of a bias to sums, whatever scale the file gives them.
-    def change(graph):
-        for tensor in graph.tensors:
+    def change(model):
+        for tensor in model.subgraphs[0].tensors:
             if tensor.type == schema().TensorType.INT32:
                 tensor.quantization.scale = [1.001 * s for s in tensor.quantization.scale]
 
@@ -276,11 +313,11 @@ def schema():
 
 
 def rewritten(path, folder, change):
-    """A copy of a file with a changed graph."""
+    """A copy of a file with changed tables."""
     from tensorflow.lite.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model(str(path))
-    change(model.subgraphs[0])
+    change(model)
     copy = folder / "changed.tflite"
     copy.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     return copy
@@ -302,22 +339,36 @@ def test_says_which_operator_is_not_supported(dense, tmp_path):
         load(path)
 
 
-def _floats(graph):
-    for tensor in graph.tensors:
+def _floats(model):
+    for tensor in model.subgraphs[0].tensors:
         if tensor.type == schema().TensorType.INT8 and tensor.shape[0] == 1:
             tensor.type = schema().TensorType.FLOAT32
 
 
-def _two_inputs(graph):
+def _two_inputs(model):
+    graph = model.subgraphs[0]
     graph.inputs = [graph.inputs[0], graph.inputs[0]]
 
 
-def _without_order(graph):
-    graph.operators = graph.operators[::-1]
+def _without_order(model):
+    model.subgraphs[0].operators = model.subgraphs[0].operators[::-1]
 
 
-def _fused_tanh(graph):
-    graph.operators[1].builtinOptions.fusedActivationFunction = 4
+def _fused_tanh(model):
+    model.subgraphs[0].operators[1].builtinOptions.fusedActivationFunction = 4
+
+
+def _large_bias(model):
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.type == schema().TensorType.INT32:
+            bias = np.full(tensor.shape, 2**31 - 1, "<i4")
+            model.buffers[tensor.buffer].data = bias.view("uint8")
+
+
+def _shifted_weights(model):
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.type == schema().TensorType.INT8 and tensor.shape[0] > 1:
+            tensor.quantization.zeroPoint = [1 for _ in tensor.quantization.zeroPoint]
 
 
 @pytest.mark.parametrize(
@@ -327,6 +378,8 @@ def _fused_tanh(graph):
         (_two_inputs, NotImplementedError, "one input. Received: 2 inputs"),
         (_without_order, ValueError, "needs tensor .* nothing has computed"),
         (_fused_tanh, NotImplementedError, "fused activation TANH"),
+        (_large_bias, NotImplementedError, "sums may reach 214.* overflow in int32"),
+        (_shifted_weights, NotImplementedError, r"zero points \[1\]. Only int8"),
     ],
 )
 def test_says_what_is_wrong_with_a_file(dense, tmp_path, change, error, message):
