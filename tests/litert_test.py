@@ -1,11 +1,13 @@
 """LiteRT networks of integers: bounds hold for what TensorFlow's interpreter computes."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 
 import tfcert
-from tests import soundness
+from tests import soundness, support
 from tfcert.interchange import litert_files, litert_operators, litert_values
 from tfcert.layers import Requantize
 
@@ -321,6 +323,13 @@ def rewritten(path, folder, change):
     copy = folder / "changed.tflite"
     copy.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     return copy
+
+
+def test_the_page_lists_the_operators():
+    text = (support.ROOT / "docs" / "interchange.md").read_text(encoding="utf-8")
+    listed = text[text.index("## Networks of integers") : text.index("- **Refused.**")]
+    names = set(re.findall(r"`([A-Z0-9_]+)`", listed))
+    assert names == {*litert_operators.OPERATORS, *litert_operators.FOLDED}
 
 
 # Errors.
