@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+import tfcert
 from tfcert.interchange import litert_files, litert_networks
 from tfcert.interchange.litert_values import Value
 from tfcert.layers import Requantize
@@ -115,6 +116,74 @@ def rounded(path, x, kernels):
             exact = given[0] * np.asarray(layer.multiplier)
             off = steps(operator.outputs[0]) - np.clip(exact, *layer.limits)
             yield operator.kind, layer.radius, np.abs(off).max()
+
+
+# What holds of every file.
+
+EPS = 0.02
+
+
+def load(path, **options):
+    return tfcert.interchange.load_litert(path, **options)
+
+
+def step(path):
+    """The step of the outputs."""
+    graph = litert_files.read_graph(path)
+    (end,) = graph.outputs
+    grid = graph.tensors[end].grid() or graph.tensors[graph.operators[-1].inputs[0]].grid()
+    return grid.scale
+
+
+def check_outputs(path, equal=1.0, most=0):
+    """The model computes what the optimised kernels compute, also where values saturate.
+
+    Args:
+        path: The file.
+        equal: The least share of outputs that are the same.
+        most: How many steps the others may be off.
+    """
+    model = load(path)
+    x = inputs(model, 40, low=-0.3, high=1.3)
+    off = np.abs(outputs(path, x) - np.asarray(model(x))) / step(path)
+    assert off.max() < most + 0.01
+    assert (off < 0.01).mean() >= equal
+
+
+def attacked(model, x, region, places):
+    """Points where single outputs are as small and as large as an attack makes them."""
+    count = model.output_shape[-1]
+    for place in range(places):
+        for sign in (1.0, -1.0):
+            asked = tfcert.properties.Linear(sign * np.eye(count)[[place]], 1000.0)
+            yield tfcert.attacks.PGD(region, steps=8, loss="margin")(model, x, asked)[:, None]
+
+
+def check_bounds(path, methods=("ibp", "crown"), eps=EPS, places=0):
+    """Points of a region, executed by all kernels, stay within the bounds; attacked ones too."""
+    model = load(path)
+    x, region = inputs(model, 4), tfcert.LpBall(eps)
+    points = [region.sample(x, 60, 0), region.sample(x, 60, 1, corners=True)]
+    points += attacked(model, x, region, places)
+    points = np.concatenate([np.asarray(p) for p in points], axis=1).astype("float32")
+    flat = points.reshape(-1, *points.shape[2:])
+    bounds = {method: tfcert.bound(model, x, region, method) for method in methods}
+    for kernels in KERNELS:
+        found = outputs(path, flat, kernels).reshape(*points.shape[:2], -1)
+        slack = 1e-3 * step(path)
+        for method, ends in bounds.items():
+            lower, upper = (np.asarray(end)[:, None] for end in ends)
+            assert (found >= lower - slack).all(), (kernels, method)
+            assert (found <= upper + slack).all(), (kernels, method)
+
+
+def check_radii(path, kernels):
+    x = inputs(load(path), 100, low=-0.1, high=1.1)
+    found = list(rounded(path, x, kernels))
+    assert len(found) > 3
+    for kind, radius, off in found:
+        assert off <= radius, kind
+        assert radius < (1.6 if kind == "MEAN" else 1.1), kind
 
 
 # Networks of every kind.

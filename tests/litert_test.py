@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tests import litert_support
 
-EPS = 0.02
+EPS = litert_support.EPS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,92 +48,29 @@ def other(request, folder):
     return litert_support.convert(model, folder / f"{request.param}.tflite", ends)
 
 
-def load(path, **options):
-    return tfcert.interchange.load_litert(path, **options)
-
-
-def step(path):
-    """The step of the outputs."""
-    graph = litert_files.read_graph(path)
-    (end,) = graph.outputs
-    grid = graph.tensors[end].grid() or graph.tensors[graph.operators[-1].inputs[0]].grid()
-    return grid.scale
-
-
-def check_outputs(path, equal=1.0, most=0):
-    """The model computes what the optimised kernels compute, also where values saturate.
-
-    Args:
-        path: The file.
-        equal: The least share of outputs that are the same.
-        most: How many steps the others may be off.
-    """
-    model = load(path)
-    x = litert_support.inputs(model, 40, low=-0.3, high=1.3)
-    off = np.abs(litert_support.outputs(path, x) - np.asarray(model(x))) / step(path)
-    assert off.max() < most + 0.01
-    assert (off < 0.01).mean() >= equal
-
-
-def attacked(model, x, region, places):
-    """Points where single outputs are as small and as large as an attack makes them."""
-    count = model.output_shape[-1]
-    for place in range(places):
-        for sign in (1.0, -1.0):
-            asked = tfcert.properties.Linear(sign * np.eye(count)[[place]], 1000.0)
-            yield tfcert.attacks.PGD(region, steps=8, loss="margin")(model, x, asked)[:, None]
-
-
-def check_bounds(path, methods=("ibp", "crown"), eps=EPS, places=0):
-    """Points of a region, executed by all kernels, stay within the bounds; attacked ones too."""
-    model = load(path)
-    x, region = litert_support.inputs(model, 4), tfcert.LpBall(eps)
-    points = [region.sample(x, 60, 0), region.sample(x, 60, 1, corners=True)]
-    points += attacked(model, x, region, places)
-    points = np.concatenate([np.asarray(p) for p in points], axis=1).astype("float32")
-    flat = points.reshape(-1, *points.shape[2:])
-    bounds = {method: tfcert.bound(model, x, region, method) for method in methods}
-    for kernels in litert_support.KERNELS:
-        found = litert_support.outputs(path, flat, kernels).reshape(*points.shape[:2], -1)
-        slack = 1e-3 * step(path)
-        for method, ends in bounds.items():
-            lower, upper = (np.asarray(end)[:, None] for end in ends)
-            assert (found >= lower - slack).all(), (kernels, method)
-            assert (found <= upper + slack).all(), (kernels, method)
-
-
 def test_dense_layers_compute_what_is_executed(dense):
-    check_outputs(dense)
-    check_bounds(dense, ("ibp", "crown-ibp", "crown", "alpha-crown"), places=1)
+    litert_support.check_outputs(dense)
+    litert_support.check_bounds(dense, ("ibp", "crown-ibp", "crown", "alpha-crown"), places=1)
 
 
 def test_images_compute_what_is_executed(images):
-    check_outputs(images)
-    check_bounds(images)
+    litert_support.check_outputs(images)
+    litert_support.check_bounds(images)
 
 
 @pytest.mark.parametrize("kernels", litert_support.KERNELS)
 def test_each_operator_stays_within_its_radius(images, kernels):
-    check_radii(images, kernels)
-
-
-def check_radii(path, kernels):
-    x = litert_support.inputs(load(path), 100, low=-0.1, high=1.1)
-    found = list(litert_support.rounded(path, x, kernels))
-    assert len(found) > 3
-    for kind, radius, off in found:
-        assert off <= radius, kind
-        assert radius < (1.6 if kind == "MEAN" else 1.1), kind
+    litert_support.check_radii(images, kernels)
 
 
 @pytest.mark.slow
 def test_other_operators_compute_what_is_executed(other):
     # XNNPACK's factors of 8 bits in single operators carry on to all that follows.
     coarse = other.stem in ("leaky", "joined")
-    check_outputs(other, **({"equal": 0.3, "most": 3} if coarse else {}))
+    litert_support.check_outputs(other, **({"equal": 0.3, "most": 3} if coarse else {}))
     for kernels in litert_support.KERNELS:
-        check_radii(other, kernels)
-    check_bounds(other, places=2)
+        litert_support.check_radii(other, kernels)
+    litert_support.check_bounds(other, places=2)
 
 
 @pytest.mark.slow
@@ -141,23 +78,23 @@ def test_other_operators_compute_what_is_executed(other):
 @pytest.mark.parametrize("build", [litert_support.dense, litert_support.images])
 def test_random_networks(folder, build, seed):
     path = litert_support.convert(build(seed), folder / f"{build.__name__}{seed}.tflite")
-    check_bounds(path, eps=0.05, places=3)
+    litert_support.check_bounds(path, eps=0.05, places=3)
 
 
 # Errors planted in the reading.
 
 
 def test_a_missing_radius_is_found(dense, monkeypatch):
-    check_bounds(dense, ["crown"], eps=1e-4)
+    litert_support.check_bounds(dense, ["crown"], eps=1e-4)
     clip = tfcert.relaxations.clip
     monkeypatch.setattr(tfcert.relaxations, "Staircase", lambda limits, *_: clip(*limits))
     with pytest.raises(AssertionError):
-        check_bounds(dense, ["crown"], eps=1e-4)
+        litert_support.check_bounds(dense, ["crown"], eps=1e-4)
 
 
 def test_half_a_step_is_not_enough(images, monkeypatch):
     # The reference kernels round sums twice, and cut means off.
-    x = litert_support.inputs(load(images), 200)
+    x = litert_support.inputs(litert_support.load(images), 200)
     off = {}
     for kind, _, found in litert_support.rounded(images, x, "reference"):
         off[kind] = max(found, off.get(kind, 0.0))
@@ -165,7 +102,7 @@ def test_half_a_step_is_not_enough(images, monkeypatch):
     assert off["MEAN"] > 0.7
     monkeypatch.setattr(litert_operators, "rounding_radius", lambda factor: 0.5)
     with pytest.raises(AssertionError, match="CONV_2D"):
-        check_radii(images, "reference")
+        litert_support.check_radii(images, "reference")
 
 
 def test_a_missing_clip_is_found(dense, monkeypatch):
@@ -174,7 +111,7 @@ def test_a_missing_clip_is_found(dense, monkeypatch):
         litert_values.Call, "limits", lambda call: (limits(call)[0], 10 * limits(call)[1])
     )
     with pytest.raises(AssertionError):
-        check_outputs(dense)
+        litert_support.check_outputs(dense)
 
 
 def test_a_wrong_zero_point_is_found(dense, monkeypatch):
@@ -186,7 +123,7 @@ def test_a_wrong_zero_point_is_found(dense, monkeypatch):
 
     monkeypatch.setattr(litert_files.Stored, "grid", wrong)
     with pytest.raises(AssertionError):
-        check_outputs(dense)
+        litert_support.check_outputs(dense)
 
 
 def test_scales_of_other_channels_are_found(dense, monkeypatch):
@@ -198,7 +135,7 @@ def test_scales_of_other_channels_are_found(dense, monkeypatch):
 
     monkeypatch.setattr(litert_values.Call, "kernel", wrong)
     with pytest.raises(AssertionError):
-        check_outputs(dense)
+        litert_support.check_outputs(dense)
 
 
 # What else the model is good for.
@@ -206,7 +143,7 @@ def test_scales_of_other_channels_are_found(dense, monkeypatch):
 
 @pytest.mark.slow
 def test_certificates_hold_for_both_kernels(dense):
-    model = load(dense)
+    model = litert_support.load(dense)
     x = litert_support.inputs(model, 20)
     y = litert_support.outputs(dense, x).argmax(axis=1)
     region = tfcert.LpBall(EPS)
@@ -220,7 +157,7 @@ def test_certificates_hold_for_both_kernels(dense):
 
 @pytest.mark.parametrize("radius", [None, 1.0])
 def test_bounds_hold_for_every_kernel_within_the_radius(images, monkeypatch, radius):
-    model = load(images, radius=radius)
+    model = litert_support.load(images, radius=radius)
     x, region = litert_support.inputs(model, 3), tfcert.LpBall(EPS)
     bounds = [tfcert.bound(model, x, region, method) for method in ("ibp", "crown")]
     points = np.asarray(region.sample(x, 100, 0)).reshape(-1, *x.shape[1:])
@@ -246,11 +183,11 @@ def test_bounds_hold_for_every_kernel_within_the_radius(images, monkeypatch, rad
         assert (found >= np.asarray(lower)[:, None] - 1e-5).all()
         assert (found <= np.asarray(upper)[:, None] + 1e-5).all()
     # The ways to round differ by several steps, so that the bounds are put to the test.
-    assert np.ptp(found[:, ::100], axis=1).max() > 2 * step(images)
+    assert np.ptp(found[:, ::100], axis=1).max() > 2 * litert_support.step(images)
 
 
 def test_verify_and_float_safe(dense):
-    model = load(dense)
+    model = litert_support.load(dense)
     x = litert_support.inputs(model, 8)
     y = litert_support.outputs(dense, x).argmax(axis=1)
     region = tfcert.LpBall(0.004)
@@ -264,7 +201,7 @@ def test_verify_and_float_safe(dense):
 
 @pytest.mark.slow
 def test_exports(dense, tmp_path):
-    model = load(dense)
+    model = litert_support.load(dense)
     x = litert_support.inputs(model, 20)
     region = tfcert.LpBall(0.01)
     tfcert.export_certified(model, str(tmp_path / "export"), region, method="crown-ibp")
@@ -279,17 +216,17 @@ def test_exports(dense, tmp_path):
 
 
 def test_double_precision_and_a_radius_of_ones_own(dense, tmp_path):
-    x = litert_support.inputs(load(dense), 5)
+    x = litert_support.inputs(litert_support.load(dense), 5)
     region = tfcert.LpBall(EPS)
     single, double, wide = (
-        tfcert.bound(load(dense, **options), x, region)
+        tfcert.bound(litert_support.load(dense, **options), x, region)
         for options in ({}, {"dtype": "float64"}, {"radius": 1.0})
     )
     assert np.asarray(double.lower).dtype == np.float64
-    np.testing.assert_allclose(single.lower, double.lower, atol=1.01 * step(dense))
+    np.testing.assert_allclose(single.lower, double.lower, atol=1.01 * litert_support.step(dense))
     widths = [np.mean(np.asarray(b.upper) - np.asarray(b.lower)) for b in (single, wide)]
     assert widths[0] < widths[1]
-    model = load(dense)
+    model = litert_support.load(dense)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(model(x), again(x))
@@ -303,9 +240,9 @@ def test_the_scale_of_a_bias_means_nothing(dense, tmp_path):
                 tensor.quantization.scale = [1.001 * s for s in tensor.quantization.scale]
 
     path = rewritten(dense, tmp_path, change)
-    x = litert_support.inputs(load(dense), 20)
+    x = litert_support.inputs(litert_support.load(dense), 20)
     np.testing.assert_array_equal(litert_support.outputs(path, x), litert_support.outputs(dense, x))
-    np.testing.assert_array_equal(load(path)(x), load(dense)(x))
+    np.testing.assert_array_equal(litert_support.load(path)(x), litert_support.load(dense)(x))
 
 
 def schema():
@@ -345,7 +282,7 @@ def test_says_which_operator_is_not_supported(dense, tmp_path):
     path = tmp_path / "other.tflite"
     path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     with pytest.raises(NotImplementedError, match=r"other.tflite: HARD_SWISH \(operator 1\)"):
-        load(path)
+        litert_support.load(path)
 
 
 def _floats(model):
@@ -393,14 +330,14 @@ def _shifted_weights(model):
 )
 def test_says_what_is_wrong_with_a_file(dense, tmp_path, change, error, message):
     with pytest.raises(error, match=message):
-        load(rewritten(dense, tmp_path, change))
+        litert_support.load(rewritten(dense, tmp_path, change))
 
 
 def test_refuses_what_is_no_network(dense, tmp_path):
     path = tmp_path / "broken.tflite"
     path.write_bytes(b"no network")
     with pytest.raises(ValueError, match="must be a LiteRT network"):
-        load(path)
+        litert_support.load(path)
     content = dense.read_bytes()
     for seed in range(20):
         random = np.random.default_rng(seed)
@@ -409,16 +346,16 @@ def test_refuses_what_is_no_network(dense, tmp_path):
             broken[place] = random.integers(256)
         path.write_bytes(bytes(broken))
         try:
-            load(path)
+            litert_support.load(path)
         except (ValueError, NotImplementedError) as problem:
             assert "broken.tflite" in str(problem)
 
 
 def test_refuses_bad_arguments(dense):
     with pytest.raises(ValueError, match="dtype.*Received: dtype=\"?'float16"):
-        load(dense, dtype="float16")
+        litert_support.load(dense, dtype="float16")
     with pytest.raises(ValueError, match="radius.*Received: radius=0.3"):
-        load(dense, radius=0.3)
+        litert_support.load(dense, radius=0.3)
     for bad in ({"multiplier": 0.0}, {"limits": (1.5, 3)}, {"limits": (3, 1)}, {"radius": 0.4}):
         with pytest.raises(ValueError, match="Received: "):
             Requantize(**bad)
