@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import tfcert
-from tests import support
+from tests import soundness, support
 from tests import training_support as ts
 from tfcert import layers, objectives, schedules
 
@@ -31,6 +31,13 @@ def trainer_of(model, objective, rate=0.02, eagerly=True, **options):
     return trainer
 
 
+@pytest.fixture
+def _kernels_at_once():
+    """Kernels run at once too: XLA takes seconds for each size of a batch."""
+    with soundness.eagerly():
+        yield
+
+
 def digits(count):
     x, y = tfcert.datasets.load("digits")[0]
     return x[:count], y[:count]
@@ -40,6 +47,7 @@ def exponents(model):
     return [float(ops.convert_to_numpy(layer.p)) for layer in layers.distance_layers(model)]
 
 
+@pytest.mark.usefixtures("_kernels_at_once")
 @pytest.mark.parametrize("std", support.slow_except((0.25).__eq__, [1.0, 0.25]))
 def test_boosted_loss_by_hand(std):
     model = network(mean=0.0, std=std)
@@ -61,6 +69,7 @@ def test_boosted_loss_by_hand(std):
     assert logs["verified_accuracy"] == pytest.approx(verified.mean())
 
 
+@pytest.mark.usefixtures("_kernels_at_once")
 def test_hinge_by_hand():
     model = network()
     x, y = digits(BATCH)
@@ -112,6 +121,7 @@ def test_schedules_move_together_and_nothing_is_traced_again():
     assert exponents(model) == [math.inf, math.inf]
 
 
+@pytest.mark.usefixtures("_kernels_at_once")
 @pytest.mark.slow
 def test_training_sees_the_exponent_of_its_step_and_validation_infinity():
     """The same data: in training the loss of p = 2, in validation that of p = inf."""
@@ -134,6 +144,7 @@ def test_training_sees_the_exponent_of_its_step_and_validation_infinity():
     assert history["cross_entropy"][0] == pytest.approx(0.05 * float(entropy), rel=1e-4)
 
 
+@pytest.mark.usefixtures("_kernels_at_once")
 @pytest.mark.slow
 def test_scale_learns_at_its_own_rate():
     model = network()
@@ -187,6 +198,7 @@ def test_hybrid_trains_through_interval_bounds():
         trainer_of(model, objectives.LInfDistance(REGION)).evaluate(x[:10], y[:10], verbose=0)
 
 
+@pytest.mark.usefixtures("_kernels_at_once")
 @pytest.mark.slow
 def test_configuration_and_saving(tmp_path):
     objective = objectives.LInfDistance(
@@ -196,7 +208,7 @@ def test_configuration_and_saving(tmp_path):
     assert again.get_config() == objective.get_config()
     model = network()
     trainer = trainer_of(model, objective)
-    x, y = digits(2 * BATCH)
+    x, y = digits(BATCH)
     trainer.fit(x, y, batch_size=BATCH, epochs=2, verbose=0)
     trainer.save(tmp_path / "trainer.keras")
     loaded = keras.saving.load_model(tmp_path / "trainer.keras")
