@@ -1,5 +1,8 @@
 """Certification of other properties, and with branch and bound as the last stage."""
 
+import time
+import types
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ import tfcert
 from tests import branching_support, certification_support
 from tests.certification_support import certify
 from tfcert import attacks, logs, properties
+from tfcert.certification import cascade, complete
 
 REGION = tfcert.LpBall(0.25)
 BALL = tfcert.LpBall(0.25, norm=2)
@@ -58,6 +62,27 @@ def test_complete_stops_in_time():
     given = {"method": ["ibp", "complete"], "attack": None}
     result = certify(model, x, y, REGION, **given, time_limit_per_input=1e-9)
     assert set(result.verdict) == {"unknown"}
+
+
+def test_a_slow_first_search_keeps_no_other_input_out(monkeypatch):
+    """The first search compiles, and may take longer than an input may."""
+    model, (x, y) = branching_support.network(), inputs()
+    begin, searched = time.perf_counter(), complete.Complete._searched
+
+    def slow(self, place, settings):
+        offsets.append(1000.0)
+        return searched(self, place, settings)
+
+    offsets = []
+    monkeypatch.setattr(complete.Complete, "_searched", slow)
+    clock = types.SimpleNamespace(
+        perf_counter=lambda: begin + sum(offsets[:1]), monotonic=time.monotonic
+    )
+    monkeypatch.setattr(cascade, "time", clock)
+    given = {"method": ["ibp", "complete"], "attack": None}
+    result = certify(model, x, y, REGION, **given, time_limit_per_input=60.0)
+    assert len(offsets) > 1
+    assert "unknown" not in result.verdict
 
 
 def test_complete_needs_a_box():

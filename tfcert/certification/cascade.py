@@ -17,8 +17,8 @@ __all__ = ["Limits", "run"]
 class Limits:
     """Time limits, for an input and for the whole run, in seconds; None for no limit.
 
-    A batch that runs is not interrupted. An input does not enter a stage that would take it beyond
-    its limit, going by what the stage has taken so far.
+    Most stages do not interrupt a batch. An input does not enter such a stage if it would take the
+    input beyond its limit, going by what the stage has taken so far.
 
     Args:
         per_input: Seconds for each input.
@@ -46,7 +46,8 @@ class Limits:
             return True
         if self._end is not None and time.monotonic() >= self._end:
             return False
-        return self.per_input is None or spent + self._cost.get(stage, 0.0) < self.per_input
+        ahead = 0.0 if stage.keeps_time else self._cost.get(stage, 0.0)
+        return self.per_input is None or spent + ahead < self.per_input
 
 
 def run(

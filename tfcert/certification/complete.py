@@ -28,6 +28,8 @@ class Complete(Stage):
         searched: As for ``Bounds``.
     """
 
+    keeps_time = True
+
     def __init__(
         self,
         problem: Problem,

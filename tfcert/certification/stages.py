@@ -17,9 +17,11 @@ class Stage:
     Attributes:
         size: Inputs in a batch.
         limited: Whether time limits apply.
+        keeps_time: Whether the stage itself ends in time, also within a batch.
     """
 
     limited = True
+    keeps_time = False
 
     def __init__(self, problem: Problem, findings: Findings, size: int):
         self.problem, self.findings, self.size = problem, findings, size
