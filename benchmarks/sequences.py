@@ -33,6 +33,12 @@ _TIMES = flags.DEFINE_list("times", ["1", "4"], "Radii, in radii of the network.
 _INPUTS = flags.DEFINE_integer("inputs", 2, "Inputs of each network.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the random weights and inputs.")
 _THREADS = flags.DEFINE_integer("threads", 2, "Processor cores for a side.", lower_bound=1)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "float32",
+    ["float32", "float64"],
+    "Type that both sides compute in. In float64 rounding hides no difference of the bounds.",
+)
 _SECONDS = flags.DEFINE_float(
     "seconds", 1200.0, "Most seconds that one side may take for one network."
 )
@@ -45,7 +51,7 @@ _SIDES = {"tfcert": "sequences_subject", "auto_LiRPA": "sequences_peer"}
 def _rows(network: cases.Network, sides: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each radius and method of a network."""
     radii = [network.eps * float(times) for times in _TIMES.value]
-    question = Question(network, _INPUTS.value, radii, _METHODS.value)
+    question = Question(network, _INPUTS.value, radii, _METHODS.value, _DTYPE.value)
     found = {
         side: timing.call_once(_SIDES[side], question, _THREADS.value, _SECONDS.value)
         for side in sides

@@ -18,8 +18,10 @@ def measure(question: Question) -> list[dict[str, Any]]:
     warnings.simplefilter("ignore")
     import torch
 
-    module = peer.torch_module(question.network)
-    images = torch.tensor(question.network.inputs[: question.inputs])
+    dtype = getattr(torch, question.dtype)
+    torch.set_default_dtype(dtype)
+    module = peer.torch_module(question.network).to(dtype)
+    images = torch.tensor(question.network.inputs[: question.inputs]).to(dtype)
     x = images.permute(0, 3, 1, 2).contiguous()
     scores = module(x)
     classes = scores.shape[1]

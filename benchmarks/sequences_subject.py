@@ -21,12 +21,14 @@ class Question:
         inputs: How many of its inputs are bounded.
         radii: Radii of the l-inf ball, without clipping.
         methods: Names of ``cases.METHODS``.
+        dtype: The float type of the networks and the bounds.
     """
 
     network: cases.Network
     inputs: int
     radii: Sequence[float]
     methods: Sequence[str]
+    dtype: str = "float32"
 
 
 def measure(question: Question) -> list[dict[str, Any]]:
@@ -39,8 +41,10 @@ def measure(question: Question) -> list[dict[str, Any]]:
 
     import tfcert
 
+    keras.config.set_floatx(question.dtype)
+    keras.config.set_dtype_policy(question.dtype)
     model = cases.build_keras(question.network)
-    x = question.network.inputs[: question.inputs]
+    x = question.network.inputs[: question.inputs].astype(question.dtype)
     scores = ops.convert_to_numpy(model(x))
     y = scores.argmax(axis=1)
     others = scores - 1e30 * (y[:, None] == range(scores.shape[1]))

@@ -264,6 +264,25 @@ def sequences_table() -> str:
     return "\n".join([table_parts.facts(report), "", *lines])
 
 
+def sequences_float64_table() -> str:
+    """CROWN's margins in float32 and in float64, beside the peer's."""
+    single, double = (
+        json.loads((table_parts.RESULTS / f"{name}.json").read_text())
+        for name in ("sequences", "sequences_float64")
+    )
+    known = {(row["network"], row["eps"], row["method"]): row for row in single["rows"]}
+    lines = [
+        "| network | ε | CROWN, float32 | peer | CROWN, float64 | peer |",
+        "| --- " * 6 + "|",
+    ]
+    for row in double["rows"]:
+        rows = (known[row["network"], row["eps"], row["method"]], row)
+        cells = [f"`{row['network']}`", f"{row['eps']:.2g}"]
+        cells += [f"{one[side]:.7f}" for one in rows for side in ("tfcert", "auto_LiRPA")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([table_parts.facts(double), "", *lines])
+
+
 def trained_sequences_table() -> str:
     """Returns the results of certified training of a transformer and a GRU on digits."""
     reports = {
@@ -323,6 +342,7 @@ TABLES = {
     "epochs": training_tables.epochs_table,
     "paired": training_tables.paired_table,
     "sequences": sequences_table,
+    "sequences_float64": sequences_float64_table,
     "trained_sequences": trained_sequences_table,
 }
 PAGES = tuple(

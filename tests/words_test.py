@@ -311,7 +311,8 @@ def test_words_beside_numbers_are_attacked_and_certified():
         only_words = tfcert.attacks.Substitutions(region["words"])
         tfcert.certify(model, x, y, region, "ibp", attack=only_words)
     with pytest.raises(NotImplementedError, match="splits boxes"):
-        tfcert.certify(model, x, y, region, "complete")
+        round_ball = tfcert.LpBall(0.3, norm=2)
+        tfcert.certify(model, x, y, {**region, "level": round_ball}, "complete")
     with pytest.raises(NotImplementedError, match="'level' of model .* must be read by one"):
         tfcert.bound(model, x, {**region, "level": WordSubstitutions(_TABLE)})
     with pytest.raises(ValueError, match="no region of training or of an"):
