@@ -273,7 +273,7 @@ def _computation(model: keras.Model, search: attacks.Search) -> Callable[..., Te
     ) -> Tensor:
         def scores(points: Tensor) -> Tensor:
             outputs = model(points, training=False)
-            count = outputs.shape[0] // x.shape[0]  # Neighbours of each input.
+            count = ops.shape(outputs)[0] // ops.shape(x)[0]  # Neighbours of each input.
             rows, shift, members, at = (
                 ops.repeat(part, count, axis=0) for part in (factors, offsets, groups, places)
             )
