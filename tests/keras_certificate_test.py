@@ -191,6 +191,23 @@ def test_top_k_and_several_inputs_are_proved(tmp_path):
     assert len(question.cases) == 9 and {len(case.rows) for case in question.cases} == {2}
 
 
+@pytest.mark.slow
+def test_top_k_is_proved_by_splits_of_units(tmp_path):
+    model, x = drawn(wide)
+    second = int(np.argsort(np.asarray(model(x))[0])[-2])
+    outcome = tfcert.verify(
+        model,
+        properties.TopK(second, 2),
+        x,
+        tfcert.LpBall(0.05),
+        certificate=tmp_path / "proof.npz",
+        time_limit=100,
+    )
+    assert (outcome.verdict, outcome.method) == ("holds", "units"), outcome.summary()
+    assert outcome.certificate is not None, outcome.notes
+    assert program.main(paths(tmp_path)) == 0
+
+
 def test_a_softmax_is_left_out_of_the_written_network(tmp_path):
     model, x = drawn(dense)
     whole = keras.Sequential([*model.layers, layers.Softmax()])

@@ -81,6 +81,10 @@ def test_value_is_monotone_and_decides():
     assert ways == [{0, 1}, {1, 2}, {1, 3}, {2, 3}, {3}]
     with pytest.raises(NotImplementedError, match="more than 3 ways"):
         question.conjunctions(3)
+    clauses = question.in_clauses(10)
+    np.testing.assert_array_equal(clauses.value(margins), question.value(margins))
+    assert [set(way.tolist()) for way in clauses.conjunctions(10)] == ways
+    assert (clauses.needs == 1).all()
 
 
 def test_vnnlib_cases_as_questions():

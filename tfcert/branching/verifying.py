@@ -30,6 +30,7 @@ from tfcert.entering import Inputs, Regions, enter
 from tfcert.network import network_of
 from tfcert.properties import Monotone, OutputProperty, Property
 from tfcert.properties.questions import Problem
+from tfcert.properties.writing import MOST_WAYS
 from tfcert.types import MethodName
 
 __all__ = ["Settings", "find_counterexample", "verify", "verify_problems"]
@@ -154,7 +155,7 @@ def verify(
             "`recorder` must be None with `certificate`, which needs its own recorder. Received: "
             f"recorder={recorder!r}."
         )
-    slack = 0.0
+    cases, slack = asked.places_by_box() if isinstance(asked, Property) else None, 0.0
     if proof is not None and method.float_safe and problems and not _are_few(problems):
         method.check(network_of(model))
         method, slack = proof.by_checker(method), whole.rounding(model, problems, method)
@@ -167,7 +168,7 @@ def verify(
         log=log,
         verbose=verbose,
         recorder=recorder if proof is None else proof.tree,
-        cases=_cases(asked) if proof is None else proof.cases,
+        cases=cases if proof is None else proof.cases,
         slack=slack,
     )
     outcome = question.verified(model, settings, verify_problems)
@@ -347,6 +348,8 @@ class _Verification:
             if settings.method.float_safe or not self._layout.unit_count:
                 return None
             problems = [problem.with_slack(settings.slack) for problem in self.problems]
+            if settings.recorder is not None:  # A proof refutes case by case.
+                problems = [problem.in_clauses(MOST_WAYS) for problem in problems]
             return UnitSplitter(
                 self.model, problems, recorder=settings.recorder, cases=settings.cases
             )
@@ -405,7 +408,3 @@ class _Verification:
 def _are_few(problems: Sequence[Problem]) -> bool:
     """Whether inputs are split, rather than units."""
     return max(map(free_inputs, problems)) <= _FEW_INPUTS
-
-
-def _cases(asked: Any) -> list[list[int]] | None:
-    return asked.places_by_box() if isinstance(asked, Property) else None

@@ -108,6 +108,18 @@ class Question:
                     )
         return found
 
+    def in_clauses(self, most: int) -> Question:
+        """The same question with a group for each way to break it: one of its margins is positive.
+
+        Args:
+            most: As for ``conjunctions``.
+        """
+        ways = self.conjunctions(most)
+        groups = np.zeros((len(ways), len(self.rows)), bool)
+        for group, way in zip(groups, ways, strict=True):
+            group[way] = True
+        return Question(self.rows, self.offsets, groups, np.ones(len(ways), int))
+
     def __eq__(self, other: Any) -> bool:
         return isinstance(other, Question) and all(
             np.array_equal(mine, theirs)
@@ -145,6 +157,10 @@ class Problem(NamedTuple):
         asked = self.question
         question = Question(asked.rows, asked.offsets - slack, asked.groups, asked.needs)
         return self._replace(question=question)
+
+    def in_clauses(self, most: int) -> Problem:
+        """The problem with a group for each way to break its question."""
+        return self._replace(question=self.question.in_clauses(most))
 
 
 def rounded_outward(
