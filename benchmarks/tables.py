@@ -200,6 +200,26 @@ def _proofs(report: Mapping[str, Any]) -> str:
     return "\n".join([table_parts.facts(report), "", *lines])
 
 
+def branching_table() -> str:
+    """Parts bounded a second, beside the peer."""
+    report = json.loads((table_parts.RESULTS / "branching.json").read_text())
+    ways = {"crown": "one sweep", "optimised": "β-CROWN, ten steps"}
+    lines = [
+        "| instance | parts | bounds | tfcert, parts/s | auto_LiRPA, parts/s | mean margin |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        boxes = row["benchmark"] == "acasxu"
+        way = "CROWN, all layers" if boxes else ways[row["method"]]
+        means = [_margin(row, f"{side} mean") for side in ("tfcert", "auto_LiRPA")]
+        speeds = [f"{row[side]:,.0f}" if side in row else "-" for side in ("tfcert", "auto_LiRPA")]
+        lines.append(
+            f"| {row['benchmark']} {row['property'].removesuffix('.vnnlib.gz')} | {row['parts']} "
+            f"| {way} | {' | '.join(speeds)} | {' / '.join(means)} |"
+        )
+    return "\n".join([table_parts.facts(report), "", *lines])
+
+
 def scale_table() -> str:
     """What the small network takes, and what the large one would."""
     report = json.loads((table_parts.RESULTS / "scale.json").read_text())
@@ -333,6 +353,7 @@ TABLES = {
     "vnncomp": vnncomp_table,
     "verify": verify_table,
     "proofs": proofs_table,
+    "branching": branching_table,
     "scale": scale_table,
     "distance": training_tables.distance_table,
     "distance_training": training_tables.distance_training_table,
