@@ -101,13 +101,13 @@ def measure(question: Question) -> dict[str, Any]:
 
 
 def _parts(splitter: Any, count: int) -> Any:
-    """So many open parts, those with the least bounds first."""
-    domains = splitter.start()
+    """So many parts of the hardest case, those with the least bounds split first."""
+    domains, most = splitter.start(), 1
     while True:
         found = splitter.bound(domains)
         value = found.lower.min(axis=1)
-        some = np.clip((value <= 0).sum(), 1, count // 2)
-        left = found.domains.take(np.argsort(value)[:some])
+        left = found.domains.take(np.argsort(value)[:most])
+        most = max(1, count // 2)
         left = left.take(splitter.can_split(left))
         domains = splitter.split(left)
         if len(domains) >= count:
