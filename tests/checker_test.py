@@ -1,9 +1,13 @@
 """The program that checks proofs, and what it rests on: rigorous bounds in float64."""
 
+import ast
 import functools
 import gzip
+import io
+import re
 import subprocess
 import sys
+import tokenize
 from fractions import Fraction
 from operator import add
 
@@ -357,6 +361,29 @@ def test_the_checker_runs_without_tfcert_keras_and_tensorflow(files, by_inputs):
         check=False,
     )
     assert (found.returncode, found.stdout, found.stderr) == (0, "valid\n", "")
+
+
+def code_lines(path):
+    """How many lines hold code: no comments, docstrings or blanks."""
+    source = path.read_text(encoding="utf-8")
+    texts = set()
+    for node in ast.walk(ast.parse(source)):
+        kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+        if isinstance(node, kinds) and ast.get_docstring(node) is not None:
+            texts |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    found = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.string.strip() and token.type != tokenize.COMMENT:
+            found |= set(range(token.start[0], token.end[0] + 1))
+    return len(found - texts)
+
+
+def test_the_page_says_how_large_the_checker_is():
+    count = sum(map(code_lines, (support.ROOT / "tfcert_check").glob("*.py")))
+    page = (support.ROOT / "docs/proofs.md").read_text(encoding="utf-8")
+    told = int(re.search(r"([0-9]+) lines without comments", page)[1])
+    assert abs(told - count) <= 5, f"{count} lines"
+    assert count < 930
 
 
 # Properties.
