@@ -87,6 +87,19 @@ def test_no_bound_is_above_the_true_minimum(tmp_path, seed):
     np.testing.assert_allclose(tiny, ends, atol=1e-6)
 
 
+def test_a_box_is_bounded_as_if_it_were_alone(tmp_path):
+    network = read(mlp((3, 8, 8, 2), 3), tmp_path)
+    rng = np.random.default_rng(0)
+    lower = rng.uniform(-1, 0.5, (30, 3))
+    upper = lower + rng.uniform(0.01, 1.5, (30, 3))
+    rows = np.broadcast_to(rng.normal(size=(2, 2)), (30, 2, 2))
+    together = Enclosure(network, lower, upper).lower_bounds(network.output, rows)
+    for i in range(30):
+        box = slice(i, i + 1)
+        alone = Enclosure(network, lower[box], upper[box]).lower_bounds(network.output, rows[box])
+        np.testing.assert_allclose(together[box], alone, atol=1e-9)
+
+
 def test_signs_and_multipliers_bound_the_part_with_these_signs(tmp_path):
     network = read(mlp((2, 6, 5, 2), 6), tmp_path)
     lower, upper = np.full((1, 2), -1.0), np.full((1, 2), 1.0)

@@ -124,7 +124,8 @@ class Enclosure:
         """Bounds the entries whose sign is open by rows e_j and -e_j."""
         lower, upper = (end.copy() for end in self.intervals[place])
         boxes, size = lower.shape
-        open_ones = np.flatnonzero(((lower < 0) & (upper > 0)).any(axis=0))
+        open_here = (lower < 0) & (upper > 0)
+        open_ones = np.flatnonzero(open_here.any(axis=0))
         widest = max(step.size for step in self.network.steps[: place + 1])
         count = max(1, ENTRIES // (2 * widest * boxes))
         for start in range(0, len(open_ones), count):
@@ -135,6 +136,8 @@ class Enclosure:
             slopes = {k: t[:, units].reshape(1, -1, t.shape[2]) for k, t in hidden.items()}
             found = self.lower_bounds(place, rows.reshape(boxes, -1, size), slopes)
             found = np.where(np.isfinite(found), found, -np.inf).reshape(boxes, 2, -1)
+            # No box gains by those beside it, so that each leaf stands for itself.
+            found = np.where(open_here[:, None, units], found, -np.inf)
             lower[:, units] = np.maximum(lower[:, units], found[:, 0])
             upper[:, units] = np.minimum(upper[:, units], -found[:, 1])
         self.intervals[place] = Interval(lower, upper)
