@@ -108,7 +108,7 @@ _MAY_KNOW = {
     "trainers": {"tfcert_programs"},
     "benchmarks": {
         *("tfcert", "attacks", "types", "backend", "regions", "graph", "rules", "programs"),
-        *("bounds", "datasets", "provenance"),
+        *("bounds", "datasets", "provenance", "network", "branching"),
         *("smoothing", "layers", "models", "objectives", "files", "interchange", "reporting"),
     },
 }

@@ -21,8 +21,10 @@ __all__ = ["write_proof"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-# How often leaves are cut in halves until the checker can follow.
+# How often leaves are cut in halves until the checker can follow. Where there is a counterexample,
+# each round cuts twice as many: no more cuts than leaves, or than this number.
 _MENDED = 24
+_CUTS = 1024
 
 
 def write_proof(
@@ -60,6 +62,7 @@ def write_proof(
         file = tfcert_check.read_network(network, float_safe)
         question = tfcert_check.read_property(asked)
         proved: set[tuple[int, int]] = set()
+        cuts, most = 0, _CUTS
         for last in [*[False] * _MENDED, True]:
             arrays, places = _arrays(tree, model, file, question)
             content = io.BytesIO()
@@ -77,7 +80,8 @@ def write_proof(
             if not weak:  # In the end all leaves are checked together, as others will.
                 proved.clear()
                 continue
-            if last or not mend(tree, question.cases, [places[leaf.node] for leaf in weak]):
+            cuts, most = cuts + len(weak), max(most, len(bounded))
+            if last or cuts > most or not mend(tree, question.cases, [places[leaf.node] for leaf in weak]):
                 case, node, bound = weak[0]
                 raise ValueError(
                     f"`tree` is not a proof: leaf {node} of case {case} is not proved: its bound "
