@@ -81,7 +81,8 @@ def write_proof(
                 proved.clear()
                 continue
             cuts, most = cuts + len(weak), max(most, len(bounded))
-            if last or cuts > most or not mend(tree, question.cases, [places[leaf.node] for leaf in weak]):
+            last = last or cuts > most
+            if last or not mend(tree, question.cases, [places[leaf.node] for leaf in weak]):
                 case, node, bound = weak[0]
                 raise ValueError(
                     f"`tree` is not a proof: leaf {node} of case {case} is not proved: its bound "
