@@ -14,6 +14,7 @@ from keras import ops
 from tfcert import backend
 from tfcert.bounds import methods, propagation
 from tfcert.bounds.answers import plain_sweeper
+from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.known import Known
 from tfcert.bounds.sweep import sweep
 from tfcert.branching.outcome import Reason, within_rounding
@@ -27,7 +28,7 @@ from tfcert.regions import Box
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Bounds, Tensor
 
-__all__ = ["BoxSplitter", "free_inputs"]
+__all__ = ["BoxSplitter", "bounds_and_slopes", "free_inputs"]
 
 # Batches up to this size are bounded operation by operation, at their own size. So are the first
 # larger ones: for an ACAS Xu network, compiling takes as long as six of them save.
@@ -192,14 +193,7 @@ class BoxSplitter:
             evaluation = propagation.evaluate(
                 network, box, box.bind(x), method, point=x, known=Known(intervals=places)
             )
-            node, keep = network.outputs, method.intersect
-            bounds = propagation.lower_rows(evaluation, method, node, rows, intersect=keep)
-            slopes = ops.zeros((*rows.shape[:2], *network.input.shape), rows.dtype)
-            if method.backward:
-                record: dict = {}
-                plain_sweeper(evaluation, node)  # Makes what the sweep reads.
-                sweep(evaluation, node, Rows(rows), Frame(), record=record)
-                slopes = record.get(network.input, slopes)
+            bounds, slopes = bounds_and_slopes(evaluation, method, rows)
             return bounds, slopes, [evaluation.intervals[node].bounds for node in hidden]
 
         return run
@@ -241,3 +235,25 @@ def _halves(domains: Domains, record: BoxRecord | None) -> list[Domains]:
             )
         )
     return found
+
+
+def bounds_and_slopes(
+    evaluation: Evaluation, method: methods.Method, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns lower bounds of rows of the outputs, and their slopes in the inputs.
+
+    Args:
+        evaluation: The network on the parts.
+        method: What bounds the rows. The slopes are 0 if it does not sweep backward.
+        rows: The rows, ``(parts, rows, outputs)``.
+    """
+    network = evaluation.network
+    node = network.outputs
+    bounds = propagation.lower_rows(evaluation, method, node, rows, intersect=method.intersect)
+    slopes = ops.zeros((*rows.shape[:2], *network.input.shape), rows.dtype)
+    if method.backward:
+        record: dict = {}
+        plain_sweeper(evaluation, node)  # Makes what the sweep reads.
+        sweep(evaluation, node, Rows(rows), Frame(), record=record)
+        slopes = record.get(network.input, slopes)
+    return bounds, slopes

@@ -19,9 +19,8 @@ from keras import ops
 
 from tfcert import attacks, backend
 from tfcert.bounds import methods, propagation
-from tfcert.bounds.answers import plain_sweeper
-from tfcert.bounds.sweep import sweep
 from tfcert.branching.attacking import worst_points
+from tfcert.branching.boxes import bounds_and_slopes
 from tfcert.branching.checking import Referee
 from tfcert.branching.outcome import Counterexample, Outcome, Reason, within_rounding
 from tfcert.branching.rows import Rows as AskedRows
@@ -31,7 +30,6 @@ from tfcert.network import network_of
 from tfcert.programs import programs_of
 from tfcert.properties.questions import Problem, Question
 from tfcert.regions import Numbers, Region
-from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Tensor
 
 if TYPE_CHECKING:
@@ -312,15 +310,7 @@ class ChoiceSplitter:
         def run(numbers: Numbers, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             region = template.with_numbers(numbers)
             evaluation = propagation.evaluate(network, region, region.bind(x), method, point=x)
-            node, keep = network.outputs, method.intersect
-            lower = propagation.lower_rows(evaluation, method, node, rows, intersect=keep)
-            slopes = ops.zeros((*rows.shape[:2], *network.input.shape), rows.dtype)
-            if method.backward:
-                record: dict = {}
-                plain_sweeper(evaluation, node)  # Makes what the sweep reads.
-                sweep(evaluation, node, Rows(rows), Frame(), record=record)
-                slopes = record.get(network.input, slopes)
-            return lower, slopes
+            return bounds_and_slopes(evaluation, method, rows)
 
         return run
 

@@ -93,36 +93,35 @@ class RowQuantized(Nonlinear):
         return [rows], total(negative - positive, reach)
 
 
-class _Int8Matrix(Matrix):
+class _Int8(Kernel):
+    """Takes the kernel from the integers and the scales of a layer, whenever weights are read."""
+
+    layer: Any
+    kernel: Any
+
+    def parameters(self, dtype: str) -> dict[str, Tensor]:
+        whole, scale = graph.int8_parts(self.layer)
+        self.kernel = ops.cast(whole, dtype) / ops.cast(scale, dtype)
+        return super().parameters(dtype)
+
+    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
+        raise NotImplementedError(_NO_ANALYSIS)
+
+
+class _Int8Matrix(_Int8, Matrix):
     """The matrix that the integers and the scales of a layer stand for."""
 
     def __init__(self, layer: Any):
         super().__init__(None, layer.bias, fan_in=int(layer.kernel.shape[0]))
         self.layer = layer
 
-    def parameters(self, dtype: str) -> dict[str, Tensor]:
-        whole, scale = graph.int8_parts(self.layer)
-        self.kernel = ops.cast(whole, dtype) / ops.cast(scale, dtype)
-        return super().parameters(dtype)
 
-    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
-        raise NotImplementedError(_NO_ANALYSIS)
-
-
-class _Int8Kernel(Kernel):
+class _Int8Kernel(_Int8):
     """The kernel of an einsum that the integers and the scales of a layer stand for."""
 
     def __init__(self, layer: Any, linear: Linear, fan_in: int):
         super().__init__(linear, None, layer.bias, fan_in=fan_in)
         self.layer = layer
-
-    def parameters(self, dtype: str) -> dict[str, Tensor]:
-        whole, scale = graph.int8_parts(self.layer)
-        self.kernel = ops.cast(whole, dtype) / ops.cast(scale, dtype)
-        return super().parameters(dtype)
-
-    def rounding(self, p: Any, unit: float, *magnitudes: Tensor) -> Tensor:
-        raise NotImplementedError(_NO_ANALYSIS)
 
 
 def int8_dense(layer: Any, x: Node) -> Node:
