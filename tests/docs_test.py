@@ -140,7 +140,7 @@ def test_code_blocks_say_what_they_are():
     for page in _PAGES:
         for block in _blocks(_read(page)):
             where = f"{page}:{block.line - 1}"
-            assert block.language in ("python", "text", "sh", "shell"), where
+            assert block.language in ("python", "text", "sh", "shell", "json"), where
             marks = {"python": ("", "tensorflow", "jax"), "text": ("", "varies")}
             assert block.mark in marks.get(block.language, ("",)), where
 
