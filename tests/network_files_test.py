@@ -13,7 +13,7 @@ import tfcert_check
 from tests import soundness
 from tests.float_safe_support import NETWORKS, draw, draw_weights
 from tfcert import proofs, properties
-from tfcert.branching.asking import problems_of
+from tfcert.branching.asking import question_of
 from tfcert.proofs.networks import agrees
 from tfcert.proofs.values import values_of
 from tfcert.properties.writing import write_problems
@@ -167,7 +167,7 @@ def test_files_that_are_no_network_are_refused(tmp_path, changes, message):
 
 
 def written(path, model, asked, x, region):
-    problems = problems_of(model, asked, x, region)
+    problems = question_of(model, asked, x, region).boxes()
     write_problems(path, problems)
     return problems, tfcert_check.read_property(path), properties.read_vnnlib(path)
 
