@@ -1,5 +1,5 @@
 # make demo        train a small digit classifier, certify it, leave figures in demo_output/
-# make test        run the tests that every change has to pass, in 5 to 6 minutes
+# make test        run the tests that every change has to pass, in about 5 minutes
 # make test-slow   run the others, which are marked as slow
 # make test-all    run all tests
 # make lint        formatter and linter, changing nothing
