@@ -98,6 +98,7 @@ _ALIASES = {
     "Callbacks": "one of Keras's callbacks, or several",
     "Inputs": "an ``ArrayLike``; a dictionary or a list of them for a model with several inputs",
     "Regions": "a region; a dictionary or a list of regions and ``fixed`` for several inputs",
+    "Radii": "a radius for each input: a dictionary by names, or a list in order",
 }
 
 project = "tfcert"
