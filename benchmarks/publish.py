@@ -17,6 +17,7 @@ import pathlib
 import shlex
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -173,7 +174,11 @@ def tables() -> str:
             "",
             f"`{known['name']}` has the SHA-256 `{known['sha256']}`. The command at commit",
         ]
-        lines += [f"{known['commit'][:12]} was", "", "```sh", known["command"], "```"]
+        command = textwrap.wrap(
+            known["command"], 88, break_on_hyphens=False, break_long_words=False
+        )
+        lines += [f"{known['commit'][:12]} was", "", "```sh"]
+        lines += [" \\\n    ".join(command), "```"]
     return "\n".join(lines) + "\n"
 
 
