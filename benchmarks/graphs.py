@@ -220,6 +220,26 @@ def _vit(depth: int, width: int, heads: int, patch: int, norm: str = "layernorm"
     return {"input_shape": [32, 32, 3], "nodes": nodes, "output": "scores"}
 
 
+def _text(depth: int, words: int, width: int, heads: int) -> dict[str, Any]:
+    """A text encoder from its embedded words on: blocks that normalise behind each sum."""
+    nodes, source = [_node("words", "rows", "input")], "words"
+    for index in range(1, depth + 1):
+        name = f"block{index}"
+        nodes += [
+            _node(f"{name}_attention", "attention", source, heads=heads),
+            _node(f"{name}_add1", "add", f"{name}_attention", source),
+            _node(f"{name}_norm1", "layernorm", f"{name}_add1", epsilon=1e-5),
+            _node(f"{name}_dense1", "dense", f"{name}_norm1", units=2 * width),
+            _node(f"{name}_gelu", "gelu", f"{name}_dense1"),
+            _node(f"{name}_dense2", "dense", f"{name}_gelu", units=width),
+            _node(f"{name}_add2", "add", f"{name}_dense2", f"{name}_norm1"),
+            _node(name, "layernorm", f"{name}_add2", epsilon=1e-5),
+        ]
+        source = name
+    nodes += [_node("first", "first", source), _node("scores", "dense", "first", units=2)]
+    return {"input_shape": [words, width, 1], "nodes": nodes, "output": "scores"}
+
+
 def _recurrent(op: str, steps: int, features: int, units: int) -> dict[str, Any]:
     """A recurrent layer that reads the rows of an image, and scores of its last state."""
     nodes = [
@@ -244,6 +264,7 @@ GRAPHS: dict[str, tuple[dict[str, Any], float]] = {
     "vit_3_3_16": (_vit(3, 48, 3, 16), 1 / 25500),
     "vit_2_3_8": (_vit(2, 48, 3, 8), 1 / 25500),
     "vit_2_3_16_centering": (_vit(2, 48, 3, 16, "centering"), 1 / 2550),
+    "text_2_8_16": (_text(2, 8, 16, 2), 0.002),
     "lstm_8_32": (_recurrent("lstm", 8, 8, 32), 0.01),
     "lstm_28_32": (_recurrent("lstm", 28, 28, 32), 0.001),
     "gru_8_32": (_recurrent("gru", 8, 8, 32), 0.01),
