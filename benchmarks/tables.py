@@ -269,8 +269,9 @@ def _margin(row: Mapping[str, Any], side: str) -> str:
 
 def sequences_table() -> str:
     """Margins of transformers and recurrent networks, beside the peer's."""
-    report = json.loads((table_parts.RESULTS / "sequences.json").read_text())
-    rows = {(r["network"], r["eps"], r["method"]): r for r in report["rows"]}
+    names = ("sequences", "sequences_text")
+    reports = [json.loads((table_parts.RESULTS / f"{name}.json").read_text()) for name in names]
+    rows = {(r["network"], r["eps"], r["method"]): r for known in reports for r in known["rows"]}
     lines = [
         "| network | ε | IBP | peer | CROWN | peer | at an attack | without a change |",
         "| --- " * 8 + "|",
@@ -281,7 +282,7 @@ def sequences_table() -> str:
         cells += [_margin(row, side) for row in (ibp, crown) for side in ("tfcert", "auto_LiRPA")]
         cells += [_margin(crown, name) for name in ("attacked", "clean")]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([table_parts.facts(report), "", *lines])
+    return "\n".join([*map(table_parts.facts, reports), "", *lines])
 
 
 def sequences_float64_table() -> str:
