@@ -24,7 +24,9 @@ import timing
 from absl import app, flags
 from branching_subject import Question
 
-_FOLDER = flags.DEFINE_string("folder", "../shared/vnncomp", "Where the instances lie.")
+_FOLDER = flags.DEFINE_string(
+    "folder", "../shared/vnncomp", "Folder with the instances of the competition."
+)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls.", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", 2, "Processor cores for a side.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 120.0, "Most seconds of a side for an instance.")

@@ -16,7 +16,7 @@ _SHIFT = 10.0
 
 
 class Question(NamedTuple):
-    """What is measured.
+    """One row of the table: an instance and how its parts are bounded.
 
     Attributes:
         network: An ONNX file.

@@ -100,7 +100,7 @@ def verify(
 
 @dataclasses.dataclass
 class Verdicts:
-    """What is known of each image: the verdict, the method behind it, the seconds."""
+    """The verdict on each image, the method behind the verdict, and the seconds."""
 
     verdict: np.ndarray
     method: np.ndarray

@@ -77,7 +77,7 @@ def converted(model: Any, calibration: np.ndarray, path: pathlib.Path) -> None:
 
 
 def executed(path: pathlib.Path, x: np.ndarray, reference: bool) -> np.ndarray:
-    """What TensorFlow's interpreter computes, by the optimised or the reference kernels."""
+    """Outputs of TensorFlow's interpreter, by the optimised or the reference kernels."""
     import tensorflow as tf
 
     kinds = tf.lite.experimental.OpResolverType

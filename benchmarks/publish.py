@@ -56,7 +56,7 @@ def training_command(settings: Mapping[str, Any], name: str) -> str:
 
 
 def card(run: pathlib.Path, file: pathlib.Path) -> dict[str, Any]:
-    """What a user has to know of a published network.
+    """The card of a published network: its data, errors, command and checksum.
 
     Args:
         run: The folder of the run.

@@ -1,4 +1,4 @@
-"""What the checker says of networks as executed in float32, against executions in many ways."""
+"""The checker decides about networks as executed in float32: compared with many executions."""
 
 import keras
 import numpy as np

@@ -75,7 +75,7 @@ def execute(path, x, kernels="optimized", **options):
 
 
 def outputs(path, x, kernels="optimized"):
-    """What the interpreter computes, in real numbers."""
+    """Outputs of the interpreter, in real numbers."""
     running = execute(path, np.asarray(x, "float32"), kernels)
     (end,) = running.get_output_details()
     result = running.get_tensor(end["index"])

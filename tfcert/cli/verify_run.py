@@ -68,7 +68,7 @@ def run(subject: Run, log: Callable[[str], None]) -> branching.Outcome:
 
 
 def command(config: Config) -> str:
-    """What checks the proof that was written."""
+    """The command that checks the proof that was written."""
     assert config.certificate is not None
     path = pathlib.Path(config.certificate)
     beside = path.with_name(path.name.removesuffix(".npz") + ".network.npz")
