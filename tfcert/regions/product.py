@@ -13,6 +13,7 @@ from keras import ops
 
 from tfcert.regions import region, seeds
 from tfcert.regions.alternatives import Alternatives
+from tfcert.regions.blocks import Blocks
 from tfcert.regions.lp_ball import LpBall
 from tfcert.regions.numbers import Number, Numbers
 from tfcert.regions.options import Options, joined
@@ -26,26 +27,6 @@ Radii: TypeAlias = Mapping[str, ArrayLike | Tensor] | Sequence[ArrayLike | Tenso
 
 # The region of an input that is fixed.
 _STILL = LpBall(0.0)
-
-
-class _Blocks:
-    """Which blocks a vector has, and the region of each: known when the model is.
-
-    Attributes:
-        order: The number of the region of each block; None for a block that stays as it is.
-        shapes: The shapes of the blocks; None before they are known.
-        ends: Where each block begins, and the last one ends.
-    """
-
-    def __init__(self) -> None:
-        self.order: tuple[int | None, ...] = ()
-        self.shapes: tuple[tuple[int, ...], ...] | None = None
-        self.ends: list[int] = [0]
-
-    def settle(self, order: Sequence[int | None], shapes: Sequence[Sequence[int]]) -> None:
-        self.order = tuple(order)
-        self.shapes = tuple(tuple(int(size) for size in shape) for shape in shapes)
-        self.ends = [0, *map(int, np.cumsum([math.prod(shape) for shape in self.shapes]))]
 
 
 @keras.saving.register_keras_serializable(package="tfcert")
@@ -93,7 +74,7 @@ class Product(region.Region):
                 f"Received: {len(found)} regions and {len(shapes or ())} shapes."
             )
         # Shared with all copies: a region that was scaled before learns what this one is told.
-        self._blocks, self._given = _Blocks(), shapes is not None
+        self._blocks, self._given = Blocks(), shapes is not None
         if shapes is not None:
             self._blocks.settle(range(len(found)), shapes)
         norms = {one.norm for one in found if isinstance(one, region.Region)}
@@ -108,15 +89,20 @@ class Product(region.Region):
         return self._given
 
     @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of one entry of each block of a vector, without the batch axis."""
-        if self._blocks.shapes is None:
+    def _known(self) -> Blocks:
+        """The blocks, once they are known."""
+        if not self._blocks.shapes:
             raise ValueError(
                 "A region of several inputs needs to know how a model's inputs become one vector. "
                 "Pass it with the model, as to tfcert.bound, to an attack or to CertifiedTrainer, "
                 f"or give `shapes`. Received: shapes=None with regions={list(self.regions)!r}."
             )
-        return self._blocks.shapes
+        return self._blocks
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of one entry of each block of a vector, without the batch axis."""
+        return self._known.shapes
 
     @property
     def parts(self) -> tuple[region.Region, ...]:
@@ -148,9 +134,9 @@ class Product(region.Region):
             order: The number of the region of each block; None for a block that stays as it is.
             shapes: The shapes of the blocks.
         """
-        other = _Blocks()
+        other = Blocks()
         other.settle(order, shapes)
-        if self._blocks.shapes is not None and vars(other) != vars(self._blocks):
+        if self._blocks.shapes and vars(other) != vars(self._blocks):
             raise ValueError(
                 "A region of several inputs that trained one model was given to a model with "
                 f"other inputs. Make another one. Received: region={self!r}."
@@ -159,16 +145,7 @@ class Product(region.Region):
 
     def blocks(self, values: Tensor) -> list[Tensor]:
         """The blocks of vectors, in their own shapes; leading axes stay."""
-        lead = tuple(ops.shape(values))[:-1] if ops.is_tensor(values) else values.shape[:-1]
-        reshape = ops.reshape if ops.is_tensor(values) else np.reshape
-        return [
-            reshape(values[..., low:high], (*lead, *shape))
-            for low, high, shape in zip(*self._cuts(), self.shapes, strict=True)
-        ]
-
-    def _cuts(self) -> tuple[list[int], list[int]]:
-        """Where each block begins, and where it ends."""
-        return self._blocks.ends[:-1], self._blocks.ends[1:]
+        return self._known.cut(values)
 
     def each(self, function: Callable[..., Tensor], *values: Tensor) -> Tensor:
         found = []
@@ -188,13 +165,12 @@ class Product(region.Region):
     # Checks.
 
     def _check_shapes(self, shape: tuple) -> None:
-        shapes = self.shapes
-        size = self._blocks.ends[-1]
+        size = self._known.ends[-1]
         if len(shape) != 2 or shape[1] not in (None, size):
             raise ValueError(
                 f"x must have the shape (batch, {size}). Received: x of shape {shape}."
             )
-        for one, own in zip(self.parts, shapes, strict=True):
+        for one, own in zip(self.parts, self.shapes, strict=True):
             one._check_shapes((shape[0], *own))
 
     def _check_values(self, x: np.ndarray) -> None:
@@ -243,7 +219,8 @@ class Product(region.Region):
             return self._minimise_box(coefficients, bound)
         total: Any = 0.0
         taken, whole = 0, bound._replace(moves=None)
-        for one, shape, low, high in zip(self.parts, self.shapes, *self._cuts(), strict=True):
+        for one, shape, place in zip(self.parts, self.shapes, self._blocks.ranges, strict=True):
+            low, high = place
             cut = region.BoundRegion(*(None if t is None else t[..., low:high] for t in whole))
             rows = coefficients[..., low:high]
             if isinstance(one, Alternatives):
@@ -297,7 +274,8 @@ class Product(region.Region):
 
     def _options(self, x: np.ndarray) -> list[tuple[int, Options | None]]:
         """Where each block begins, and its choices."""
-        parts = zip(self._cuts()[0], self.parts, self.blocks(x), strict=True)
+        starts = self._known.ends[:-1]
+        parts = zip(starts, self.parts, self.blocks(x), strict=True)
         return [(start, one.options(block)) for start, one, block in parts]
 
     def assigned(

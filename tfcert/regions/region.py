@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,15 +13,14 @@ from keras import ops
 from tfcert import backend, types
 from tfcert.regions import arguments, rounding, seeds
 from tfcert.regions.bound_region import BoundRegion, sum_inputs
-from tfcert.regions.contents import contents
-from tfcert.regions.numbers import Number, Numbers, take
+from tfcert.regions.numbers import Numbered
 from tfcert.regions.options import Options
 from tfcert.types import ArrayLike, Seed, Tensor
 
 __all__ = ["BoundRegion", "Region", "sum_inputs"]
 
 
-class Region:
+class Region(Numbered):
     """Base class of regions: the inputs that an attacker may choose around x.
 
     A subclass for a box defines its limits (`_limits`) and its checks (`_check_shapes`,
@@ -36,8 +34,6 @@ class Region:
     norm: float = math.inf
     # Whether it is a finite set of points, among which no gradient leads from one to another.
     is_finite = False
-    # Whether the values of x were looked at before the numbers were rounded: see `with_numbers`.
-    _checked = False
 
     # What a region checks.
 
@@ -306,89 +302,6 @@ class Region:
             x: Inputs.
         """
         return direction
-
-    # The region's numbers, apart from the region: for code that is compiled once for all of them.
-
-    def _described(self, rank: int) -> dict[str, Number]:
-        """The numbers of the region, by the names of the attributes that hold them.
-
-        None by default: all that the region holds then counts as a part of its code.
-
-        Args:
-            rank: Of the inputs, the batch axis included.
-        """
-        return {}
-
-    def signature(self) -> Hashable:
-        """Returns everything that compiled code depends on, except the region's numbers.
-
-        Two regions with the same signature share a compiled program, and each passes its own
-        numbers. By default the signature is the class, and every attribute that is not a number. A
-        subclass with more attributes need not override this method.
-        """
-        rest, names = vars(self), self._described(0)
-        held = {name: value for name, value in rest.items() if name not in names}
-        return type(self), tuple(sorted(names)), contents(held)
-
-    def numbers(self, x: Tensor, outward: bool) -> Numbers:
-        """Returns the region's numbers, rounded outward for bounds or inward for attacks.
-
-        Numbers that are tensors stay tensors, and symbolic ones stay symbolic.
-
-        Args:
-            x: Inputs, of which only the rank and the type count.
-            outward: Whether the region of these numbers holds this one, or lies in it.
-        """
-        dtype = keras.backend.standardize_dtype(x.dtype)
-        shared: dict[str, Any] = {}
-        per_sample: dict[str, Any] = {}
-        for name, number in self._described(len(x.shape)).items():
-            part = per_sample if number.per_sample else shared
-            part[name] = number.rounded(dtype, outward)
-        return Numbers(shared, per_sample)
-
-    def template(self) -> Region:
-        """Returns the region without its numbers, which compiled code keeps for `with_numbers`."""
-        other, names = copy.copy(self), self._described(0)
-        other.__dict__.update(
-            (name, None if name in names else copy.deepcopy(value))
-            for name, value in vars(self).items()
-        )
-        return other
-
-    def with_numbers(self, numbers: Numbers) -> Region:
-        """Returns the region of this signature with the given numbers, inside compiled code.
-
-        This region does not check x, because `validate` of the original region has checked it.
-        `admits` compares x with the rounded numbers.
-        """
-        other = self._updated({**numbers.shared, **numbers.per_sample})
-        other._checked = True
-        return other
-
-    def varies(self, x: Tensor) -> bool:
-        """Returns whether the region's size or shape differs from input to input.
-
-        Args:
-            x: Inputs, of which only the rank counts.
-        """
-        return any(number.per_sample for number in self._described(len(x.shape)).values())
-
-    def select(self, places: np.ndarray, x: Tensor) -> Region:
-        """Returns the region of some inputs of a batch, with equally exact numbers.
-
-        Args:
-            places: Their positions in the batch, integers.
-            x: The whole batch, or one input with a batch axis: only its rank counts.
-        """
-        described = self._described(len(x.shape)).items()
-        own = {name: take(n.value, places) for name, n in described if n.per_sample}
-        return self._updated(own)
-
-    def _updated(self, values: dict[str, Any]) -> Region:
-        other = copy.copy(self)
-        other.__dict__.update(values)
-        return other
 
     def contains(self, points: Tensor, x: Tensor) -> np.ndarray:
         """Returns whether each point lies in the region: a NumPy array of bool.
