@@ -122,10 +122,16 @@ MUTANTS = {
         "moved",
         lambda original: (
             lambda self, window, extent: original(
-                windows.Shift(tuple(-a for a in self.amounts)), window, extent
+                windows.Shift(tuple(-a for a in self.amounts), self.crops), window, extent
             )
         ),
         in_windows("zero_padding2d"),
+    ),
+    "no mask at the borders of a cropped map": Mutant(
+        windows.Shift,
+        "stays_outside",
+        lambda original: property(lambda self: True),
+        in_windows("cropping2d_by_a_column"),
     ),
     "channels of a concatenation swapped": Mutant(
         windows.Split,

@@ -196,6 +196,7 @@ _map(
 _map("zero_padding3d", lambda: layers.ZeroPadding3D(((0, 1), (1, 0), (0, 0))), (2, 2, 3, 1))
 _map("cropping1d", lambda: layers.Cropping1D((1, 2)), (6, 1))
 _map("cropping2d", lambda: layers.Cropping2D(((1, 0), (0, 2))), (3, 4, 1))
+_map("cropping2d_by_a_column", lambda: layers.Cropping2D(((0, 0), (0, 1))), (3, 4, 1))
 _map(
     "cropping2d_channels_first",
     lambda: layers.Cropping2D(((1, 0), (0, 2)), data_format="channels_first"),

@@ -179,11 +179,13 @@ def _through_affine(
     shapes = [source.shape for source in node.inputs] + [node.shape]
     change = None
     if rows.window is not None:
-        rows = frame.mask(rows, node.shape)
-        if primitive.windowed is not None:
+        windowed = primitive.windowed
+        if windowed is not None:
+            bias = primitive.bias(p) if biased else None
+            if bias is not None or not windowed.stays_outside:
+                rows = frame.mask(rows, node.shape)
             prepared = evaluation.prepared.get((node, rows.extent))
             sources = primitive.transpose_window(p, rows, frame, shapes, prepared)
-            bias = primitive.bias(p) if biased else None
             if bias is not None:
                 change = dot(rows.coefficients, _beside_window(bias, rows, frame, node.shape))
             return sources, change

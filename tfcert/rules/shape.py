@@ -45,14 +45,16 @@ def _pairs(amount: Any) -> list[tuple[int, int]]:
 
 def _zero_padding(layer: Any, x: Node) -> Node:
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
-    amounts = [-before for before, _ in _pairs(layer.padding)]
-    return building.rearrange(layer.call, x, windowed=Shift(tuple(amounts)) if last else None)
+    amounts = tuple(-before for before, _ in _pairs(layer.padding))
+    windowed = Shift(amounts, crops=False) if last else None
+    return building.rearrange(layer.call, x, windowed=windowed)
 
 
 def _cropping(layer: Any, x: Node) -> Node:
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
-    amounts = [before for before, _ in _pairs(layer.cropping)]
-    return building.rearrange(layer.call, x, windowed=Shift(tuple(amounts)) if last else None)
+    amounts = tuple(before for before, _ in _pairs(layer.cropping))
+    windowed = Shift(amounts, crops=True) if last else None
+    return building.rearrange(layer.call, x, windowed=windowed)
 
 
 def _up_sampling(layer: Any, x: Node) -> Node:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from keras import ops
 
@@ -29,7 +29,15 @@ _MATRIX_EXCESS = 12
 
 
 class Windowed(Protocol):
-    """The action of an affine primitive on windowed rows."""
+    """The action of an affine primitive on windowed rows.
+
+    Attributes:
+        stays_outside: Whether entries outside of the map lead to entries outside of the maps of the
+            inputs alone. Then those of the rows need not be 0.
+    """
+
+    @property
+    def stays_outside(self) -> bool: ...
 
     def moved(self, window: Window, extent: tuple[int, ...]) -> tuple[Window, tuple[int, ...]]:
         """The window of the input that a window of the output reads."""
@@ -40,11 +48,13 @@ class Windowed(Protocol):
     def transpose(
         self, kernel: Tensor, rows: Rows, shapes: Sequence[tuple[int, ...]], prepared: Any
     ) -> Sequence[Rows]:
-        """Rows of each input; entries of ``rows`` outside of the map are 0."""
+        """Rows of each input; entries of ``rows`` outside of the map are 0, or lead outside."""
 
 
 class Same:
     """Every entry reads the entry at its own place, in each input."""
+
+    stays_outside = True
 
     def moved(self, window: Window, extent: tuple[int, ...]) -> tuple[Window, tuple[int, ...]]:
         return window, extent
@@ -60,9 +70,20 @@ class Same:
 
 @dataclasses.dataclass(frozen=True)
 class Shift(Same):
-    """Windows of a padded (amounts < 0) or cropped map are windows of the map, elsewhere."""
+    """Windows of a padded or cropped map are windows of the map, elsewhere.
+
+    Attributes:
+        amounts: How far behind the first entry of the map its part begins, per spatial axis; < 0:
+            how many zeros lie before that entry.
+        crops: Whether entries of the map are left out.
+    """
 
     amounts: tuple[int, ...]
+    crops: bool
+
+    @property
+    def stays_outside(self) -> bool:  # type: ignore[override]
+        return not self.crops
 
     def moved(self, window: Window, extent: tuple[int, ...]) -> tuple[Window, tuple[int, ...]]:
         offset = tuple(o + a for o, a in zip(window.offset, self.amounts, strict=True))
@@ -105,6 +126,7 @@ class Sliding:
         taps: Number of places in the window that are read.
     """
 
+    stays_outside: ClassVar[bool] = False
     linear: Linear
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
