@@ -21,7 +21,7 @@ from tfcert.rules.primitives import Constant, Input, Node, Nonlinear, in_order
 from tfcert.rules.rows import Window, covers, union
 from tfcert.rules.windows import Shift, Sliding
 
-__all__ = ["Derived", "Network", "checked_model", "derived_from", "network_of"]
+__all__ = ["Derived", "Network", "checked_model", "derived_from", "network_of", "readable"]
 
 T = TypeVar("T")
 
@@ -36,6 +36,8 @@ class Network:
         dtype: The float type of the model's weights, in which its bounds are computed.
         reduced: The shorter type that a policy such as mixed_float16 makes it compute in, whose
             rounding bounds do not cover; "" for none.
+        size: Entries of all values.
+        largest: Entries of the largest value.
         foreign: Names of layers whose code is not Keras's or whose rule is the user's: what they
             compute is known, but not in which steps.
     """
@@ -115,7 +117,8 @@ class Network:
         # Whether some node is bounded by rows that begin with a window.
         begins = [*self.needing_bounds(), *keras.tree.flatten(self.outputs)]
         self.has_windows = any(self.spatial[node] for node in begins)
-        self.largest = max(math.prod(node.shape) for node in self.nodes)
+        sizes = [math.prod(node.shape) for node in self.nodes]
+        self.largest, self.size = max(sizes), sum(sizes)
         self.workspace = max(
             node.primitive.workspace([source.shape for source in node.inputs])
             for node in self.nodes
@@ -301,6 +304,11 @@ def checked_model(model: Any, x: Any = None) -> keras.Model:
             are read: the result then is a functional model of the same variables.
         x: Inputs, to build a model with that is written as a class and was not called yet.
     """
+    return readable(model, x)[0]
+
+
+def readable(model: Any, x: Any = None) -> tuple[keras.Model, Derived]:
+    """``checked_model``, with the objects derived from it."""
     if not isinstance(model, keras.Model):
         file = f" Load it first: keras.models.load_model({model!r})." if _is_path(model) else ""
         raise ValueError(
@@ -319,9 +327,11 @@ def checked_model(model: Any, x: Any = None) -> keras.Model:
         if not model.built:
             with backend.eagerly():
                 model(keras.tree.map_structure(lambda part: part[:1], parts), training=False)
-    return derived_from(model).once(_readable)
+    derived = derived_from(model)
+    found = derived.once(_readable)
+    return found, derived if found is model else derived_from(found)
 
 
 def network_of(model: Any) -> Network:
     """The network of a model, built anew only where the model was changed."""
-    return derived_from(checked_model(model)).network
+    return readable(model)[1].network

@@ -68,8 +68,7 @@ class Program:
             self.tracing += time.process_time() - start
             return result
 
-        compiled = backend.compile_function(counted, model, jit_compile)
-        self._compiled = backend.for_one_form(compiled)
+        self._compiled = backend.compile_for_one_form(counted, model, jit_compile)
 
     def __call__(self, *arguments: Any) -> Any:
         slowly = self.would_run_slowly

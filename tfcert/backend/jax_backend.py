@@ -18,11 +18,11 @@ __all__ = [
     "check_float64",
     "check_full_precision",
     "check_saved_model",
+    "compile_for_one_form",
     "compile_function",
     "compiled",
     "convolution_transpose",
     "eagerly",
-    "for_one_form",
     "fused",
     "fused_with_gradient",
     "gather",
@@ -159,9 +159,11 @@ def replicas() -> int:
     return 1
 
 
-def for_one_form(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A compiled function that is called with arguments of the same shapes and types only."""
-    return function
+def compile_for_one_form(
+    function: Callable[..., Any], model: keras.Model, jit_compile: bool | None = None
+) -> Callable[..., Any]:
+    """``compile_function``, called with arguments of the same structure, shapes and types only."""
+    return compile_function(function, model, jit_compile)
 
 
 def compile_for_devices(

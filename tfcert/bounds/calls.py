@@ -14,7 +14,7 @@ from tfcert import backend, checks, graph
 from tfcert.bounds import methods, propagation
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.statistics import batch_moments, normalizing_nodes
-from tfcert.network import Network, checked_model, derived_from
+from tfcert.network import Network, readable
 from tfcert.programs import PATIENCE, Program, Programs
 from tfcert.regions import Numbers, Region
 from tfcert.regions.checking import check_region
@@ -176,15 +176,16 @@ def prepare(model: Any, x: Any, region: Any, method: Any, statistics: str = "mov
             f'`statistics` must be "moving" or "batch". Received: statistics={statistics!r}.'
         )
     check_region(region)
-    model = checked_model(model, x)
-    derived = derived_from(model)
+    model, derived = readable(model, x)
     network = derived.network
     method.check(network, statistics)
-    x = ops.convert_to_tensor(x)
-    if keras.backend.standardize_dtype(x.dtype) in ("complex64", "complex128", "string"):
+    x, wanted = ops.convert_to_tensor(x), method.dtype(network)
+    kind = keras.backend.standardize_dtype(x.dtype)
+    if kind in ("complex64", "complex128", "string"):
         raise ValueError(f"`x` must hold real numbers. Received: x of type {x.dtype}.")
     checks.check_inputs(x, network.input.shape, model.name)
-    x = ops.cast(x, method.dtype(network))
+    if kind != wanted:
+        x = ops.cast(x, wanted)
     region.validate(x)
     return Call(model, network, derived.once(Programs), x, region, method, statistics)
 

@@ -109,7 +109,7 @@ class Method:
     def entries(self, network: Network, rows: int) -> int:
         """Returns the memory of one sample with so many rows, as a count of numbers."""
         del rows
-        return 4 * (sum(math.prod(node.shape) for node in network.nodes) + network.workspace)
+        return 4 * (network.size + network.workspace)
 
     def samples_at_once(self, network: Network, rows: int) -> int:
         """Returns the number of samples that fit into ``max_memory`` together.

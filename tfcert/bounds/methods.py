@@ -7,7 +7,6 @@ their defaults.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -78,8 +77,7 @@ class Backward(Method):
             raise ValueError(f"`slope` must be one of {_SLOPES}. Received: slope={self.slope!r}.")
 
     def entries(self, network: Network, rows: int) -> int:
-        nodes = [math.prod(node.shape) for node in network.nodes]
-        return 6 * rows * max(nodes) + 8 * sum(nodes) + 4 * network.workspace
+        return 6 * rows * network.largest + 8 * network.size + 4 * network.workspace
 
     def begin(
         self, network: Network, region: Region, bound: BoundRegion, **settings: Any
@@ -142,8 +140,7 @@ class Crown(Backward):
         return super().chunk_of(evaluation, node) if self.chunk is None else self.chunk
 
     def first_call_at_once(self, network: Network, batch: int) -> bool:
-        size = batch * sum(math.prod(node.shape) for node in network.nodes)
-        return super().first_call_at_once(network, batch) and size <= _AT_ONCE
+        return super().first_call_at_once(network, batch) and batch * network.size <= _AT_ONCE
 
     def tighten(self, evaluation: Evaluation, node: Node, interval: Interval) -> Interval:
         if evaluation.is_exact(node):
@@ -266,8 +263,7 @@ class AlphaCrown(Crown):
             )
 
     def entries(self, network: Network, rows: int) -> int:
-        nodes = [math.prod(node.shape) for node in network.nodes]
-        return 10 * rows * sum(nodes) + 4 * network.workspace
+        return 10 * rows * network.size + 4 * network.workspace
 
     def first_call_at_once(self, network: Network, batch: int) -> bool:
         return super().first_call_at_once(network, batch) and not self.optimize_intermediate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -38,7 +39,19 @@ class Number(NamedTuple):
             cast = rounding.cast_up if upwards else rounding.cast_down
             return cast(self.value, dtype)
         value = np.asarray(self.value, "float64")
+        if value.ndim == 0:
+            return _rounded(value.tobytes(), dtype, upwards)
         return rounding.round_up(value, dtype) if upwards else -rounding.round_up(-value, dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _rounded(content: bytes, dtype: str, upwards: bool) -> np.ndarray:
+    """One number, which every call for bounds asks for anew."""
+    value = np.frombuffer(content, "float64").reshape(())
+    found = rounding.round_up(value, dtype) if upwards else -rounding.round_up(-value, dtype)
+    found = np.asarray(found)
+    found.setflags(write=False)
+    return found
 
 
 class Numbers(NamedTuple):
