@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 import tfcert
-from tfcert import programs
+from tfcert import backend, programs
 from tfcert.attacks import APGD, FGSM, PGD
 from tfcert.network import network_of
 from tfcert.programs import Programs, programs_of
@@ -244,3 +244,40 @@ def test_programs_are_found_by_structure_too():
     assert kept.get(model, "test", None, make, (ops.zeros(2), None)) is one
     assert kept.get(model, "test", None, make, (ops.ones(3), None)) is not one
     assert kept.get(model, "other", None, make, (ops.ones(2), None)) is not one
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses tf.GradientTape")
+def test_later_calls_have_gradients_and_see_new_weights():
+    import tensorflow as tf
+
+    model, region = small_model(), tfcert.LpBall(0.1)
+    x = tf.constant(data(model)[0])
+    found = []
+    for _ in range(4):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            lower = tfcert.bound(model, x, region, "ibp").lower
+            total = tf.reduce_sum(lower)
+        found.append(tape.gradient(total, [x, model.layers[0].kernel.value]))
+    for gradients in found:
+        for one, first in zip(gradients, found[0], strict=True):
+            np.testing.assert_allclose(one, first, rtol=1e-4, atol=1e-5)
+    before = ops.convert_to_numpy(tfcert.bound(model, x, region, "ibp").lower)
+    model.layers[-1].bias.assign_add([1.0, 2.0, 3.0])
+    after = ops.convert_to_numpy(tfcert.bound(model, x, region, "ibp").lower)
+    np.testing.assert_allclose(after, before + [1.0, 2.0, 3.0], rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_program_is_called_with_may_be_nested_and_lack_parts():
+    model = small_model()
+
+    def function(first, rest):
+        third = rest["third"]
+        return {"sum": first + rest["second"] + (0.0 if third is None else third), "first": first}
+
+    call = backend.compile_for_one_form(function, model)
+    for shift in (0.0, 1.0, 2.0):  # An array of NumPy, and a number that changes.
+        one = ops.convert_to_tensor(np.array([1.0, 2.0], "float32"))
+        found = call(one, {"third": None, "second": np.array(shift, "float32")})
+        np.testing.assert_allclose(found["sum"], [1.0 + shift, 2.0 + shift])
+        np.testing.assert_allclose(found["first"], [1.0, 2.0])

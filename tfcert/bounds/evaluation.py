@@ -173,7 +173,11 @@ class Evaluation:
 
     def inputs(self) -> Interval:
         """The inputs of the region."""
-        return Interval.from_ends(self.bound.lower, self.bound.upper)
+        lower, upper = self.bound.lower, self.bound.upper
+        spread = None if self.point is None else self.region.spread(self.point)
+        if spread is None:
+            return Interval.from_ends(lower, upper)
+        return Interval.alike(self.point, spread, lower, upper)
 
     def enclose(self, node: Node, inputs: list[Interval]) -> Interval:
         """The values of a node that has inputs, where these lie in given intervals."""

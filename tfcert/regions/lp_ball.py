@@ -188,6 +188,13 @@ class LpBall(region.Region):
         x = arguments.as_input(x)
         return bound._replace(center=x, radius=self._size(x, outward=True))
 
+    def spread(self, x: Tensor) -> Tensor | None:
+        kind = type(self)  # A subclass may have limits of its own.
+        plain = kind._limits is LpBall._limits and kind.bind is LpBall.bind
+        if not plain or self.clip is not None or self.varies(x):
+            return None
+        return self._size(x[:1], outward=True)
+
     def minimise_beside(self, coefficients: Tensor, bound: region.BoundRegion) -> Tensor:
         """Returns the minimum of ``sum(coefficients * x')``, see ``minimise_bound``.
 

@@ -49,8 +49,7 @@ class Region(Numbered):
         values = None if self._checked else arguments.concrete(x)
         if values is None:
             return
-        bad = ~np.isfinite(values)
-        if bad.any():
+        if not np.isfinite(values).all():
             raise ValueError(
                 f"x must be finite. Received: {int(np.isnan(values).sum())} NaN and "
                 f"{int(np.isinf(values).sum())} infinite of {values.size} values."
@@ -112,6 +111,17 @@ class Region(Numbered):
         x = arguments.as_input(x)
         self._check_shapes(tuple(x.shape))
         return BoundRegion(*backend.fused(lambda x: self._limits(x, outward=True), x))
+
+    def spread(self, x: Tensor) -> Tensor | None:
+        """Returns half the width of the box around the region, if x is the middle of every box.
+
+        Args:
+            x: Inputs of shape ``(batch, *input_shape)``.
+
+        Returns:
+            ``(1, *input_shape)``, rounded up; None if boxes differ, or x is not their middle.
+        """
+        return None
 
     def minimise(self, coefficients: Tensor, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """Returns the minimum of ``sum(coefficients * x') + offset`` over all x' of the region.

@@ -18,7 +18,7 @@ class Interval:
     there saves the conversions between two layers of the same kind.
     """
 
-    __slots__ = ("_center", "_crossable", "_lower", "_radius", "_upper")
+    __slots__ = ("_center", "_crossable", "_lower", "_radius", "_spread", "_upper")
 
     def __init__(
         self,
@@ -26,8 +26,10 @@ class Interval:
         upper: Tensor = None,
         center: Tensor = None,
         radius: Tensor = None,
+        spread: Tensor = None,
     ):
         self._lower, self._upper, self._center, self._radius = lower, upper, center, radius
+        self._spread = spread
         self._crossable = False
 
     @classmethod
@@ -38,16 +40,30 @@ class Interval:
     def from_center(cls, center: Tensor, radius: Tensor) -> Interval:
         return cls(center=center, radius=radius)
 
+    @classmethod
+    def alike(
+        cls, center: Tensor, spread: Tensor, lower: Tensor = None, upper: Tensor = None
+    ) -> Interval:
+        """Intervals of one radius for all samples.
+
+        Args:
+            center: ``(batch, *shape)``.
+            spread: The radius, ``(1, *shape)``.
+            lower: The lower ends, where they were rounded outward.
+            upper: The upper ends, likewise.
+        """
+        return cls(lower, upper, center, spread=spread)
+
     @property
     def lower(self) -> Tensor:
         if self._lower is None:
-            self._lower = self._center - self._radius
+            self._lower = self._center - self.spread
         return self._lower
 
     @property
     def upper(self) -> Tensor:
         if self._upper is None:
-            self._upper = self._center + self._radius
+            self._upper = self._center + self.spread
         return self._upper
 
     @property
@@ -58,9 +74,30 @@ class Interval:
 
     @property
     def radius(self) -> Tensor:
-        if self._radius is None:
+        if self._radius is None and self._spread is not None:
+            self._radius = ops.broadcast_to(self._spread, ops.shape(self.center))
+        elif self._radius is None:
             self._radius = 0.5 * (self._upper - self._lower)
         return self._radius
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether the radius is known to be the same for all samples."""
+        return self._spread is not None
+
+    @property
+    def spread(self) -> Tensor:
+        """The radius, with a batch axis of 1 where it is the same for all samples."""
+        return self.radius if self._spread is None else self._spread
+
+    def mapped(self, center: Tensor, spread: Tensor) -> Interval:
+        """An interval that follows from this one.
+
+        Args:
+            center: Its centre, computed from ``center``.
+            spread: Its radius, computed from ``spread``.
+        """
+        return (Interval.alike if self.is_alike else Interval.from_center)(center, spread)
 
     @property
     def bounds(self) -> Bounds:
@@ -73,7 +110,8 @@ class Interval:
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> Interval:
         """The interval of moved values; what is not computed yet is not computed for it."""
-        known = (self._lower, self._upper, self._center, self._radius)
+        radius = self.radius if self._lower is None else self._radius
+        known = (self._lower, self._upper, self._center, radius)
         found = Interval(*(None if t is None else move(t) for t in known))
         found._crossable = self._crossable
         return found

@@ -75,8 +75,8 @@ class Kernel(Affine):
         return result if p["bias"] is None else result + p["bias"]
 
     def interval(self, p: Any, *intervals: Interval) -> Interval:
-        center = self.apply(p, intervals[0].center)
-        return Interval.from_center(center, self.linear(intervals[0].radius, p["magnitude"]))
+        x = intervals[0]
+        return x.mapped(self.apply(p, x.center), self.linear(x.spread, p["magnitude"]))
 
     def transpose(
         self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
@@ -160,7 +160,7 @@ class Scale(Affine):
         x = intervals[0]
         if p[0] is None:
             return Interval.from_ends(self.apply(p, x.lower), self.apply(p, x.upper))
-        return Interval.from_center(self.apply(p, x.center), x.radius * ops.abs(p[0]))
+        return x.mapped(self.apply(p, x.center), x.spread * ops.abs(p[0]))
 
     def transpose(
         self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
@@ -272,6 +272,10 @@ class Rearrange(Affine):
         return self.function(*values)
 
     def interval(self, p: Any, *intervals: Interval) -> Interval:
+        x = intervals[0]
+        if len(intervals) == 1 and x.is_alike:
+            parts = map(self.function, (x.center, x.spread, x.lower, x.upper))
+            return Interval.alike(*parts)
         return Interval.from_ends(
             self.function(*[x.lower for x in intervals]),
             self.function(*[x.upper for x in intervals]),
