@@ -16,8 +16,8 @@ from tfcert_check.steps import Input, Interval, TwoPiece
 
 __all__ = ["ENTRIES", "Enclosure"]
 
-# Of the largest array of a batch of rows, so that memory stays small.
-ENTRIES = 1 << 22
+# Of the largest array of a batch of rows, so that it stays in the cache of a processor.
+ENTRIES = 1 << 18
 
 # Signs of values that two-piece functions read, by layer, ``(boxes, n)``: 1 where only values >= 0
 # are asked about, -1 where only those <= 0, else 0.
