@@ -2,13 +2,14 @@
 
     python benchmarks/proofs.py --benchmarks=acasxu --out=benchmarks/results/proofs_acasxu
     python benchmarks/proofs.py --least_parts=20 --leaves=100000 --total_seconds=3600
-    python benchmarks/proofs.py --benchmarks=acasxu --room=0.5,0.2 --leaves=100000
+    python benchmarks/proofs.py --benchmarks=acasxu --ranges=4 --leaves=100000
 
 The instances whose known answer is unsat are proved with ``certificate=``, those with few parts in
-the results of ``vnncomp.py --methods=verify`` first. With ``--room`` the networks of the instances
-are asked more: on the box of each property, every output stays in the range that random inputs
-show, made wider on both sides by these shares. Every proof is checked again, in a process of its
-own that imports nothing of tfcert. The program fails where a written proof is refused.
+the results of ``vnncomp.py --methods=verify`` first. With ``--ranges`` the networks of the
+instances are asked more: on random parts of the box of each property, a quarter as long on each
+side, no output leaves the range that random inputs show, made wider by half on both sides. This
+question has two cases for each output. Every proof is checked again, in a process of its own that
+imports nothing of tfcert. The program fails where a written proof is refused.
 
 Times are those of processors, so that other work on the machine changes them little.
 """
@@ -41,39 +42,42 @@ _MOST = flags.DEFINE_integer("most_parts", None, "Only instances of at most so m
 _LEAST = flags.DEFINE_integer("least_parts", 0, "Only instances of at least so many parts.", 0)
 
 
-_ROOM = flags.DEFINE_list("room", [], "Prove ranges of outputs, wider by these shares.")
+_RANGES = flags.DEFINE_integer("ranges", 0, "Prove ranges of outputs on so many boxes.", 0)
 _KEEP = flags.DEFINE_string("keep", None, "A folder to keep all proofs and their properties in.")
 
-_DRAWN = 20_000
+# Random inputs of a range, the edges of its box, and what it is wider by: shares.
+_DRAWN, _EDGE, _ROOM = 20_000, 0.25, 0.5
 
 
 class Task(NamedTuple):
     """What is proved, and what the rows of results say of it."""
 
     instance: vnncomp.Instance
-    room: float | None = None
+    part: int | None = None  # Of the box, for ranges: the number that seeds it.
 
     @property
     def title(self) -> str:
         name = self.instance.property.name
-        return name if self.room is None else f"range of {name}, room {self.room:g}"
+        return name if self.part is None else f"range on part {self.part} of {name}"
 
     def question(self, model: keras.Model, seed: int) -> tuple[Any, ...]:
         """The arguments of ``tfcert.verify`` behind the model."""
         asked = interchange.read_vnnlib(self.instance.property)
-        if self.room is None:
+        if self.part is None:
             return (asked,)
+        rng, box = np.random.default_rng([seed, self.part]), asked.cases[0]
+        radius = 0.5 * _EDGE * (box.upper - box.lower)
+        middle = rng.uniform(box.lower + radius, box.upper - radius)
+        points = middle + rng.uniform(-radius, radius, (_DRAWN, len(middle)))
         shape = model.input_shape[1:]
-        lower, upper = (
-            getattr(asked.cases[0], end).astype("float32").reshape(1, *shape)
-            for end in ("lower", "upper")
-        )
-        share = np.random.default_rng(seed).uniform(size=(_DRAWN, *shape)).astype("float32")
-        outputs = model.predict(lower + share * (upper - lower), batch_size=_DRAWN, verbose=0)
+        outputs = model.predict(points.reshape(-1, *shape).astype("float32"), verbose=0)
         least, most = outputs.min(axis=0), outputs.max(axis=0)
-        more = self.room * (most - least)
-        middle = 0.5 * lower + 0.5 * upper
-        return properties.OutputRange(least - more, most + more), middle, tfcert.Box(lower, upper)
+        room = _ROOM * (most - least)
+        x, lower, upper = (
+            end.reshape(1, *shape).astype("float32")
+            for end in (middle, middle - radius, middle + radius)
+        )
+        return properties.OutputRange(least - room, most + room), x, tfcert.Box(lower, upper)
 
 
 def parts_of(out: pathlib.Path) -> dict[tuple[str, str], int]:
@@ -82,17 +86,18 @@ def parts_of(out: pathlib.Path) -> dict[tuple[str, str], int]:
     return {(row["network"], row["property"]): row["domains"] for row in rows}
 
 
-def tasks(found: Sequence[vnncomp.Instance], rooms: Sequence[float]) -> Iterator[Task]:
-    """The instances that hold, those with few parts first; or ranges, the widest ones first."""
-    if not rooms:
-        parts = parts_of(pathlib.Path(__file__).parent / "results/verify.json")
-        sizes = [parts.get((one.network.name, one.property.name), 0) for one in found]
-        for size, one in sorted(zip(sizes, found, strict=True), key=lambda entry: entry[0]):
-            if one.expected == "unsat" and _LEAST.value <= size <= (_MOST.value or size):
-                yield Task(one)
-    for room in sorted(rooms, reverse=True):
-        for one in found:
-            yield Task(one, room)
+def tasks(found: Sequence[vnncomp.Instance]) -> Iterator[Task]:
+    """The instances that hold, those with few parts first; or ranges."""
+    for part in range(_RANGES.value):
+        for place, one in enumerate(found):
+            yield Task(one, part * len(found) + place)
+    if _RANGES.value:
+        return
+    parts = parts_of(pathlib.Path(__file__).parent / "results/verify.json")
+    sizes = [parts.get((one.network.name, one.property.name), 0) for one in found]
+    for size, one in sorted(zip(sizes, found, strict=True), key=lambda entry: entry[0]):
+        if one.expected == "unsat" and _LEAST.value <= size <= (_MOST.value or size):
+            yield Task(one)
 
 
 def prove(task: Task, folder: pathlib.Path, seed: int) -> dict[str, Any]:
@@ -120,7 +125,7 @@ def prove(task: Task, folder: pathlib.Path, seed: int) -> dict[str, Any]:
         with np.load(path) as file:
             row["leaves"] = int((file["kind"] == 0).sum())
         row["bytes"] = path.stat().st_size
-        asked = instance.property if task.room is None else path.with_suffix(".vnnlib")
+        asked = instance.property if task.part is None else path.with_suffix(".vnnlib")
         begin = _spent_by_children()
         command = [sys.executable, "-m", "tfcert_check", instance.network, asked, path]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -145,7 +150,7 @@ def _keep(folder: pathlib.Path, row: Mapping[str, Any], files: Sequence[pathlib.
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    name = f"{row['network'][:24]} {row['property'].replace('.vnnlib.gz', '')[:24]}"
+    name = f"{row['network'][:20]} {row['property'].replace('.vnnlib.gz', '')[:26]}"
     text = f"{name:<50}{row['verdict']:<10}prove {row['proving_seconds']:.1f} s"
     if "leaves" in row:
         text += f", check {row['checking_seconds']:.1f} s, "
@@ -160,11 +165,10 @@ def main(argv: Sequence[str]) -> None:
     settings = flags.FLAGS
     facts = {"command": " ".join(["python benchmarks/proofs.py", *sys.argv[1:]])}
     facts |= machine.facts(2)
-    rooms = [float(room) for room in _ROOM.value]
     found = vnncomp.instances(pathlib.Path(settings.folder), settings.benchmarks, settings.limit)
     begin, rows, leaves = time.perf_counter(), [], 0
     with tempfile.TemporaryDirectory() as folder:
-        for task in tasks(found, rooms):
+        for task in tasks(found):
             if _TOTAL.value is not None and time.perf_counter() - begin > _TOTAL.value:
                 break
             if settings.seconds is not None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tfcert_check.networks import Network
 from tfcert_check.operators import Array
@@ -19,9 +18,6 @@ __all__ = ["ENTRIES", "Enclosure"]
 # Of the largest array of a batch of rows, so that it stays in the cache of a processor.
 ENTRIES = 1 << 18
 
-# Signs of values that two-piece functions read, by layer, ``(boxes, n)``: 1 where only values >= 0
-# are asked about, -1 where only those <= 0, else 0.
-Signs = Mapping[int, npt.NDArray[np.int8]]
 # By layer.
 Tables = Mapping[int, Array] | None
 
@@ -35,7 +31,8 @@ class Enclosure:
         network: The network.
         lower: Lower limits of the inputs, ``(boxes, inputs)``.
         upper: Upper limits.
-        signs: See ``Signs``.
+        signs: Of values that two-piece functions read, by layer, ``(boxes, n)``: 1 where only
+            values >= 0 are asked about, -1 where only those <= 0, else 0.
         whole: What is known already: an enclosure of one box around all of these.
         sweep: Whether the values that two-piece functions read are bounded by rows, too.
         hidden: Slopes for that besides those by rule: for a layer and one before it,
@@ -51,7 +48,7 @@ class Enclosure:
         network: Network,
         lower: Array,
         upper: Array,
-        signs: Signs | None = None,
+        signs: Tables = None,
         whole: Enclosure | None = None,
         sweep: bool = True,
         hidden: Mapping[tuple[int, int], Array] | None = None,
@@ -90,8 +87,8 @@ class Enclosure:
             slopes: By layer, slopes of lower lines, ``(boxes or 1, rows or 1, n)``; NaN, or no
                 such layer: by rule.
             multipliers: By layer, numbers times the signs of values that are asked about: what is
-                subtracted from rows there, ``(boxes, n)``. The number times sign times value is at
-                least 0, so that subtracting it leaves a lower bound.
+                subtracted from rows there, ``(boxes, rows or 1, n)``. The number times sign times
+                value is at least 0, so that subtracting it leaves a lower bound.
         """
         steps, waiting = self.network.steps, {place: rows}
         given = {id(self.network.layers[k]): table for k, table in (slopes or {}).items()}
@@ -102,7 +99,7 @@ class Enclosure:
                 continue
             here = waiting.pop(current)
             if current in subtracted:
-                here = here - subtracted[current][:, None]
+                here = here - subtracted[current]
                 total = down(total - lost(here, self.intervals[current].largest))
             step = steps[current]
             size, own = self._sizes[current], given.get(id(step))

@@ -61,10 +61,14 @@ class Margin(NamedTuple):
 
 
 class _Leaf(NamedTuple):
+    """A leaf; leaves of the same path below the same box are about the same inputs."""
+
+    case: int
     node: int
+    row: Array
     lower: Array
     upper: Array
-    splits: tuple[tuple[int, int, int], ...]  # layer, unit, sign
+    path: tuple[tuple[int, int, float, int], ...]  # Layer or -1, index, point, and which child.
 
 
 def read_proof(path: str | os.PathLike[str] | IO[bytes]) -> Proof:
@@ -123,24 +127,23 @@ def margins(
     """
     _check_sizes(network, asked, proof)
     seen = np.zeros(len(proof.nodes["kind"]), bool)
-    key, whole = b"", None  # The last box, and all values on it: cases often share their box.
-    for number, (case, root) in enumerate(zip(asked.cases, proof.roots, strict=True)):
+    leaves: dict[tuple[bytes, ...], list[_Leaf]] = {}  # By the boxes of cases.
+    for number, (case, root) in enumerate(zip(asked.cases, proof.roots.tolist(), strict=True)):
         if network.float_safe:  # An execution rounds its inputs.
             case = Case(*outward(case.lower, case.upper), case.rows)
-        found = _leaves(network, case, proof, int(root), seen)
-        leaves = [leaf for leaf in found if leaf.node not in known]
-        for sweeps in (False, True):
-            own = [leaf for leaf in leaves if proof.nodes["sweep"][leaf.node] == sweeps]
-            box = case.lower.tobytes() + case.upper.tobytes()
-            if own and not sweeps and key != box:
-                key, hidden = box, proof.hidden
-                whole = Enclosure(network, case.lower[None], case.upper[None], hidden=hidden)
-            size = _batch(network, sweeps)
-            for start in range(0, len(own), size):
-                batch = own[start : start + size]
-                bounds = _bounds(network, case, proof, batch, None if sweeps else whole)
-                for leaf, bound in zip(batch, bounds.tolist(), strict=True):
-                    yield Margin(number, leaf.node, bound)
+        box = case.lower.tobytes(), case.upper.tobytes()
+        leaves.setdefault(box, []).extend(_leaves(network, proof, number, case, root, seen))
+    for box, found in leaves.items():
+        for sweep in (False, True):
+            parts: dict[Any, list[_Leaf]] = {}
+            for leaf in found:
+                if proof.nodes["sweep"][leaf.node] == sweep and leaf.node not in known:
+                    parts.setdefault(leaf.path, []).append(leaf)
+            whole = None
+            if parts and not sweep:
+                ends = (np.frombuffer(end)[None] for end in box)
+                whole = Enclosure(network, *ends, hidden=proof.hidden)
+            yield from _bounded(network, proof, list(parts.values()), whole)
 
 
 def _check_sizes(network: Network, asked: Property, proof: Proof) -> None:
@@ -165,88 +168,111 @@ def _check_slopes(network: Network, layer: int, table: Array, rows: tuple[int, .
     need(fit, f"the proof has a slope of layer {layer} that is not between its pieces")
 
 
-def _batch(network: Network, sweeps: bool) -> int:
-    """How many leaves are bounded together."""
-    rows = 2 * max((layer.size for layer in network.layers), default=1)
-    widest = max(step.size for step in network.steps)
-    return max(1, min(1024, ENTRIES // (widest * (rows if sweeps else len(network.steps)))))
-
-
 def _leaves(
-    network: Network, case: Case, proof: Proof, root: int, seen: npt.NDArray[np.bool_]
+    network: Network,
+    proof: Proof,
+    number: int,
+    case: Case,
+    root: int,
+    seen: npt.NDArray[np.bool_],
 ) -> Iterator[_Leaf]:
     """The leaves below a root. Together they cover its box, whatever the proof says."""
-    nodes, count = proof.nodes, len(seen)
-    stack = [_Leaf(root, case.lower, case.upper, ())]
+    nodes, layers = proof.nodes, network.layers
+    stack: list[tuple[int, Array, Array, tuple[Any, ...]]] = [(root, case.lower, case.upper, ())]
     while stack:
-        leaf = stack.pop()
-        node, lower, upper, splits = leaf
-        new = 0 <= node < count and not seen[node]
+        node, lower, upper, path = stack.pop()
+        new = 0 <= node < len(seen) and not seen[node]
         need(new, f"node {node} is missing, or in two places of the tree")
         seen[node] = True
-        kind, child, index = (int(nodes[name][node]) for name in ("kind", "child", "index"))
+        kind, child, index, layer, point = (
+            nodes[name][node].item() for name in ("kind", "child", "index", "layer", "point")
+        )
         if kind == LEAF:
             row = 0 <= index < len(case.rows)
             need(row, f"leaf {node} is about row {index}, which its case does not have")
-            yield leaf
+            yield _Leaf(number, node, case.rows[index], lower, upper, path)
         elif kind == INPUT:
-            point = float(nodes["point"][node])
             inside = 0 <= index < len(lower) and lower[index] <= point <= upper[index]
             need(inside, f"node {node} splits an input outside its box")
             below, above = upper.copy(), lower.copy()
             below[index] = above[index] = point
-            stack.append(_Leaf(child + 1, above, upper, splits))
-            stack.append(_Leaf(child, lower, below, splits))
+            halves, layer = ((lower, below), (above, upper)), -1
         else:
             need(kind == UNIT, f"node {node} is of the unknown kind {kind}")
-            layer, layers = int(nodes["layer"][node]), network.layers
             unit = 0 <= layer < len(layers) and 0 <= index < layers[layer].size
             need(unit, f"node {node} splits a unit that the network does not have")
-            stack.append(_Leaf(child + 1, lower, upper, (*splits, (layer, index, -1))))
-            stack.append(_Leaf(child, lower, upper, (*splits, (layer, index, 1))))
+            halves, point = ((lower, upper), (lower, upper)), 0.0
+        if kind != LEAF:
+            for side in (1, 0):
+                split = layer, index, point, side
+                stack.append((child + side, *halves[side], (*path, split)))
+
+
+def _bounded(
+    network: Network, proof: Proof, parts: list[list[_Leaf]], whole: Enclosure | None
+) -> Iterator[Margin]:
+    """Bounds of the leaves of parts; without the whole box, hidden values are bounded anew."""
+    rows = 1 if whole else 2 * max((layer.size for layer in network.layers), default=1)
+    count = ENTRIES // (max(step.size for step in network.steps) * rows)
+    count = max(1, min(1024, count))
+    for start in range(0, len(parts), count):
+        batch = parts[start : start + count]
+        bounds = _bounds(network, proof, batch, whole).tolist()
+        for part, found in zip(batch, bounds, strict=True):
+            for leaf, bound in zip(part, found, strict=False):
+                yield Margin(leaf.case, leaf.node, bound)
 
 
 def _bounds(
-    network: Network, case: Case, proof: Proof, batch: list[_Leaf], whole: Enclosure | None
+    network: Network, proof: Proof, parts: list[list[_Leaf]], whole: Enclosure | None
 ) -> Array:
-    """Bounds of some leaves of a case; without the whole box, hidden values are bounded anew."""
-    ids = np.array([leaf.node for leaf in batch])
-    signs, multipliers = _split_units(network, proof, batch)
-    lower, upper = np.stack([x.lower for x in batch]), np.stack([x.upper for x in batch])
+    """Bounds of the leaves of some parts, ``(parts, most leaves of a part)``."""
+    most = max(map(len, parts))
+    padded = [part + part[-1:] * (most - len(part)) for part in parts]
+    ids, rows = (np.array([[leaf[at] for leaf in part] for part in padded]) for at in (1, 2))
+    lower, upper = (np.stack([part[0][at] for part in padded]) for at in (3, 4))
+    signs, multipliers = _split_units(network, proof, padded)
     enclosure = Enclosure(network, lower, upper, signs, whole, sweep=whole is None)
-    rows, slopes = case.rows[proof.nodes["index"][ids]], _slopes(proof, ids)
-    found = enclosure.lower_bounds(network.output, -rows[:, None, :-1], slopes, multipliers)[:, 0]
-    bounds = down(found - rows[:, -1])
+    slopes = _slopes(proof, ids)
+    found = enclosure.lower_bounds(network.output, -rows[..., :-1], slopes, multipliers)
+    bounds = down(found - rows[..., -1])
     # Infinite bounds come from overflow, and say nothing.
-    return np.where(enclosure.empty, np.inf, np.where(np.isfinite(bounds), bounds, -np.inf))
+    bounds = np.where(np.isfinite(bounds), bounds, -np.inf)
+    return np.where(enclosure.empty[:, None], np.inf, bounds)
 
 
-def _split_units(network: Network, proof: Proof, batch: list[_Leaf]) -> tuple[Any, Any]:
-    """The signs of split units and their multipliers times the signs, by layer."""
-    signs, multipliers = {}, {}
-    for layer in {layer for leaf in batch for layer, _, _ in leaf.splits}:
-        shape = (len(batch), network.layers[layer].size)
-        signs[layer], multipliers[layer] = np.zeros(shape, np.int8), np.zeros(shape)
-    for i, leaf in enumerate(batch):
-        given = proof.multipliers[proof.starts[leaf.node] : proof.starts[leaf.node + 1]]
-        fit = len(given) in (0, len(leaf.splits))
-        need(fit, f"leaf {leaf.node} has {len(given)} multipliers for its splits of units")
-        betas = given if len(given) else np.zeros(len(leaf.splits))
-        for (layer, unit, sign), beta in zip(leaf.splits, betas, strict=True):
-            signs[layer][i, unit] = sign
-            multipliers[layer][i, unit] += sign * beta
+def _split_units(
+    network: Network, proof: Proof, parts: list[list[_Leaf]]
+) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The signs of split units of parts, and multipliers of leaves times the signs, by layer."""
+    signs: dict[int, Any] = {}
+    multipliers: dict[int, Any] = {}
+    for i, part in enumerate(parts):
+        splits = [split for split in part[0].path if split[0] >= 0]
+        for k, leaf in enumerate(part):
+            given = proof.multipliers[proof.starts[leaf.node] : proof.starts[leaf.node + 1]]
+            fit = len(given) in (0, len(splits))
+            need(fit, f"leaf {leaf.node} has {len(given)} multipliers for its splits of units")
+            betas = given if len(given) else [0.0] * len(splits)
+            for (layer, unit, _, side), beta in zip(splits, betas, strict=True):
+                if layer not in signs:
+                    size = network.layers[layer].size
+                    signs[layer] = np.zeros((len(parts), size))
+                    multipliers[layer] = np.zeros((len(parts), len(part), size))
+                signs[layer][i, unit] = 1 - 2 * side
+                multipliers[layer][i, k, unit] += (1 - 2 * side) * beta
     return signs, multipliers
 
 
 def _slopes(proof: Proof, ids: npt.NDArray[np.int64]) -> dict[int, Array]:
     """The slopes of leaves by layer; those of leaves without any are by rule, as NaN."""
-    entries = proof.nodes["slopes"][ids]
+    entries = proof.nodes["slopes"][ids][..., None]
     sets = max((len(table) for table in proof.slopes.values()), default=0)
     there = ((entries >= -1) & (entries < sets)).all()
     need(there, f"a leaf has slopes that the proof does not contain: {entries.max()}")
     if (entries < 0).all():
         return {}
     return {
-        layer: np.where(entries[:, None] < 0, np.nan, table[entries])[:, None].astype(np.float64)
+        layer: np.where(entries < 0, np.nan, table[entries[..., 0]])
         for layer, table in proof.slopes.items()
     }
