@@ -124,7 +124,9 @@ def test_signs_and_multipliers_bound_the_part_with_these_signs(tmp_path):
                 least = (values[network.output][inside] @ rows[0].T).min(axis=0)
                 plain = np.full(5, -np.inf)
                 for beta in (0.0, 0.02, 0.1, 0.5):
-                    bound = part.lower_bounds(network.output, rows, None, {layer: beta * signs[:, None]})[0]
+                    bound = part.lower_bounds(
+                        network.output, rows, None, {layer: beta * signs[:, None]}
+                    )[0]
                     assert (bound <= least + 1e-9).all()
                     helped += (bound > plain + 1e-6).sum() if beta else 0
                     plain = np.maximum(plain, bound)
