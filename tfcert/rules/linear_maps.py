@@ -64,7 +64,8 @@ class Convolution(Linear):
 
     def unpadded(self) -> Convolution:
         """The same map of an input that has its padding already."""
-        return Convolution(self._strides, "valid", self._dilation, (0,) * len(self._before))
+        start = (0,) * len(self._before)
+        return Convolution(self._strides, "valid", self._dilation, start, in_phases=self._in_phases)
 
     def __call__(self, value: Tensor, kernel: Tensor) -> Tensor:
         padding = self._padding
