@@ -16,7 +16,7 @@ from tfcert.rules.primitives import Node
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Tensor
 
-__all__ = ["Optimised", "optimised"]
+__all__ = ["Optimised", "optimised", "standing"]
 
 # Adam's constants.
 _FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
@@ -136,6 +136,36 @@ def optimised(
     best, chosen = better(last, state[5], state[1], state[2])
     found = variables.slopes(chosen)
     return Optimised(best, found.values, found.multipliers)
+
+
+def standing(
+    evaluation: Evaluation,
+    node: Node,
+    rows: Rows,
+    slopes: Mapping[int, Any],
+    multipliers: Mapping[int, Tensor],
+) -> Tensor:
+    """Lower bounds of rows by one sweep with given slopes and multipliers, ``(batch, rows)``.
+
+    Args:
+        evaluation: Holds the intervals of all nodes, and the signs of split units.
+        node: The node that the rows are functions of.
+        rows: Their coefficients, the same number of rows for each sample.
+        slopes: As in ``Optimised``, of all elementwise nodes on the way. Each is moved to the
+            nearest slope that its range on these intervals allows.
+        multipliers: As in ``Optimised``, of all nodes with signs.
+    """
+    within: dict[int, Any] = {}
+    for place, pair in slopes.items():
+        ranges = evaluation.slope_tables(evaluation.network.nodes[place])
+        within[place] = [
+            None
+            if ranges[2 * side] is None
+            else ops.clip(slope, ranges[2 * side].beside, ranges[2 * side + 1].beside)
+            for side, slope in enumerate(pair)
+        ]
+    least = {place: ops.relu(beta) for place, beta in multipliers.items()}
+    return sweep(evaluation, node, rows, Frame(), slopes=Slopes(within, least))
 
 
 class _Variables:

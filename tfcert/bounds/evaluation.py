@@ -152,6 +152,9 @@ class Evaluation:
         """The interval of one node from those of its inputs, which are there already."""
         if node in self._starts:
             return Interval.from_ends(*self.known.intervals[self.place(node)])
+        known = self.known.intervals.get(self.place(node))
+        if known is not None and self.known.settled and self.is_exact(node):
+            return Interval.from_ends(*known)  # Interval arithmetic finds nothing tighter.
         primitive, p = node.primitive, self.parameters[node]
         inputs = [self.intervals[source] for source in node.inputs]
         if isinstance(primitive, Input):
@@ -167,7 +170,6 @@ class Evaluation:
             function, sources = node.enclosure
             other = function(*[self.intervals[source] for source in sources])
             result = result.intersect(other.lower, other.upper)
-        known = self.known.intervals.get(self.place(node))
         # Before sweeps, so that nothing is swept that is known to be settled.
         return result if known is None else result.intersect(*known)
 

@@ -27,7 +27,9 @@ class Known:
         starts: Nodes at which the network is taken to start: of their values nothing but the known
             interval is used, and sweeps end there. Every path from the input to an output has to
             pass one of them, or the input.
-        settled: Whether nodes with a known interval keep it, without sweeps to tighten it.
+        settled: Whether nodes with a known interval keep it, without sweeps to tighten it. The
+            intervals then have to be those of the very region, where interval arithmetic gives the
+            range of a node: they are taken as they are there.
     """
 
     intervals: Mapping[int, Bounds] = dataclasses.field(default_factory=dict)

@@ -10,7 +10,6 @@ it, relative to the size of the outputs, is taken off every bound.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from keras import ops
 
 from tfcert.bounds import methods
-from tfcert.bounds.alpha import optimised
+from tfcert.bounds.alpha import optimised, standing
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.known import Known
 from tfcert.bounds.sweep import Slopes, sweep
@@ -90,15 +89,6 @@ class Found(NamedTuple):
     points: Array
 
 
-@dataclasses.dataclass(frozen=True)
-class _Standing:
-    """No step at all: the better one of the default slopes and the given ones."""
-
-    iterations: int = 0
-    learning_rate: float = 0.0
-    decay: float = 1.0
-
-
 class Bounder:
     """Bounds domains of one model.
 
@@ -154,25 +144,14 @@ class Bounder:
 
     def _tried(self, args: dict[str, Any]) -> dict[str, Any]:
         evaluation = self._evaluate(args)
-        found = self._ascend(evaluation, args, _Standing(), None)
-        return {"lower": _with_offsets(found.lower, args, evaluation)}
-
-    def _ascend(
-        self, evaluation: Evaluation, args: dict[str, Any], ascent: Any, enough: Any
-    ) -> Any:
-        output = self.network.outputs
+        output, rows = self.network.outputs, self._rows(args)
         evaluation.prepare(output, True)
-        rows = Rows(ops.reshape(args["rows"], (-1, args["rows"].shape[1], *output.shape)))
-        return optimised(
-            evaluation,
-            ascent,
-            output,
-            rows,
-            Frame(),
-            slopes=args["slopes"],
-            multipliers=args["multipliers"],
-            enough=enough,
-        )
+        lower = standing(evaluation, output, rows, args["slopes"], args["multipliers"])
+        return {"lower": _with_offsets(lower, args, evaluation)}
+
+    def _rows(self, args: dict[str, Any]) -> Rows:
+        rows = args["rows"]
+        return Rows(ops.reshape(rows, (-1, rows.shape[1], *self.network.outputs.shape)))
 
     def _bounded(self, args: dict[str, Any]) -> dict[str, Any]:
         network, layout = self.network, self.layout
@@ -181,10 +160,19 @@ class Bounder:
         def enough(lower: Tensor) -> Tensor:
             return ops.all(ops.any(_with_offsets(lower, args, evaluation) > 0, axis=-1))
 
-        found = self._ascend(evaluation, args, self.method, enough)
         record: dict[Any, Tensor] = {}
-        output = network.outputs
-        rows = Rows(ops.reshape(args["rows"], (-1, args["rows"].shape[1], *output.shape)))
+        output, rows = network.outputs, self._rows(args)
+        evaluation.prepare(output, True)
+        found = optimised(
+            evaluation,
+            self.method,
+            output,
+            rows,
+            Frame(),
+            slopes=args["slopes"],
+            multipliers=args["multipliers"],
+            enough=enough,
+        )
         slopes = Slopes(found.slopes, found.multipliers)
         sweep(evaluation, output, rows, Frame(), slopes=slopes, record=record)
         lower = _with_offsets(found.lower, args, evaluation)
