@@ -86,6 +86,27 @@ def test_ibp_is_the_formula():
     np.testing.assert_allclose(terms["robust"], (1 - kappa) * robust, rtol=1e-5)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses tf.GradientTape")
+@pytest.mark.parametrize("kind", [objectives.IBP, objectives.SABR, objectives.CCIBP])
+def test_a_clean_loss_of_weight_zero_has_no_gradient_to_compute(kind):
+    import tensorflow as tf
+
+    model, (x, y) = ts.mlp(), ts.data(6)
+    found = {}
+    # The same weight, of which the objective knows that it stays 0, or does not.
+    for name, weight in (("known", 0.0), ("met", schedules.Piecewise([50], [0.0, 1.0]))):
+        objective = kind(ts.REGION, natural_weight=weight)
+        with tf.GradientTape(persistent=True) as tape:
+            trainer, batch = ts.batch_at(objective, model, x, y)
+            (loss,), terms = trainer.losses_of(batch)
+        weights = [variable.value for variable in model.trainable_variables]
+        found[name] = float(terms["natural"]), tape.gradient(loss, weights)
+        assert (tape.gradient(terms["natural"], batch.logits) is None) == (name == "known")
+    assert found["known"][0] == found["met"][0] == 0.0
+    for one, other in zip(found["known"][1], found["met"][1], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_crown_ibp_mixes_both_bounds():
     x, y = ts.data(10)
     model = ts.mlp()

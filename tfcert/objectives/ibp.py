@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 import keras
+from keras import ops
 
 from tfcert.bounds.margins import Margins
 from tfcert.objectives.batch import Batch
@@ -89,8 +90,11 @@ class IBP(RobustObjective):
         known = self.known_bounds(batch)
         worst = worst_case_logits(self.margin_bounds(batch, known))
         kappa = self.weight("natural_weight", batch.clock)
+        natural = self.aim.natural(batch)
+        if self.weights["natural_weight"].is_zero:  # A third of the step would compute zeros.
+            natural = ops.stop_gradient(natural)
         terms = {
-            "natural": kappa * self.aim.natural(batch),
+            "natural": kappa * natural,
             "robust": (1.0 - kappa) * self.robust_loss(batch, known, worst),
         }
         terms.update(self.extra_terms(batch, known, worst))
