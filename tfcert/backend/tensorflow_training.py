@@ -82,19 +82,32 @@ class TrainStep:
         if count > 1:  # Of all of them: none goes on alone.
             context = tf.distribute.get_replica_context()
             finite = context.all_reduce("SUM", tf.cast(finite, "float32")) > count - 0.5
-        loss, gradient = shared.only_finite(finite, loss, gradient)
-        logs = self.log(loss, terms, batch, data)
+        logged, kept_finite = shared.only_finite(finite, loss, gradient)
+        logs = self.log(logged, terms, batch, data)
         if variables:  # A frozen model has none.
-            self._update(finite, gradient, variables)
+            self._update(finite, gradient, kept_finite, variables)
         for variable, value in zip(kept, before, strict=True):
             variable.assign(tf.where(finite, variable.value, value))
         self.count_step(finite)
         return logs
 
-    def _update(self: Any, finite: Tensor, gradient: list[Tensor], variables: list[Any]) -> None:
-        """Applies gradients, unless the step is void."""
+    def _update(
+        self: Any,
+        finite: Tensor,
+        gradient: list[Tensor],
+        kept_finite: list[Tensor],
+        variables: list[Any],
+    ) -> None:
+        """Applies gradients, unless the step is void.
+
+        Args:
+            finite: Whether it is not.
+            gradient: The gradient.
+            kept_finite: The same, 0 where the step is void.
+            variables: What is trained.
+        """
         if tf.distribute.has_strategy():  # None applies gradients inside of a condition.
-            self._apply(gradient, variables)
+            self._apply(kept_finite, variables)
             return
         if not self.optimizer.built:  # No variables are made inside of a condition.
             self.optimizer.build(variables)
