@@ -182,10 +182,12 @@ class LpBall(region.Region):
     # Bounds.
 
     def bind(self, x: Tensor) -> region.BoundRegion:
-        bound = super().bind(x)
+        bound, x = super().bind(x), arguments.as_input(x)
         if self.norm == math.inf:
-            return bound
-        x = arguments.as_input(x)
+            spread = self.spread(x)
+            if spread is None:
+                return bound
+            return bound._replace(middle=x, half=rounding.reach_up(x, spread))
         return bound._replace(center=x, radius=self._size(x, outward=True))
 
     def spread(self, x: Tensor) -> Tensor | None:
