@@ -19,10 +19,11 @@ def ibp(**options):
     return objectives.IBP(TARGET, **{"train_eps": 0.06, "ramp": (1, 3), **options})
 
 
-def fitted(objective=None, model=None, compile_options=None, **options):
+def fitted(objective=None, model=None, compile_options=None, verified_share=0.125, **options):
     x, y = ts.data(40)
     # What is tested does not depend on the depth, and tracing takes longer than training.
-    trainer = CertifiedTrainer(model or ts.mlp(units=(6,)), objective or ibp(), seed=3)
+    model = model or ts.mlp(units=(6,))
+    trainer = CertifiedTrainer(model, objective or ibp(), seed=3, verified_share=verified_share)
     trainer.compile(keras.optimizers.Adam(1e-2), **(compile_options or {}))
     options = {"x": x, "y": y, "epochs": 4, "batch_size": 16, "verbose": 0, **options}
     return trainer, trainer.fit(**options).history
