@@ -60,6 +60,17 @@ def test_bounds_are_those_of_a_ball_that_is_clipped_far_away(name):
         assert (ops.convert_to_numpy(found.lower) <= ops.convert_to_numpy(model(x)) + 1e-5).all()
 
 
+@pytest.mark.parametrize("clip", [None, (-50.0, 50.0)])
+@pytest.mark.parametrize("name", ["padding", "averaged", "turned"])
+def test_graphs_give_the_bounds_of_single_operations(name, clip):
+    """Graphs move and add centres and radii where single operations move and add ends."""
+    model, x = _model(_BEGINNINGS[name]), _inputs(2)
+    hidden = keras.Model(model.inputs, model.layers[-2].output)  # Ends in a sum.
+    calls = [tfcert.bound(hidden, x, tfcert.LpBall(0.1, clip=clip), "ibp") for _ in range(2)]
+    for first, later in zip(*calls, strict=True):
+        np.testing.assert_allclose(later, first, rtol=1e-5, atol=1e-5)
+
+
 def _first_interval(model, x, region):
     network, method = network_of(model), methods.get("ibp")
     x = ops.convert_to_tensor(x)

@@ -81,6 +81,11 @@ class Interval:
         return self._radius
 
     @property
+    def is_centered(self) -> bool:
+        """Whether only the centre and the radius are there so far."""
+        return self._lower is None
+
+    @property
     def is_alike(self) -> bool:
         """Whether the radius is known to be the same for all samples."""
         return self._spread is not None
