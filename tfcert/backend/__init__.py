@@ -16,13 +16,8 @@ if _NAME == "tensorflow":
         check_float64,
         check_full_precision,
         check_saved_model,
-        compile_for_one_form,
-        compile_function,
-        compiled,
         convolution_transpose,
         eagerly,
-        fused,
-        fused_with_gradient,
         gather,
         is_symbolic,
         kernel_constant,
@@ -36,11 +31,18 @@ if _NAME == "tensorflow":
         reshape,
         runs_at_once,
         total,
-        traced_once,
         value_and_gradients,
         vector_jacobian,
         with_gradient,
         writes_tensorboard,
+    )
+    from tfcert.backend.tensorflow_compiling import (
+        compile_for_one_form,
+        compile_function,
+        compiled,
+        fused,
+        fused_with_gradient,
+        traced_once,
     )
     from tfcert.backend.tensorflow_devices import (
         compile_for_devices,

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfcert.backend.tensorflow_backend import compile_function, traced
+from tfcert.backend.tensorflow_compiling import compile_function, traced
 from tfcert.types import Tensor
 
 __all__ = ["compile_for_devices", "devices_of", "replica", "replicas"]
