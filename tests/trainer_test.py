@@ -92,7 +92,7 @@ def test_tensorboard_and_csv(tmp_path):
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         keras.callbacks.EarlyStopping("val_verified_accuracy", mode="max", patience=50),
     ]
-    fitted(callbacks=callbacks, validation_data=ts.data(8))
+    fitted(callbacks=callbacks, validation_data=ts.data(8), compile_options=EAGERLY, epochs=2)
     head = (tmp_path / "log.csv").read_text().splitlines()[0].split(",")
     assert {"eps", "verified_accuracy", "val_robust"} <= set(head)
     events = list((tmp_path / "logs").rglob("events*"))
@@ -109,9 +109,10 @@ def test_tensorboard_and_csv(tmp_path):
 def test_weights_of_samples_and_classes():
     x, y = ts.data(24)
     weight = np.array([2.0, 0.0, 0.5], "float32")[y]
-    first, _ = fitted(x=x, y=y, sample_weight=weight, compile_options=EAGERLY)
+    options = {"x": x, "y": y, "epochs": 3, "compile_options": EAGERLY, "verified_share": 0.0}
+    first, _ = fitted(sample_weight=weight, **options)
     weights = {0: 2.0, 1: 0.0, 2: 0.5}
-    second, _ = fitted(x=x, y=y, class_weight=weights, compile_options=EAGERLY)
+    second, _ = fitted(class_weight=weights, **options)
     same_weights(first, second, rtol=1e-5)
     terms = ts.terms_at(ibp(), ts.mlp(), x, y, 2.0, sample_weight=weight)
     kept = weight > 0
@@ -123,8 +124,9 @@ def test_weights_of_samples_and_classes():
 @pytest.mark.slow
 def test_data_sets():
     x, y = ts.data(40)
-    arrays, history = fitted(shuffle=False, compile_options=EAGERLY)
-    options = {"y": None, "batch_size": None, "compile_options": EAGERLY}
+    every = {"compile_options": EAGERLY, "epochs": 2, "verified_share": 0.0}
+    arrays, history = fitted(shuffle=False, **every)
+    options = {"y": None, "batch_size": None, **every}
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
     piped, other = fitted(x=dataset, **options)
     same_weights(arrays, piped, rtol=1e-5)
@@ -154,11 +156,12 @@ def test_pipeline_of_arrays_is_not_tuned():
 
 @pytest.mark.slow
 def test_validation_split_and_several_steps_per_execution():
-    _, history = fitted(validation_split=0.25, compile_options=EAGERLY)
-    assert len(history["val_loss"]) == 4
-    one, _ = fitted()
-    several, _ = fitted(compile_options={"steps_per_execution": 3})
-    same_weights(one, several, rtol=1e-5)
+    _, history = fitted(validation_split=0.25, compile_options=EAGERLY, epochs=2)
+    assert len(history["val_loss"]) == 2
+    options = {"epochs": 2, "verified_share": 0.0}
+    one, _ = fitted(compile_options=EAGERLY, **options)
+    several, _ = fitted(compile_options={"steps_per_execution": 3}, **options)
+    same_weights(one, several, rtol=1e-5, atol=1e-6)
 
 
 def _full_batches():
@@ -169,9 +172,10 @@ def _full_batches():
 
 @pytest.mark.slow
 def test_xla_and_eager_give_the_same():
-    plain, _ = fitted()  # The last batch is smaller than the others.
-    same_weights(plain, fitted(compile_options={"jit_compile": True})[0], rtol=1e-3, atol=1e-5)
-    same_weights(plain, fitted(compile_options={"run_eagerly": True})[0], rtol=1e-4, atol=1e-6)
+    options = {"epochs": 2}  # The last batch is smaller than the others.
+    eager, _ = fitted(compile_options=EAGERLY, **options)
+    by_xla, _ = fitted(compile_options={"jit_compile": True}, **options)
+    same_weights(eager, by_xla, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -181,10 +185,11 @@ def test_xla_compiles_attacks():
         made.attack.random_start = random_start  # XLA draws other numbers.
         return made
 
-    plain, _ = fitted(objective(False), **_full_batches())
-    by_xla, _ = fitted(objective(False), compile_options={"jit_compile": True}, **_full_batches())
+    options = {"verified_share": 0.0, **_full_batches()}
+    plain, _ = fitted(objective(False), compile_options=EAGERLY, **options)
+    by_xla, _ = fitted(objective(False), compile_options={"jit_compile": True}, **options)
     same_weights(plain, by_xla, rtol=1e-3, atol=1e-5)
-    _, history = fitted(objective(True), compile_options={"jit_compile": True}, **_full_batches())
+    _, history = fitted(objective(True), compile_options={"jit_compile": True}, **options)
     assert history["loss"][-1] < history["loss"][0]
 
 
@@ -195,8 +200,8 @@ def test_xla_takes_gradients_of_sweeps_of_hidden_layers():
     def tight():
         return objectives.TightRelaxation(TARGET, base="fast-lin")
 
-    options = {"epochs": 2, **_full_batches()}
-    eager, _ = fitted(tight(), ts.mlp(), {"run_eagerly": True}, **options)
+    options = {"epochs": 2, "verified_share": 0.0, **_full_batches()}
+    eager, _ = fitted(tight(), ts.mlp(), EAGERLY, **options)
     by_xla, _ = fitted(tight(), ts.mlp(), {"jit_compile": True}, **options)
     same_weights(eager, by_xla, rtol=1e-3, atol=1e-5)
 
@@ -265,7 +270,7 @@ def test_augmentation_keeps_pixels():
     images, y = ts.data(16, shape=(6, 6, 1))
     trainer = CertifiedTrainer(ts.cnn(), ibp())
     trainer.compile("adam", **EAGERLY)
-    trainer.fit(images, y, batch_size=8, augment="crop", verbose=0)
+    trainer.fit(images, y, batch_size=16, augment="crop", verbose=0)
 
 
 def test_batch_normalization_is_updated_once_and_bounds_use_the_batch():
