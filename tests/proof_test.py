@@ -225,7 +225,7 @@ def test_recorded_slopes_tighten_hidden_bounds(tmp_path):
         *("hidden_1_0", "hidden_2_0", "hidden_2_1"),
     }
     np.savez(files.proof_path, **arrays)
-    hidden = tfcert_check.read_proof(files.proof_path).hidden
+    hidden = tfcert_check.read_proof(files.proof_path).tables
     boxes = case.lower[None], case.upper[None]
     plain = Enclosure(files.network, *boxes)
     helped = Enclosure(files.network, *boxes, hidden=hidden)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-__all__ = ["main", "run"]
+__all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,10 +30,5 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run() -> None:
-    """The program ``tfcert-check``."""
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

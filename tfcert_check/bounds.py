@@ -13,13 +13,13 @@ from tfcert_check.refusal import need
 from tfcert_check.rounding import LARGEST, down, lost
 from tfcert_check.steps import Input, Interval, TwoPiece
 
-__all__ = ["ENTRIES", "Enclosure"]
+__all__ = ["ENTRIES", "Enclosure", "Tables"]
 
 # Of the largest array of a batch of rows, so that it stays in the cache of a processor.
 ENTRIES = 1 << 18
 
 # By layer.
-Tables = Mapping[int, Array] | None
+Tables = Mapping[int, Array]
 
 
 class Enclosure:
@@ -48,10 +48,10 @@ class Enclosure:
         network: Network,
         lower: Array,
         upper: Array,
-        signs: Tables = None,
+        signs: Tables | None = None,
         whole: Enclosure | None = None,
         sweep: bool = True,
-        hidden: Mapping[tuple[int, int], Array] | None = None,
+        hidden: Mapping[tuple[int, ...], Array] | None = None,
     ):
         self.network = network
         self.intervals = [Interval(lower, upper)]
@@ -63,7 +63,7 @@ class Enclosure:
             if isinstance(step, TwoPiece):
                 layer = network.layers.index(step)
                 if sweep:
-                    own = {k: table for (at, k), table in (hidden or {}).items() if at == layer}
+                    own = {k: table for (*at, k), table in (hidden or {}).items() if at == [layer]}
                     for slopes in ({}, own) if own else ({},):
                         self._sweep(step.source, slopes)
                 known = whole.intervals[step.source] if whole else None
@@ -74,7 +74,11 @@ class Enclosure:
             self._check(place)
 
     def lower_bounds(
-        self, place: int, rows: Array, slopes: Tables = None, multipliers: Tables = None
+        self,
+        place: int,
+        rows: Array,
+        slopes: Tables | None = None,
+        multipliers: Tables | None = None,
     ) -> Array:
         """Lower bounds of rows of a value, ``(boxes, rows)``; NaN or -inf: none.
 

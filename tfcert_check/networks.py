@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from tfcert_check.graphs import Call, Graph, read_graph
+from tfcert_check.graphs import Call, read_graph
 from tfcert_check.operators import Convolution, Linear, Matrix, Pick, Scale
 from tfcert_check.refusal import Refused, need
 from tfcert_check.rounding import SMALL
@@ -35,81 +36,43 @@ class Network:
         self.layers = [step for step in steps if isinstance(step, TwoPiece)]
 
 
-class _Value:
-    """A value while the file is read: its place and its shape, the batch axis of 1 included."""
+class _Value(NamedTuple):
+    """Entries of a step's flat value, in the shape in the file, the batch axis of 1 included."""
 
-    def __init__(self, place: int, shape: Sequence[int]):
-        self.place, self.shape, self.size = place, tuple(shape), math.prod(shape)
+    step: int
+    entries: npt.NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.entries.shape
+
+    def reshape(self, shape: Any) -> _Value:
+        return _Value(self.step, self.entries.reshape(shape))
+
+    def transpose(self, order: Any) -> _Value:
+        return _Value(self.step, self.entries.transpose(order))
 
     def wide(self, shape: tuple[int, ...]) -> _Value:
-        """The value in the shape of a result, which must not be larger."""
-        _need(math.prod(shape) == self.size, f"repeating a value of shape {self.shape}")
-        return _Value(self.place, shape)
+        return _Value(self.step, np.broadcast_to(self.entries, shape))
 
 
 def read_network(path: str | os.PathLike[str], float_safe: bool = False) -> Network:
     """Reads a file, ONNX or npz, which gzip may have compressed."""
     graph = read_graph(path)
-    reader = _Reader(graph, float_safe)
+    one = graph.shape[:1] == (1,) and min(graph.shape) >= 1
+    need(one, f"the network's input must be a batch of one, not {graph.shape}")
+    made = _Steps(float_safe)
+    # A _Value, or an array where it is constant.
+    known: dict[str, Any] = {name: _numbers(array) for name, array in graph.constants.items()}
+    known[graph.input] = made.add(Input(math.prod(graph.shape)), graph.shape)
     for call in graph.calls:
-        reader.visit(call)
-    output: Any = reader.known.get(graph.output)
-    need(isinstance(output, _Value), "the network's output does not depend on its input")
-    return Network(reader.steps, output.place, graph.sha256, float_safe)
-
-
-class _Reader:
-    def __init__(self, graph: Graph, float_safe: bool):
-        one = graph.shape[:1] == (1,) and min(graph.shape) >= 1
-        need(one, f"the network's input must be a batch of one, not {graph.shape}")
-        self.float_safe = float_safe
-        self.steps: list[Step] = [Input(math.prod(graph.shape))]
-        # A _Value, or an array where it is constant.
-        self.known: dict[str, Any] = {k: _numbers(array) for k, array in graph.constants.items()}
-        self.known[graph.input] = _Value(0, graph.shape)
-
-    def visit(self, call: Call) -> None:
-        title, settings = f"{call.operator} {call.result!r}", dict(call.settings)
-        need(call.operator in _OPERATORS, f"the operator {call.operator} is not supported")
-        unknown = [name for name in call.arguments if name and name not in self.known]
-        need(not unknown, f"{title} reads {unknown}, which nothing has computed")
         try:
-            arguments = [self.known[name] if name else None for name in call.arguments]
-            if call.operator not in _OF_CONSTANTS:
-                values = [isinstance(argument, _Value) for argument in arguments]
-                _need(any(values), "an operation on constants alone")
-                _need(values[0] or call.operator in ("Add", "Mul", "Sub"), "a constant there")
-            _need(call.result not in self.known, "the same name for two values")
-            self.known[call.result] = _OPERATORS[call.operator](self, settings, *arguments)
+            _visit(made, known, call)
         except Exception as error:  # NumPy says in its own ways what does not fit.
-            raise Refused(f"{title}: {error}") from error
-        need(not settings, f"{title}: the settings {sorted(settings)} are not supported")
-
-    # What operators are made of.
-
-    def affine(
-        self, shape: Sequence[int], parts: Sequence[tuple[Linear, _Value]], bias: Any = None
-    ) -> _Value:
-        bias = np.zeros(()) if bias is None else np.asarray(bias, np.float64)
-        flat, size = np.broadcast_to(bias, shape).reshape(-1), math.prod(shape)
-        _need(all(op.size == value.size for op, value in parts), "a value of this size")
-        placed = [(operator, value.place) for operator, value in parts]
-        self.steps.append(Affine(placed, flat, size, self.float_safe))
-        return _Value(len(self.steps) - 1, shape)
-
-    def scaled(self, x: Any, factors: Any, roundings: int = 0, bias: Any = None) -> _Value:
-        _need(not isinstance(factors, _Value), "a product of two values")
-        x = x.wide(np.broadcast_shapes(x.shape, np.shape(factors)))
-        flat = np.broadcast_to(np.asarray(factors, np.float64), x.shape).reshape(-1)
-        return self.affine(x.shape, [(Scale(flat, roundings), x)], bias)
-
-    def two_piece(self, x: _Value, slope: float) -> _Value:
-        _need(slope == 0 or SMALL <= slope <= 1, f"a slope of {slope}, not 0 or up to 1,")
-        self.steps.append(TwoPiece(x.place, float(slope), x.size, self.float_safe))
-        return _Value(len(self.steps) - 1, x.shape)
-
-    def picked(self, x: _Value, places: Any) -> _Value:
-        return self.affine(places.shape, [(Pick(places.reshape(-1), x.size), x)])
+            raise Refused(f"{call.operator} {call.result!r}: {error}") from error
+    output: Any = known.get(graph.output)
+    need(isinstance(output, _Value), "the network's output does not depend on its input")
+    return Network(made.steps, made.flat(output), graph.sha256, float_safe)
 
 
 def _numbers(array: Any) -> Any:
@@ -121,144 +84,175 @@ def _numbers(array: Any) -> Any:
     return array
 
 
+def _visit(made: _Steps, known: dict[str, Any], call: Call) -> None:
+    need(call.operator in _OPERATORS, f"the operator {call.operator} is not supported")
+    unknown = [name for name in call.arguments if name and name not in known]
+    need(not unknown, f"it reads {unknown}, which nothing has computed")
+    arguments = [known[name] if name else None for name in call.arguments]
+    if call.operator not in ("Identity", "Reshape", "Transpose"):
+        values = [isinstance(argument, _Value) for argument in arguments]
+        _need(any(values), "an operation on constants alone")
+        _need(values[0] or call.operator in ("Add", "Mul", "Sub"), "a constant there")
+    _need(call.result not in known, "the same name for two values")
+    known[call.result] = _OPERATORS[call.operator](made, *arguments, **call.settings)
+
+
 def _need(condition: object, what: str) -> None:
     need(condition, f"{what} is not supported")
 
 
-def _add(reader: _Reader, settings: Any, x: Any, y: Any, sign: float = 1.0) -> _Value:
-    shape = np.broadcast_shapes(x.shape, y.shape)
-    parts, bias = [], np.zeros(shape)
-    for term, factor in ((x, 1.0), (y, sign)):
-        if isinstance(term, _Value):
-            parts.append((Scale(np.full(term.size, factor)), term.wide(shape)))
-        else:
-            bias = factor * term
-    return reader.affine(shape, parts, bias)
+class _Steps:
+    """The steps that have been read, and what operators are made of."""
+
+    def __init__(self, float_safe: bool):
+        self.steps: list[Step] = []
+        self.float_safe = float_safe
+
+    def add(self, step: Step, shape: tuple[int, ...]) -> _Value:
+        self.steps.append(step)
+        return _Value(len(self.steps) - 1, np.arange(step.size).reshape(shape))
+
+    def flat(self, x: _Value) -> int:
+        """The step whose flat value is x, entry by entry."""
+        places, whole = x.entries.reshape(-1), np.arange(self.steps[x.step].size)
+        if np.array_equal(places, whole):
+            return x.step
+        return self.affine(x.shape, (Pick(places, len(whole)), _Value(x.step, whole))).step
+
+    def affine(self, shape: Any, *parts: tuple[Linear, _Value], bias: Any = None) -> _Value:
+        """A bias, and sums of maps of values."""
+        placed = [(operator, self.flat(value)) for operator, value in parts]
+        fits = all(operator.size == self.steps[place].size for operator, place in placed)
+        _need(fits, "a value of this size")
+        bias = np.asarray(0.0 if bias is None else bias, np.float64)
+        flat = np.broadcast_to(bias, shape).reshape(-1)
+        return self.add(Affine(placed, flat, self.float_safe), shape)
+
+    def scaled(self, x: _Value, factors: Any, roundings: int = 0, bias: Any = None) -> _Value:
+        _need(not isinstance(factors, _Value), "a product of two values")
+        shape = np.broadcast_shapes(x.shape, np.shape(factors))
+        flat = np.broadcast_to(np.asarray(factors, np.float64), shape).reshape(-1)
+        return self.affine(shape, (Scale(flat, roundings), x.wide(shape)), bias=bias)
+
+    def sum(self, x: Any, y: Any, sign: float = 1.0) -> _Value:
+        """``x + sign y``, of which one may be constant."""
+        shape, terms = np.broadcast_shapes(x.shape, y.shape), ((x, 1.0), (y, sign))
+        parts = [
+            (Scale(np.full(math.prod(shape), factor)), term.wide(shape))
+            for term, factor in terms
+            if isinstance(term, _Value)
+        ]
+        constants = [factor * term for term, factor in terms if not isinstance(term, _Value)]
+        return self.affine(shape, *parts, bias=sum(constants))
+
+    def two_piece(self, x: _Value, slope: float) -> _Value:
+        _need(slope == 0 or SMALL <= slope <= 1, f"a slope of {slope}, not 0 or up to 1,")
+        step = TwoPiece(self.flat(x), float(slope), x.entries.size, self.float_safe)
+        return self.add(step, x.shape)
 
 
-def _multiply(reader: _Reader, settings: Any, x: Any, y: Any) -> _Value:
-    return reader.scaled(x, y) if isinstance(x, _Value) else reader.scaled(y, x)
+# Operators: what they read, and their settings by name.
+
+_LEAK = float(np.float32(0.01))
 
 
-def _divide(reader: _Reader, settings: Any, x: Any, y: Any) -> _Value:
+def _divide(made: _Steps, x: _Value, y: Any) -> _Value:
     _need(not isinstance(y, _Value) and (np.abs(y) >= SMALL).all(), "a division by it")
-    return reader.scaled(x, 1.0 / y, roundings=1)
+    return made.scaled(x, 1.0 / y, roundings=1)
 
 
-def _matmul(reader: _Reader, settings: Any, x: Any, y: Any, bias: Any = None) -> _Value:
+def _product(made: _Steps, x: _Value, y: Any, bias: Any = None, **settings: Any) -> _Value:
+    turned = settings.pop("transB", 0)
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+    _need({**plain, **settings} == plain, f"one of the settings {settings}")
     _need(not isinstance(y, _Value) and y.ndim == 2, "a product that is not with a constant matrix")
     _need(math.prod(x.shape[:-1]) == 1, f"a product with a matrix for the shape {x.shape}")
-    return reader.affine((*x.shape[:-1], y.shape[1]), [(Matrix(y.T), x)], bias)
+    matrix = Matrix(y if turned else y.T)
+    return made.affine((*x.shape[:-1], matrix.back), (matrix, x), bias=bias)
 
 
-def _gemm(reader: _Reader, settings: Any, x: Any, y: Any, bias: Any = None) -> _Value:
-    factors = settings.pop("alpha", 1.0), settings.pop("beta", 1.0), settings.pop("transA", 0)
-    _need(factors == (1.0, 1.0, 0), "another alpha or beta than 1, or transA")
-    return _matmul(reader, settings, x, y.T if settings.pop("transB", 0) else y, bias)
-
-
-def _convolve(reader: _Reader, settings: Any, x: Any, kernel: Any, bias: Any = None) -> _Value:
+def _convolve(
+    made: _Steps, x: _Value, kernel: Any, bias: Any = None,
+    *, kernel_shape: Any = None, strides: Any = (1, 1), dilations: Any = (1, 1),
+    pads: Any = (0, 0, 0, 0), group: int = 1, auto_pad: str = "NOTSET",
+) -> _Value:  # fmt: skip
     _need(len(x.shape) == 4 == kernel.ndim, "a convolution that is not two-dimensional")
-    settings.pop("kernel_shape", None)
+    _need(kernel_shape in (None, list(kernel.shape[2:])), f"the shape {kernel_shape}")
+    _need(auto_pad in ("NOTSET", "VALID"), "auto_pad")
+    operator = Convolution(kernel, x.shape[1:], strides, dilations, pads, group)
     bias = None if bias is None else bias.reshape(1, -1, 1, 1)
-    return _slide(reader, settings, x, kernel, settings.pop("group", 1), bias)
+    return made.affine((1, *operator.out), (operator, x), bias=bias)
 
 
-def _slide(reader: _Reader, settings: Any, x: Any, kernel: Any, groups: int, bias: Any) -> _Value:
-    _need(settings.pop("auto_pad", "NOTSET") in ("NOTSET", "VALID"), "auto_pad")
-    strides, dilations = settings.pop("strides", [1, 1]), settings.pop("dilations", [1, 1])
-    pads = settings.pop("pads", [0, 0, 0, 0])
-    operator = Convolution(kernel, x.shape[1:], strides, dilations, pads, groups)
-    return reader.affine((1, *operator.out), [(operator, x)], bias)
-
-
-def _average(reader: _Reader, settings: Any, x: Any) -> _Value:
-    shape = settings.pop("kernel_shape", list(x.shape[2:]))
-    inside = settings.pop("count_include_pad", 0) or not any(settings.get("pads", [0]))
+def _average(made: _Steps, x: _Value, *, kernel_shape: Any = None, **settings: Any) -> _Value:
+    shape = kernel_shape or x.shape[2:]
+    inside = settings.pop("count_include_pad", 0) or not any(settings.get("pads", ()))
     _need(len(x.shape) == 4 and len(shape) == 2, "an average that is not two-dimensional")
-    _need(bool(inside) and not settings.pop("ceil_mode", 0), "an average over parts of windows")
-    sums = _slide(reader, settings, x, np.ones((x.shape[1], 1, *shape)), x.shape[1], None)
-    return reader.scaled(sums, 1.0 / math.prod(shape), roundings=1)
+    _need(inside and not settings.pop("ceil_mode", 0), "an average over parts of windows")
+    ones = np.ones((x.shape[1], 1, *shape))
+    sums = _convolve(made, x, ones, group=len(ones), **settings)
+    return made.scaled(sums, 1.0 / math.prod(shape), roundings=1)
 
 
-def _maximum(reader: _Reader, settings: Any, first: Any, *others: Any) -> _Value:
+def _maximum(made: _Steps, first: _Value, *others: Any) -> _Value:
     # max(a, b) = b + relu(a - b); as executed, it is one of the two, without any rounding.
     for other in others:
         _need(isinstance(other, _Value) and other.shape == first.shape, "a maximum of these")
-        above = reader.two_piece(_add(reader, settings, first, other, -1.0), 0.0)
-        first = _add(reader, settings, other, above)
+        first = made.sum(other, made.two_piece(made.sum(first, other, -1.0), 0.0))
     return first
 
 
-def _normalize(reader: _Reader, settings: Any, x: Any, *statistics: Any) -> _Value:
-    _need(not settings.pop("training_mode", 0), "training")
-    settings.pop("momentum", None)
+def _normalize(made: _Steps, x: _Value, *statistics: Any, **settings: Any) -> _Value:
+    epsilon = settings.pop("epsilon", float(np.float32(1e-5)))
+    plain = set(settings) <= {"momentum", "training_mode"} and not settings.get("training_mode")
+    _need(plain, f"one of the settings {settings}")
     column = (1, -1, *[1] * (len(x.shape) - 2))
     gamma, beta, mean, variance = (numbers.reshape(column) for numbers in statistics)
-    variance = variance + settings.pop("epsilon", float(np.float32(1e-5)))
-    _need(bool((variance >= SMALL).all()), "a variance near 0")
-    centered = reader.scaled(x, 1.0, bias=-mean)
+    _need((variance + epsilon >= SMALL).all(), "a variance near 0")
     # The sum, the root and the quotient round: at most 3 u together, and 8 are allowed for.
-    return reader.scaled(centered, gamma / np.sqrt(variance), roundings=8, bias=beta)
+    factors = gamma / np.sqrt(variance + epsilon)
+    return made.scaled(made.scaled(x, 1.0, bias=-mean), factors, roundings=8, bias=beta)
 
 
-def _flatten(reader: _Reader, settings: Any, x: Any) -> Any:
-    axis = settings.pop("axis", 1)
-    axis += len(x.shape) if axis < 0 else 0
-    return _Value(x.place, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+def _reshape(made: _Steps, x: Any, shape: Any, *, allowzero: int = 0) -> Any:
+    _need(not isinstance(shape, _Value) and not allowzero, "a shape that is no constant")
+    return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(shape)])
 
 
-def _reshape(reader: _Reader, settings: Any, x: Any, shape: Any) -> Any:
-    _need(not isinstance(shape, _Value), "a shape that is no constant")
-    _need(not settings.pop("allowzero", 0), "allowzero")
-    sizes = [x.shape[i] if size == 0 else int(size) for i, size in enumerate(shape)]
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = math.prod(x.shape) // -math.prod(sizes)
-    _need(math.prod(sizes) == math.prod(x.shape) and min(sizes) > 0, f"the shape {sizes}")
-    return _Value(x.place, sizes) if isinstance(x, _Value) else x.reshape(sizes)
+def _concat(made: _Steps, *parts: _Value, axis: int) -> _Value:
+    counts = [np.arange(part.entries.size).reshape(part.shape) for part in parts]
+    inner = np.concatenate(counts, axis)
+    owner = np.concatenate([np.full(part.shape, i) for i, part in enumerate(parts)], axis)
+    picks = [
+        (Pick(np.where(owner == i, inner, -1).reshape(-1), part.entries.size), part)
+        for i, part in enumerate(parts)
+    ]
+    return made.affine(inner.shape, *picks)
 
 
-def _transpose(reader: _Reader, settings: Any, x: Any) -> Any:
-    order = settings.pop("perm", list(range(len(x.shape)))[::-1])
-    if not isinstance(x, _Value):
-        return x.transpose(order)
-    return reader.picked(x, np.arange(x.size).reshape(x.shape).transpose(order))
-
-
-def _concat(reader: _Reader, settings: Any, *parts: Any) -> Any:
-    axis, found = settings.pop("axis"), []
-    for i, part in enumerate(parts):
-        marks = [
-            np.arange(x.size).reshape(x.shape) if k == i else np.full(x.shape, -1)
-            for k, x in enumerate(parts)
-        ]
-        places = np.concatenate(marks, axis=axis)
-        found.append((Pick(places.reshape(-1), part.size), part))
-    return reader.affine(places.shape, found)
+def _pick(made: _Steps, x: _Value, places: Any) -> _Value:
+    return made.affine(places.shape, (Pick(places.reshape(-1), x.entries.size), x))
 
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
-    "Add": _add,
+    "Add": lambda made, x, y: made.sum(x, y),
     "AveragePool": _average,
     "BatchNormalization": _normalize,
     "Concat": _concat,
     "Conv": _convolve,
     "Div": _divide,
-    "Flatten": _flatten,
-    "Gemm": _gemm,
-    "GlobalAveragePool": _average,
-    "Identity": lambda reader, settings, x: x,
-    "LeakyRelu": lambda reader, settings, x: reader.two_piece(
-        x, settings.pop("alpha", float(np.float32(0.01)))
-    ),
-    "MatMul": _matmul,
+    "Flatten": lambda made, x, *, axis=1: x.reshape((math.prod(x.shape[:axis]), -1)),
+    "Gemm": _product,
+    "GlobalAveragePool": lambda made, x: _average(made, x),
+    "Identity": lambda made, x: x,
+    "LeakyRelu": lambda made, x, *, alpha=_LEAK: made.two_piece(x, alpha),
+    "MatMul": lambda made, x, y: _product(made, x, y),
     "Max": _maximum,
-    "Mul": _multiply,
-    "Neg": lambda reader, settings, x: reader.scaled(x, -1.0),
-    "Pick": lambda reader, settings, x, places: reader.picked(x, places),
-    "Relu": lambda reader, settings, x: reader.two_piece(x, 0.0),
+    "Mul": lambda made, x, y: made.scaled(*((x, y) if isinstance(x, _Value) else (y, x))),
+    "Neg": lambda made, x: made.scaled(x, -1.0),
+    "Pick": _pick,
+    "Relu": lambda made, x: made.two_piece(x, 0.0),
     "Reshape": _reshape,
-    "Sub": lambda reader, settings, x, y: _add(reader, settings, x, y, -1.0),
-    "Transpose": _transpose,
+    "Sub": lambda made, x, y: made.sum(x, y, -1.0),
+    "Transpose": lambda made, x, *, perm=None: x.transpose(perm),
 }
-_OF_CONSTANTS = ("Identity", "Reshape", "Transpose")

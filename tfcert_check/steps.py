@@ -19,7 +19,7 @@ import numpy as np
 from tfcert_check.operators import Array, Linear, Pick
 from tfcert_check.rounding import FLUSHED, TINY, dot, down, executed, lost, share, up
 
-__all__ = ["Affine", "Input", "Interval", "Lines", "Step", "TwoPiece"]
+__all__ = ["Affine", "Input", "Interval", "Step", "TwoPiece"]
 
 
 class Interval(NamedTuple):
@@ -47,20 +47,6 @@ Slopes = Array | None
 Arrived = tuple[list[tuple[int, Array]], Array]
 
 
-class Lines(NamedTuple):
-    """``lower z <= f(z) <= upper z + offset`` on an interval of z.
-
-    Attributes:
-        lower: ``(boxes or 1, rows or 1, n)``.
-        upper: ``(boxes or 1, n)``.
-        offset: The same.
-    """
-
-    lower: Array
-    upper: Array
-    offset: Array
-
-
 class Input:
     """The input: rows have their minimum on the box."""
 
@@ -74,9 +60,8 @@ class Input:
 class Affine:
     """``sum of L x + bias`` over some values x before."""
 
-    def __init__(self, parts: Parts, bias: Array, size: int, float_safe: bool = False):
-        self.parts, self.bias, self.size = parts, bias, size
-        self._absolute = [operator.absolute() for operator, _ in parts]
+    def __init__(self, parts: Parts, bias: Array, float_safe: bool = False):
+        self.parts, self.bias, self.size = parts, bias, len(bias)
         self._terms = 1 + sum(operator.terms + 1 for operator, _ in parts)
         self._back = sum(operator.back + 1 for operator, _ in parts)
         # What an execution in float32 is off by, as a part of ``size``; moving values is exact.
@@ -87,11 +72,11 @@ class Affine:
     def enclose(self, intervals: Intervals) -> tuple[Interval, Array]:
         center, radius = self.bias[None], np.zeros((1, self.size))
         size = np.abs(self.bias)[None] + self._tiny
-        for (operator, place), absolute in zip(self.parts, self._absolute, strict=True):
+        for operator, place in self.parts:
             lower, upper = intervals[place]
+            largest, absolute = intervals[place].largest, operator.absolute()
             middle = 0.5 * lower + 0.5 * upper
             around = up(np.maximum(upper - middle, middle - lower))
-            largest = intervals[place].largest
             center = center + operator.apply(middle)
             radius = radius + absolute.apply(around)
             size = size + absolute.apply(largest + self._tiny) + self._tiny * largest.max()
@@ -130,9 +115,10 @@ class TwoPiece:
             lower, upper = down(lower - off), up(upper + off)
         return Interval(lower, upper), off
 
-    def lines(self, z: Interval, slopes: Array | None) -> Lines:
-        """Lines around the function, the lower ones with given slopes; None, NaN: by rule.
+    def lines(self, z: Interval, slopes: Slopes) -> tuple[Array, Array, Array]:
+        """Lines around the function: ``lower z <= f(z) <= upper z + offset`` on an interval of z.
 
+        The lower ones, ``(boxes or 1, rows or 1, n)``, have given slopes; None, NaN: by rule.
         A lower line through 0 holds for all z, with any slope between the function's two. For an
         upper line of any slope t, the offset ``max(f(u) - t u, f(l) - t l)`` is enough, as f is
         convex. Both differences are products of numbers >= 0 here, each with two roundings.
@@ -147,15 +133,15 @@ class TwoPiece:
         offset = np.maximum(upper * (1.0 - chord), -lower * (chord - self.slope))
         offset = np.where(crossing, offset * (1.0 + share(0)) + TINY, 0.0)
         lowest = np.where(crossing[:, None], slopes, steep[:, None])
-        return Lines(lowest, np.where(crossing, chord, steep), offset)
+        return lowest, np.where(crossing, chord, steep), offset
 
     def backward(self, rows: Array, intervals: Intervals, size: Array, slopes: Slopes) -> Arrived:
         z = intervals[self.source]
-        lines = self.lines(z, slopes)
+        lower, upper, offset = self.lines(z, slopes)
         # The upper line where a coefficient is negative, else the lower one.
-        arrived = np.where(rows >= 0, lines.lower, lines.upper[:, None]) * rows
-        taken = dot(np.minimum(rows, 0), lines.offset) - dot(np.abs(rows), size)
-        errors = lost(rows, z.largest + lines.offset + size)
+        arrived = np.where(rows >= 0, lower, upper[:, None]) * rows
+        taken = dot(np.minimum(rows, 0), offset) - dot(np.abs(rows), size)
+        errors = lost(rows, z.largest + offset + size)
         return [(self.source, arrived)], down(taken - errors)
 
 
