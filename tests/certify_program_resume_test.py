@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import random
 import signal
 import subprocess
 import sys
@@ -71,13 +70,11 @@ def killed(config, cwd, after):
 
 
 @pytest.mark.slow
-def test_bounds_go_on_after_kills(settings, tmp_path):
-    rng = random.Random(1)
+def test_bounds_go_on_after_a_kill(settings, tmp_path):
     config = settings(**{**BOUNDS, "skip": 2, "method": ["ibp"]}, batch_size=4, self_check=0.0)
-    codes = [killed(config, tmp_path, after=rng.randrange(1, 60)) for _ in range(2)]
-    assert codes == [-signal.SIGKILL] * 2
+    assert killed(config, tmp_path, after=20) == -signal.SIGKILL
     text = run(config)
-    assert len(logs.read_facts(config.out)["sessions"]) == 3
+    assert len(logs.read_facts(config.out)["sessions"]) == 2
     whole = dataclasses.replace(config, out=str(tmp_path / "whole.tsv"))
     run(whole)
     broken, unbroken = (
