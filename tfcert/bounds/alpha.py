@@ -159,10 +159,8 @@ def standing(
     for place, pair in slopes.items():
         ranges = evaluation.slope_tables(evaluation.network.nodes[place])
         within[place] = [
-            None
-            if ranges[2 * side] is None
-            else ops.clip(slope, ranges[2 * side].beside, ranges[2 * side + 1].beside)
-            for side, slope in enumerate(pair)
+            None if low is None or high is None else ops.clip(slope, low.beside, high.beside)
+            for slope, low, high in zip(pair, ranges[::2], ranges[1::2], strict=True)
         ]
     least = {place: ops.relu(beta) for place, beta in multipliers.items()}
     return sweep(evaluation, node, rows, Frame(), slopes=Slopes(within, least))

@@ -10,6 +10,8 @@ it, relative to the size of the outputs, is taken off every bound.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,19 +21,23 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from tfcert import backend
 from tfcert.bounds import methods
 from tfcert.bounds.alpha import optimised, standing
 from tfcert.bounds.evaluation import Evaluation
 from tfcert.bounds.known import Known
 from tfcert.bounds.sweep import Slopes, sweep
 from tfcert.branching import choosing
+from tfcert.branching.halfspaces import CutBox
 from tfcert.branching.layout import Layout, flat_slopes, flat_units
 from tfcert.programs import programs_of
 from tfcert.regions import BoundRegion, Box
+from tfcert.rules.interval import Interval
+from tfcert.rules.primitives import Node, Nonlinear
 from tfcert.rules.rows import Frame, Rows
 from tfcert.types import Bounds, Tensor
 
-__all__ = ["Bounder", "Found", "Inputs"]
+__all__ = ["Bounder", "Found", "Inputs", "Narrowed"]
 
 Array = npt.NDArray[Any]
 
@@ -89,6 +95,40 @@ class Found(NamedTuple):
     points: Array
 
 
+class Narrowed(NamedTuple):
+    """Intervals of the units of some domains, as arrays with one entry per domain.
+
+    Attributes:
+        low: ``(n, units)``.
+        high: The same.
+        empty: ``(n,)``: where no point is left.
+    """
+
+    low: Array
+    high: Array
+    empty: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Standing:
+    """No step at all: the better one of the default slopes and the given ones."""
+
+    iterations: int = 0
+    learning_rate: float = 0.0
+    decay: float = 1.0
+
+
+class _Narrow(methods.Crown):
+    """CROWN that sweeps no neuron whose functions are linear on its interval already."""
+
+    def tighten(self, evaluation: Evaluation, node: Node, interval: Interval) -> Interval:
+        unstable: list[Tensor] = []
+        for reader, _ in evaluation.network.reads[node]:
+            assert isinstance(reader.primitive, Nonlinear)
+            unstable += reader.primitive.unstable(evaluation.parameters[reader], interval)
+        return self.refined(evaluation, node, interval, functools.reduce(ops.logical_or, unstable))
+
+
 class Bounder:
     """Bounds domains of one model.
 
@@ -129,6 +169,21 @@ class Bounder:
         """Bounds of domains by one sweep with the given slopes, ``(n, rows)``."""
         return self._run("split trial", self._tried, inputs)["lower"].astype(np.float64)
 
+    def narrow(self, inputs: Inputs) -> Narrowed:
+        """Intervals of all units where no row of a domain is above 0."""
+        if backend.runs_at_once():
+            # Most of the time is that of large tensors: compiling would take longer than it saves.
+            found = keras.tree.map_structure(
+                ops.convert_to_numpy, self._narrowed(self._arguments(inputs))
+            )
+        else:
+            found = self._run("split narrow", self._narrowed, inputs)
+        low, high = (
+            flat_units(self.layout, {place: pair[i] for place, pair in found["ends"].items()})
+            for i in (0, 1)
+        )
+        return Narrowed(low, high, found["empty"])
+
     # The programs.
 
     def _evaluate(self, args: dict[str, Any]) -> Evaluation:
@@ -160,21 +215,7 @@ class Bounder:
         def enough(lower: Tensor) -> Tensor:
             return ops.all(ops.any(_with_offsets(lower, args, evaluation) > 0, axis=-1))
 
-        record: dict[Any, Tensor] = {}
-        output, rows = network.outputs, self._rows(args)
-        evaluation.prepare(output, True)
-        found = optimised(
-            evaluation,
-            self.method,
-            output,
-            rows,
-            Frame(),
-            slopes=args["slopes"],
-            multipliers=args["multipliers"],
-            enough=enough,
-        )
-        slopes = Slopes(found.slopes, found.multipliers)
-        sweep(evaluation, output, rows, Frame(), slopes=slopes, record=record)
+        found, record = self._relaxed(evaluation, args, self.method, enough)
         lower = _with_offsets(found.lower, args, evaluation)
         # The row that is nearest to a proof decides where to split and where to look.
         chosen = ops.one_hot(ops.argmax(lower, axis=-1), lower.shape[1], dtype=network.dtype)
@@ -194,6 +235,54 @@ class Bounder:
             "points": points,
         }
 
+    def _narrowed(self, args: dict[str, Any]) -> dict[str, Any]:
+        """CROWN for hidden values, on the part of each box where a relaxed row is at most 0.
+
+        The relaxed row is a linear function of the input below the row itself.
+        """
+        network = self.network
+        evaluation = self._evaluate(args)
+        found, record = self._relaxed(evaluation, args, _Standing(), None)
+        lower = _with_offsets(found.lower, args, evaluation)
+        chosen = ops.one_hot(ops.argmax(lower, axis=-1), lower.shape[1], dtype=network.dtype)
+        bound = CutBox().split(BoundRegion(args["lower"], args["upper"]))
+        normal = _of_row(record[network.input], chosen)
+        least = normal * bound.middle - ops.abs(normal) * bound.half
+        least = ops.sum(ops.reshape(least, (-1, math.prod(network.input.shape))), axis=-1)
+        depth = ops.sum((found.lower + args["offsets"]) * chosen, axis=-1) - least
+        bound = bound._replace(normal=normal, depth=ops.expand_dims(depth, -1))
+        known = Known(
+            intervals={place: Bounds(*pair) for place, pair in args["ends"].items()},
+            signs={place: ops.cast(s, network.dtype) for place, s in args["signs"].items()},
+        )
+        narrow = _Narrow().evaluate(network, CutBox(), bound, known=known)
+        places = [spot.place for spot in self.layout.units]
+        return {
+            "ends": {place: narrow.intervals[network.nodes[place]].bounds for place in places},
+            "empty": ops.logical_or(evaluation.empty, narrow.empty),
+        }
+
+    def _relaxed(
+        self, evaluation: Evaluation, args: dict[str, Any], ascent: Any, enough: Any
+    ) -> tuple[Any, dict[Any, Tensor]]:
+        """Optimised bounds of the rows, and the coefficients that arrive at each node for them."""
+        record: dict[Any, Tensor] = {}
+        output, rows = self.network.outputs, self._rows(args)
+        evaluation.prepare(output, True)
+        found = optimised(
+            evaluation,
+            ascent,
+            output,
+            rows,
+            Frame(),
+            slopes=args["slopes"],
+            multipliers=args["multipliers"],
+            enough=enough,
+        )
+        slopes = Slopes(found.slopes, found.multipliers)
+        sweep(evaluation, output, rows, Frame(), slopes=slopes, record=record)
+        return found, record
+
     # Calls.
 
     def _run(self, kind: str, compute: Callable[..., Any], inputs: Inputs) -> Any:
@@ -212,24 +301,8 @@ class Bounder:
     def _call(
         self, kind: str, compute: Callable[..., Any], inputs: Inputs, chosen: Array
     ) -> dict[str, Any]:
-        layout, dtype = self.layout, self.network.dtype
-        slopes = layout.slopes_by_place(inputs.slopes[chosen].astype(dtype))
-        args = {
-            "lower": inputs.lower[chosen],
-            "upper": inputs.upper[chosen],
-            "rows": inputs.rows[chosen].astype(dtype),
-            "offsets": inputs.offsets[chosen].astype(dtype),
-            "ends": {place: tuple(e[chosen] for e in pair) for place, pair in inputs.ends.items()},
-            "signs": layout.by_place(inputs.signs[chosen]),
-            "points": {}
-            if inputs.points is None
-            else layout.by_place(inputs.points[chosen].astype(dtype)),
-            "slopes": {place: [*own, None][:2] for place, own in slopes.items()},
-            "multipliers": layout.by_place(inputs.multipliers[chosen].astype(dtype)),
-        }
-        args = keras.tree.map_structure(
-            lambda a: None if a is None else ops.convert_to_tensor(a), args
-        )
+        inputs = keras.tree.map_structure(lambda a: None if a is None else a[chosen], inputs)
+        args, layout = self._arguments(inputs), self.layout
         size = (
             len(chosen)
             * inputs.rows.shape[1]
@@ -247,6 +320,26 @@ class Bounder:
         )
         return program(args)
 
+    def _arguments(self, inputs: Inputs) -> dict[str, Any]:
+        """The tensors of a program, by their names."""
+        layout, dtype = self.layout, self.network.dtype
+        slopes = layout.slopes_by_place(inputs.slopes.astype(dtype))
+        points = {} if inputs.points is None else layout.by_place(inputs.points.astype(dtype))
+        args = {
+            "lower": inputs.lower,
+            "upper": inputs.upper,
+            "rows": inputs.rows.astype(dtype),
+            "offsets": inputs.offsets.astype(dtype),
+            "ends": inputs.ends,
+            "signs": layout.by_place(inputs.signs),
+            "points": points,
+            "slopes": {place: [*own, None][:2] for place, own in slopes.items()},
+            "multipliers": layout.by_place(inputs.multipliers.astype(dtype)),
+        }
+        return keras.tree.map_structure(
+            lambda a: None if a is None else ops.convert_to_tensor(a), args
+        )
+
 
 def _with_offsets(lower: Tensor, args: dict[str, Any], evaluation: Evaluation) -> Tensor:
     """Bounds of margins from those of their linear parts; inf where the domain is empty."""
@@ -258,6 +351,10 @@ def _with_offsets(lower: Tensor, args: dict[str, Any], evaluation: Evaluation) -
 
 def _minimiser(coefficients: Tensor, chosen: Tensor, args: dict[str, Any]) -> Tensor:
     """The corner of the box where a linear function of the input is least."""
+    return ops.where(_of_row(coefficients, chosen) > 0, args["lower"], args["upper"])
+
+
+def _of_row(coefficients: Tensor, chosen: Tensor) -> Tensor:
+    """Those of the chosen row, ``(n, *shape)``."""
     picked = ops.reshape(chosen, (*chosen.shape, *[1] * (len(coefficients.shape) - 2)))
-    own = ops.sum(coefficients * picked, axis=1)
-    return ops.where(own > 0, args["lower"], args["upper"])
+    return ops.sum(coefficients * picked, axis=1)

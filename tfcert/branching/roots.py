@@ -39,6 +39,7 @@ class Roots:
         lower, upper: Limits of the boxes.
         rows: ``(problems, rows, outputs)``, as many for all as the largest question has.
         offsets: ``(problems, rows)``, less a margin for rounding; rows that only fill up have -1.
+        slack: ``(problems,)``: the largest of these margins, above 0.
         ends: ``{place: (lower, upper)}`` of the nodes that relaxations depend on.
         units: Flat places of the units that can be split in some box: only their signs and
             multipliers are kept for each domain.
@@ -82,12 +83,14 @@ class Roots:
         size = np.maximum(*np.abs(outputs)).reshape(len(problems), -1)
         self.rows = np.zeros((len(problems), most, size.shape[1]))
         self.offsets = np.full((len(problems), most), -1.0)
+        self.slack = np.zeros(len(problems))
         for i, problem in enumerate(problems):
             rows, offsets = problem.question.rows, problem.question.offsets
             self.rows[i, : len(rows)] = rows
             # Casting a factor rounds it, too.
             slack = _ROUNDING[network.dtype] * (np.abs(rows) @ size[i] + np.abs(offsets))
             self.offsets[i, : len(rows)] = offsets - slack
+            self.slack[i] = max(slack.max(initial=0.0), _ROUNDING[network.dtype])
 
     def _take_slopes(self, network: Network, layout: Layout) -> None:
         start: dict[int, Any] = {}

@@ -13,6 +13,7 @@ References: Wang et al., 2021, https://arxiv.org/abs/2103.06624; for points othe
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -26,12 +27,13 @@ from tfcert.branching import choosing, leaves
 from tfcert.branching.bounding import Bounder, Found, Inputs
 from tfcert.branching.layout import Layout
 from tfcert.branching.maxima import splittable
+from tfcert.branching.narrowing import Narrowing
 from tfcert.branching.outcome import Reason, within_rounding
-from tfcert.branching.recording import Recorder, numbered
+from tfcert.branching.recording import Recorder
 from tfcert.branching.roots import Roots
 from tfcert.branching.splitter import Bounded, Domains, Problem
+from tfcert.branching.tasks import case_numbers, tasks_of
 from tfcert.network import network_of
-from tfcert.properties.questions import Question
 
 __all__ = ["UnitSplitter"]
 
@@ -42,8 +44,6 @@ _KEPT = "float16"
 _LARGEST = 6e4
 # The most ways to break a question that leaves are decided for.
 _WAYS = 64
-# The most cases that a recorder is told about.
-_MOST_CASES = 10_000
 
 
 class UnitSplitter:
@@ -62,6 +62,10 @@ class UnitSplitter:
         recorder: Is told about the tree.
         cases: Of each problem, the numbers of its cases for the recorder, in the order of
             ``Question.conjunctions``; None: numbers from 0 on, over all problems.
+        deadline: Of the search, by ``time.monotonic()``: hidden intervals are not computed anew
+            when little time is left.
+        narrow: Whether hidden intervals are computed anew, where that is possible and no recorder
+            follows.
 
     Attributes:
         tasks: What is decided apart, with domains of its own: a group of margins of a question, and
@@ -82,6 +86,8 @@ class UnitSplitter:
         batch: int = 256,
         recorder: Recorder | None = None,
         cases: Sequence[Sequence[int]] | None = None,
+        deadline: float = math.inf,
+        narrow: bool = True,
     ):
         # Proofs know signs alone, and the network as it is.
         self.model, self.network = (
@@ -93,14 +99,17 @@ class UnitSplitter:
         self._cut = any(self.layout.smooth)
         method = method or methods.AlphaCrown(iterations=10, learning_rate=0.1, decay=0.9)
         root = root or methods.Crown()
-        self.tasks, self._groups = _tasks(self.problems)
+        self.tasks, self._groups = tasks_of(self.problems)
         self.owner = np.array([owner for owner, _ in self._groups], np.int32)
         self.roots = Roots(model, self.layout, self.tasks, root)
         self._candidates = min(candidates, self.layout.unit_count)
         self.bounder = Bounder(model, self.layout, method, self._candidates, batch)
         self.bounded = 0  # How many domains were bounded.
+        self._narrowing = None
+        if narrow and recorder is None and Narrowing.fits(self.layout):
+            self._narrowing = Narrowing(self.bounder, self.tasks, self.roots, deadline)
         if recorder is not None:
-            self._cases = _case_numbers(self.problems, self.tasks, cases)
+            self._cases = case_numbers(self.problems, self.tasks, cases)
 
     def start(self) -> Domains:
         """One domain a task: the whole box of its problem."""
@@ -124,6 +133,8 @@ class UnitSplitter:
             state["low"] = np.full((count, units), -np.inf, np.float32)
             state["high"] = np.full((count, units), np.inf, np.float32)
             state["cuts"] = np.zeros((count, self._candidates), np.float32)
+        if self._narrowing is not None:
+            state |= self._narrowing.start(count, units, self.network.dtype)
         return Domains(self.owner, np.full(count, -np.inf), np.zeros(count, np.int32), state)
 
     def can_split(self, domains: Domains) -> npt.NDArray[np.bool_]:
@@ -178,6 +189,18 @@ class UnitSplitter:
 
     def bound(self, domains: Domains) -> Bounded:
         """Bounds domains by beta-CROWN, from where their parents ended."""
+        domains, points = self._bounded(domains)
+        if self._narrowing is not None:
+            left = self._values(domains.state["task"], domains.state["lower"]) <= 0
+            due = self._narrowing.due(domains, left)
+            if len(due):
+                self._narrowing.rounds(
+                    domains, due, self._within_reach, lambda part: self._bounded(part)[0]
+                )
+        return Bounded(domains, self._of_problems(domains), points)
+
+    def _bounded(self, domains: Domains) -> tuple[Domains, Array]:
+        """Bounded domains, and points where their relaxed problems have their minimum."""
         found = self.bounder.bound(self._inputs(domains))
         self.bounded += len(domains)
         lower = np.maximum(found.lower, domains.state["lower"])
@@ -194,8 +217,14 @@ class UnitSplitter:
             state["cuts"] = found.cuts.astype(np.float32)
         if self.recorder is not None:
             self._record(domains, found)
-        domains = Domains(domains.owner, domains.bound, domains.depth, state)
-        return Bounded(domains, self._of_problems(domains), found.points)
+        if self._narrowing is not None:
+            state["lower"] = np.minimum(lower, state["most"][:, None])
+        return Domains(domains.owner, domains.bound, domains.depth, state), found.points
+
+    def _within_reach(self, domains: Domains) -> Inputs:
+        """What is known of domains, for the points whose margins are at most just above 0."""
+        inputs, task = self._inputs(domains), domains.state["task"]
+        return inputs._replace(offsets=inputs.offsets - self.roots.slack[task][:, None])
 
     def settle(self, domains: Domains, deadline: float) -> Bounded:
         """Decides domains without a unit to split by linear programs.
@@ -215,6 +244,8 @@ class UnitSplitter:
             lower[i] = np.maximum(lower[i], value)
             if point is not None:
                 points[i] = point.reshape(points[i].shape)
+        if self._narrowing is not None:
+            lower = np.minimum(lower, domains.state["most"][:, None])
         state = {**domains.state, "lower": lower}
         domains = Domains(domains.owner, domains.bound, domains.depth, state)
         return Bounded(domains, self._of_problems(domains), points)
@@ -307,8 +338,10 @@ class UnitSplitter:
         multipliers[..., roots.units] = state["multipliers"]
         ends = {place: (low[owner], high[owner]) for place, (low, high) in roots.ends.items()}
         points = None
+        if self._cut or self._narrowing is not None:
+            ends = self._within_limits(ends, state)
         if self._cut:
-            ends, points = self._within_cuts(ends, state)
+            points = self._last_cuts(state)
         return Inputs(
             roots.lower[owner],
             roots.upper[owner],
@@ -321,12 +354,12 @@ class UnitSplitter:
             multipliers,
         )
 
-    def _within_cuts(self, ends: dict[int, Any], state: dict[str, Array]) -> tuple[Any, Array]:
-        """Intervals of units inside all cuts of each domain, and the points of the last cuts."""
+    def _within_limits(self, ends: dict[int, Any], state: dict[str, Array]) -> dict[int, Any]:
+        """Intervals of units inside the limits that domains keep: cuts, or narrower intervals."""
         count, units = len(state["signs"]), self.roots.units
         limits = {}
         for name, open_end in (("low", -np.inf), ("high", np.inf)):
-            flat = np.full((count, self.layout.unit_count), open_end, np.float32)
+            flat = np.full((count, self.layout.unit_count), open_end, state[name].dtype)
             flat[:, units] = state[name]
             limits[name] = self.layout.by_place(flat)
         ends = dict(ends)
@@ -335,38 +368,11 @@ class UnitSplitter:
             # Rounding may have moved the interval off the cut: it then is a point.
             lower = np.maximum(lower, low)
             ends[place] = lower, np.maximum(np.minimum(upper, limits["high"][place]), lower)
-        points = np.zeros((count, self.layout.unit_count), np.float32)
+        return ends
+
+    def _last_cuts(self, state: dict[str, Array]) -> Array:
+        """The points that the signs compare units with."""
+        points = np.zeros((len(state["signs"]), self.layout.unit_count), np.float32)
         last = np.where(state["signs"] > 0, state["low"], state["high"])
-        points[:, units] = np.where(state["signs"] != 0, last, 0.0)
-        return ends, points
-
-
-def _tasks(problems: Sequence[Problem]) -> tuple[list[Problem], list[tuple[int, Array]]]:
-    """A problem for each group of each question; whose group it is, and which rows it has."""
-    tasks, groups = [], []
-    for owner, problem in enumerate(problems):
-        question = problem.question
-        for group, need in zip(question.groups, question.needs, strict=True):
-            members = np.flatnonzero(group)
-            # Where all must be positive, each is decided by itself: most are proved at once.
-            for rows in members[:, None] if need == len(members) else [members]:
-                one = np.ones((1, len(rows)), bool)
-                least = min(int(need), len(rows)) if need <= len(members) else int(need)
-                own = Question(question.rows[rows], question.offsets[rows], one, [least])
-                tasks.append(problem._replace(question=own))
-                groups.append((owner, rows))
-    return tasks, groups
-
-
-def _case_numbers(
-    problems: Sequence[Problem],
-    tasks: Sequence[Problem],
-    cases: Sequence[Sequence[int]] | None,
-) -> list[int]:
-    """The number of the case of each task; raises where a task has several."""
-    if any(task.question.needs[0] != 1 for task in tasks):
-        raise NotImplementedError(
-            "A proof cannot be recorded for properties with alternatives, such as TopK."
-        )
-    ways = [problem.question.conjunctions(_MOST_CASES) for problem in problems]
-    return [case for own in numbered(ways, cases) for case in own]
+        points[:, self.roots.units] = np.where(state["signs"] != 0, last, 0.0)
+        return points

@@ -351,7 +351,11 @@ class _Verification:
             if settings.recorder is not None:  # A proof refutes case by case.
                 problems = [problem.in_clauses(MOST_WAYS) for problem in problems]
             return UnitSplitter(
-                self.model, problems, recorder=settings.recorder, cases=settings.cases
+                self.model,
+                problems,
+                recorder=settings.recorder,
+                cases=settings.cases,
+                deadline=settings.deadline,
             )
         record = None
         if settings.recorder is not None:

@@ -17,8 +17,9 @@ class BoundRegion(NamedTuple):
     ``lower`` and ``upper`` enclose the region. ``center`` and ``radius`` describe the ball
     ``||(x' - center) / radius||_p <= 1`` for a finite p; for a box both are None. ``middle`` and
     ``half`` describe the box for linear functions (``Region.split``). ``moves`` are the ways from
-    x, the center, to the alternatives of each position of a finite region. Entries that are cut out
-    of the tensors alike, or padded with zeros, keep their meaning.
+    x, the center, to the alternatives of each position of a finite region. ``normal`` and ``depth``
+    describe the half-space ``sum(normal * x') + depth <= 0``, with a depth of shape ``(batch, 1)``.
+    Entries that are cut out of the tensors alike, or padded with zeros, keep their meaning.
     """
 
     lower: Tensor
@@ -28,6 +29,8 @@ class BoundRegion(NamedTuple):
     middle: Tensor | None = None
     half: Tensor | None = None
     moves: Tensor | None = None
+    normal: Tensor | None = None
+    depth: Tensor | None = None
 
 
 def sum_inputs(values: Tensor) -> Tensor:
