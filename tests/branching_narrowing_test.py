@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 import tfcert
 from tests.branching_loop import Net, Recording, problem, search
-from tfcert import methods
+from tfcert import backend, methods
 from tfcert.branching import halfspaces
 from tfcert.branching.bounding import Bounder
 from tfcert.branching.halfspaces import least_on_cut
@@ -18,6 +18,7 @@ from tfcert.branching.layout import Layout
 from tfcert.branching.narrowing import Narrowing
 from tfcert.branching.units import UnitSplitter
 from tfcert.network import network_of
+from tfcert.programs import programs_of
 from tfcert.properties.questions import Question
 
 METHOD = methods.AlphaCrown(iterations=4, learning_rate=0.2)
@@ -260,6 +261,17 @@ def test_no_time_is_spent_when_none_is_left(monkeypatch):
     found = split.bound(split.start())
     assert found.lower[0, 0] <= 0
     assert np.isinf(found.domains.state["most"]).all()
+
+
+def test_nothing_is_compiled_that_would_be_ready_late():
+    for left, traces in ((1e4, 1), (1e-3, 0)):
+        model = keras.models.clone_model(net(0).model)
+        deadline = time.monotonic() + left
+        asked = [problem(LOWER, UPPER, ROW, -optimum(0) - 0.1)]
+        split = UnitSplitter(model, asked, method=METHOD, narrow=False, deadline=deadline)
+        lower = [split.bound(split.start()).lower for _ in range(3)]
+        np.testing.assert_allclose(lower[1:], lower[:-1], rtol=1e-4)
+        assert programs_of(model).traces("split") == (traces if backend.runs_at_once() else 1)
 
 
 def test_its_share_of_the_time_is_kept(monkeypatch):

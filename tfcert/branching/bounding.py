@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from tfcert.bounds.sweep import Slopes, sweep
 from tfcert.branching import choosing
 from tfcert.branching.halfspaces import CutBox
 from tfcert.branching.layout import Layout, flat_slopes, flat_units
-from tfcert.programs import programs_of
+from tfcert.programs import Program, programs_of
 from tfcert.regions import BoundRegion, Box
 from tfcert.rules.interval import Interval
 from tfcert.rules.primitives import Node, Nonlinear
@@ -45,6 +46,8 @@ Array = npt.NDArray[Any]
 _FEW, _MANY, _TURN = 16, 256, 96
 # Numbers of all layers, samples and rows up to which a program's first call is not worth compiling.
 _AT_ONCE = 1 << 20
+# To compile a program takes about so many times what a call takes that is not compiled.
+_COMPILING = 5.0
 
 
 class Inputs(NamedTuple):
@@ -138,6 +141,7 @@ class Bounder:
         method: How far slopes and multipliers are optimised.
         candidates: How many units are proposed for splitting, at most as many as there are.
         most: Most domains in one call of a program.
+        deadline: By ``time.monotonic()``: no program is compiled that would probably be ready late.
     """
 
     def __init__(
@@ -147,7 +151,10 @@ class Bounder:
         method: methods.AlphaCrown,
         candidates: int = 1,
         most: int = _MANY,
+        deadline: float = math.inf,
     ):
+        self._deadline = deadline
+        self._slow_calls: dict[Any, float] = {}  # Seconds of calls that were not compiled.
         self.model, self.network, self.layout = model, layout.network, layout
         self.method, self.candidates, self.most = method, candidates, most
 
@@ -318,7 +325,18 @@ class Bounder:
             # The lines around smooth functions are found by bisection: hundreds of operations.
             at_once=size <= _AT_ONCE and not any(layout.smooth),
         )
-        return program(args)
+        return self._run_in_time(program, (kind, len(chosen)), args)
+
+    def _run_in_time(self, program: Program, form: Any, args: dict[str, Any]) -> dict[str, Any]:
+        """Calls a program, uncompiled where compiling it would take longer than is left."""
+        if program.is_compiled or not backend.runs_at_once():
+            return program(args)
+        begin = time.monotonic()
+        late = begin + _COMPILING * self._slow_calls.get(form, 0.0) > self._deadline
+        result = program.run_slowly(args) if late else program(args)
+        if not program.is_compiled:
+            self._slow_calls[form] = time.monotonic() - begin
+        return result
 
     def _arguments(self, inputs: Inputs) -> dict[str, Any]:
         """The tensors of a program, by their names."""

@@ -62,8 +62,8 @@ class UnitSplitter:
         recorder: Is told about the tree.
         cases: Of each problem, the numbers of its cases for the recorder, in the order of
             ``Question.conjunctions``; None: numbers from 0 on, over all problems.
-        deadline: Of the search, by ``time.monotonic()``: hidden intervals are not computed anew
-            when little time is left.
+        deadline: Of the search, by ``time.monotonic()``: when little time is left, nothing is
+            compiled, and no hidden intervals are computed anew.
         narrow: Whether hidden intervals are computed anew, where that is possible and no recorder
             follows.
 
@@ -103,7 +103,7 @@ class UnitSplitter:
         self.owner = np.array([owner for owner, _ in self._groups], np.int32)
         self.roots = Roots(model, self.layout, self.tasks, root)
         self._candidates = min(candidates, self.layout.unit_count)
-        self.bounder = Bounder(model, self.layout, method, self._candidates, batch)
+        self.bounder = Bounder(model, self.layout, method, self._candidates, batch, deadline)
         self.bounded = 0  # How many domains were bounded.
         self._narrowing = None
         if narrow and recorder is None and Narrowing.fits(self.layout):
