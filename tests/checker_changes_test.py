@@ -5,6 +5,7 @@ import pytest
 
 import tfcert_check
 from tests.proof_support import Files, exact_minimum, mlp, small
+from tfcert_check.bounds import Enclosure
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,44 @@ def cases_of(arrays):
 def true_margin(files, case):
     lower, upper, rows = files.asked.cases[case]
     return exact_minimum(files.network, lower, upper, -rows[-1, :-1], -rows[-1, -1])
+
+
+def test_leaves_of_one_part_are_bounded_as_if_each_were_alone(tmp_path, files):
+    """Two cases share their parts, and have slopes and multipliers of their own."""
+    count, rng = len(files.asked.cases), np.random.default_rng(3)
+    nodes = np.arange(3 * count).reshape(-1, 3)
+    inner = np.tile([True, False, False], count)
+    box = files.asked.cases[0]
+    layer, unit = files._open_unit(Enclosure(files.network, box.lower[None], box.upper[None]), {})
+    arrays = change(
+        files.prove(),
+        roots=nodes[:, 0],
+        kind=np.where(inner, 2, 0),
+        child=np.where(inner, np.arange(3 * count) + 1, -1),
+        layer=np.full(3 * count, layer),
+        index=np.where(inner, unit, 1),
+        point=np.full(3 * count, np.nan),
+        sweep=~inner,
+        slopes=np.where(inner, -1, np.arange(3 * count)),
+        starts=np.concatenate([[0], np.cumsum(~inner)]),
+        multipliers=rng.uniform(0, 0.5, 2 * count),
+        **{
+            f"slopes_{k}": rng.uniform(0, 1, (3 * count, each.size))
+            for k, each in enumerate(files.network.layers)
+        },
+    )
+    for own in (arrays, put(arrays, "slopes", 1, -1), put(arrays, "sweep", 4, False)):
+        np.savez(tmp_path / "proof.npz", **own)
+        proof = tfcert_check.read_proof(tmp_path / "proof.npz")
+        known = set(range(3 * count))
+        together = list(tfcert_check.margins(files.network, files.asked, proof))
+        assert len(together) == 2 * count
+        assert len({leaf.bound for leaf in together}) == 2 * count
+        for leaf in together:
+            alone = tfcert_check.margins(files.network, files.asked, proof, known - {leaf.node})
+            ((case, node, bound),) = alone
+            assert (case, node) == (leaf.case, leaf.node)
+            assert bound == pytest.approx(leaf.bound, abs=1e-12)
 
 
 @pytest.mark.parametrize("value", [-1e-9, np.nan, np.inf])

@@ -19,7 +19,7 @@ __all__ = ["ENTRIES", "Enclosure", "Tables"]
 ENTRIES = 1 << 18
 
 # By layer.
-Tables = Mapping[int, Array]
+Tables = Mapping[int, Array] | None
 
 
 class Enclosure:
@@ -48,7 +48,7 @@ class Enclosure:
         network: Network,
         lower: Array,
         upper: Array,
-        signs: Tables | None = None,
+        signs: Tables = None,
         whole: Enclosure | None = None,
         sweep: bool = True,
         hidden: Mapping[tuple[int, ...], Array] | None = None,
@@ -74,11 +74,7 @@ class Enclosure:
             self._check(place)
 
     def lower_bounds(
-        self,
-        place: int,
-        rows: Array,
-        slopes: Tables | None = None,
-        multipliers: Tables | None = None,
+        self, place: int, rows: Array, slopes: Tables = None, multipliers: Tables = None
     ) -> Array:
         """Lower bounds of rows of a value, ``(boxes, rows)``; NaN or -inf: none.
 
