@@ -49,6 +49,9 @@ def activations():
 CASES = {
     "dense": NETWORKS["mlp"],
     "normalised": NETWORKS["normalised"],
+    "rows": images(
+        lambda: layers.Dense(5, use_bias=False), layers.Flatten, lambda: layers.Dense(2)
+    ),
     "convolutional": NETWORKS["convolutional"],
     "branches": branches,
     "activations": activations,
@@ -68,6 +71,7 @@ CASES = {
     ),
     "sequence": images(
         lambda: layers.Conv1D(4, 3, padding="causal", dilation_rate=2, activation="relu"),
+        lambda: layers.Dense(4, activation="relu"),  # Each row by itself.
         lambda: layers.Conv1D(3, 2, strides=2),
         layers.GlobalAveragePooling1D,
         shape=(9, 2),
@@ -103,7 +107,6 @@ def test_a_written_network_is_the_model(tmp_path, name):
         (lambda: layers.UpSampling2D(2), "repeats entries"),
         (lambda: layers.MaxPooling2D(3, padding="same"), "reach over the edge"),
         (lambda: layers.Conv2DTranspose(2, 2), "is a map of a kind"),
-        (lambda: layers.Dense(2), "several rows"),
     ],
 )
 def test_what_the_checker_does_not_know_is_refused_by_name(tmp_path, part, message):

@@ -46,12 +46,25 @@ def _matrix(writer: Writer, node: Node, primitive: Matrix) -> None:
     primitive.parameters(writer.network.dtype)  # Layers bring their kernels here.
     (source,) = node.inputs
     if math.prod(source.shape[:-1]) != 1:
-        raise writer.refusal(node, "multiplies a value with several rows by a matrix, which")
+        _rows(writer, node, primitive)
+        return
     arguments = [writer.name(source), writer.constant(weights_of(primitive.kernel))]
     value = writer.call("MatMul", arguments)
     if primitive.offset is not None:
         value = writer.call("Add", [value, writer.constant(weights_of(primitive.offset))])
     writer.last[node] = value
+
+
+def _rows(writer: Writer, node: Node, primitive: Matrix) -> None:
+    """A matrix for each of several rows: a convolution whose windows are single entries."""
+    (source,), kernel = node.inputs, weights_of(primitive.kernel)
+    value = writer.reshaped(writer.first(source), (source.shape[-1], -1, 1))
+    arguments = [value, writer.constant(kernel.T[:, :, None, None])]
+    if primitive.offset is not None:
+        offset = np.broadcast_to(weights_of(primitive.offset), kernel.shape[-1:])
+        arguments.append(writer.constant(offset))
+    value = writer.call("Conv", arguments)
+    writer.first_names[node] = writer.reshaped(value, (node.shape[-1], *node.shape[:-1]))
 
 
 def _kernel(writer: Writer, node: Node, primitive: Kernel) -> None:
