@@ -281,3 +281,26 @@ def test_what_a_program_is_called_with_may_be_nested_and_lack_parts():
         found = call(one, {"third": None, "second": np.array(shift, "float32")})
         np.testing.assert_allclose(found["sum"], [1.0 + shift, 2.0 + shift])
         np.testing.assert_allclose(found["first"], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("most", [3, 30])
+@pytest.mark.parametrize("limit", [20.0, 1e30])
+def test_a_long_loop_is_a_loop(most, limit):
+    turns = []
+
+    def body(step, value):
+        turns.append(step)
+        return step + 1, 2.0 * value + ops.cast(step, "float32")
+
+    def goes_on(step, value):
+        return ops.sum(value) < limit
+
+    start = ops.convert_to_tensor(0, "int32"), ops.convert_to_tensor([1.0, 0.5])
+    expected = backend.loop(goes_on, body, start, most)
+    count = len(turns)
+    found = backend.long_loop(goes_on, body, start, most)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert (int(found[0]) < most) == (limit == 20.0 and most == 30)
+    if keras.backend.backend() == "tensorflow":  # Of many turns, one is traced.
+        assert len(turns) - count == (3 if most == 3 else 1)

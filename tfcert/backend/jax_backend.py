@@ -28,6 +28,7 @@ __all__ = [
     "gather",
     "is_symbolic",
     "kernel_constant",
+    "long_loop",
     "loop",
     "misplaces_sum",
     "on_accelerator",
@@ -39,6 +40,7 @@ __all__ = [
     "replicas",
     "reshape",
     "runs_at_once",
+    "split",
     "traced_once",
     "value_and_gradients",
     "vector_jacobian",
@@ -125,6 +127,16 @@ def loop(
         return following, None
 
     return jax.lax.scan(turn, tuple(variables), length=gradients_for)[0]
+
+
+def long_loop(
+    condition: Callable[..., Tensor],
+    body: Callable[..., tuple],
+    variables: tuple,
+    maximum_iterations: int,
+) -> tuple:
+    """``loop``, which is compiled anyway."""
+    return loop(condition, body, variables, maximum_iterations)
 
 
 def compile_function(
@@ -216,6 +228,12 @@ def gather(values: Tensor, places: Tensor) -> Tensor:
 def pad(values: Tensor, widths: Sequence[tuple[int, int]]) -> Tensor:
     """The values with zeros around them."""
     return ops.pad(values, widths)
+
+
+def split(values: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """Parts of the last axis."""
+    ends = [sum(sizes[:count]) for count in range(1, len(sizes))]
+    return jax.numpy.split(values, ends, axis=-1)
 
 
 def total(coefficients: Tensor, values: Tensor) -> Tensor:

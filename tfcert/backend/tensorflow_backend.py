@@ -33,6 +33,7 @@ __all__ = [
     "rectified",
     "reshape",
     "runs_at_once",
+    "split",
     "value_and_gradients",
     "vector_jacobian",
     "with_gradient",
@@ -212,6 +213,11 @@ def gather(values: Tensor, places: Tensor) -> Tensor:
 def pad(values: Tensor, widths: Sequence[tuple[int, int]]) -> Tensor:
     """The values with zeros around them; `ops.pad` takes some ten times as long from Python."""
     return tf.pad(values, widths)
+
+
+def split(values: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """Parts of the last axis; `ops.split` computes the sizes by ten operations."""
+    return tf.split(values, list(sizes), axis=-1)
 
 
 def total(coefficients: Tensor, values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcert.backend import shared
-from tfcert.backend.tensorflow_backend import eagerly, with_gradient
+from tfcert.backend.tensorflow_backend import eagerly, loop, with_gradient
 from tfcert.types import Tensor
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "compiled",
     "fused",
     "fused_with_gradient",
+    "long_loop",
     "traced",
     "traced_once",
 ]
@@ -157,3 +158,26 @@ def traced_once(function: Callable[..., Any], *vectors: str) -> Callable[..., An
     """
     signature = [tf.TensorSpec([None], kind) for kind in vectors]
     return traced(function, input_signature=signature or None)
+
+
+# Turns from which tracing a turn takes less time than carrying out its operations one by one.
+# Measured on gradients of sweeps: to trace one takes some six turns.
+_MANY = 8
+
+
+def long_loop(
+    condition: Callable[..., Tensor],
+    body: Callable[..., tuple],
+    variables: tuple,
+    maximum_iterations: int,
+) -> tuple:
+    """``loop`` with many turns of many operations, each of which is traced to be carried out."""
+    at_once = tf.executing_eagerly() and not tf.config.functions_run_eagerly()
+    if not at_once or maximum_iterations < _MANY:
+        return loop(condition, body, variables, maximum_iterations)
+    turn = traced(body).get_concrete_function(*variables)
+    for _ in range(maximum_iterations):
+        if not condition(*variables):
+            break
+        variables = turn(*variables)
+    return variables

@@ -131,7 +131,7 @@ def optimised(
         zeros,
         zeros,
     )
-    state = backend.loop(goes_on, body, state, maximum_iterations=method.iterations)
+    state = backend.long_loop(goes_on, body, state, method.iterations)
     _, last = objective([state[5]])
     best, chosen = better(last, state[5], state[1], state[2])
     found = variables.slopes(chosen)
@@ -220,7 +220,7 @@ class _Variables:
         # One split: the gradient of each slice would be as large as the whole.
         parts = [moved]
         if len(self._sizes) > 1:
-            parts = ops.split(moved, list(np.cumsum(self._sizes[:-1])), axis=-1)
+            parts = list(backend.split(moved, self._sizes))
         parts = [backend.reshape(t, s) for t, s in zip(parts, self._shapes, strict=True)]
         found = {place: list(pair) for place, pair in self._record.values.items()}
         for (place, side, _, _), slope in zip(self._places, parts, strict=False):

@@ -16,6 +16,10 @@ from tfcert.types import Tensor
 __all__ = ["Convolution", "Linear"]
 
 
+# Rows up to which that is so. Measured on one core, with and without gradients.
+_FEW = 64
+
+
 class Linear:
     """``function(x, kernel)``, linear in both; its transpose is its vector-Jacobian product."""
 
@@ -82,7 +86,8 @@ class Convolution(Linear):
         )
 
     def transpose(self, coefficients: Tensor, kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
-        if self._in_phases:
+        # One by one, the operations of the phases take longer than a slow kernel on few rows.
+        if self._in_phases and not (backend.runs_at_once() and coefficients.shape[0] <= _FEW):
             return phases.transpose(self, coefficients, kernel, self._strides, self._before, shape)
         if self._padding == "causal" or math.prod(self._dilation) > 1:
             return super().transpose(coefficients, kernel, shape)
