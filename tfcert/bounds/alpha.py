@@ -155,15 +155,16 @@ def standing(
             nearest slope that its range on these intervals allows.
         multipliers: As in ``Optimised``, of all nodes with signs.
     """
-    within: dict[int, Any] = {}
-    for place, pair in slopes.items():
+
+    def within(slope: Tensor, low: Any, high: Any) -> Tensor | None:
+        return None if low is None else ops.clip(slope, low.beside, high.beside)
+
+    allowed: dict[int, Any] = {}
+    for place, (lower, upper) in slopes.items():
         ranges = evaluation.slope_tables(evaluation.network.nodes[place])
-        within[place] = [
-            None if low is None or high is None else ops.clip(slope, low.beside, high.beside)
-            for slope, low, high in zip(pair, ranges[::2], ranges[1::2], strict=True)
-        ]
+        allowed[place] = [within(lower, *ranges[:2]), within(upper, *ranges[2:])]
     least = {place: ops.relu(beta) for place, beta in multipliers.items()}
-    return sweep(evaluation, node, rows, Frame(), slopes=Slopes(within, least))
+    return sweep(evaluation, node, rows, Frame(), slopes=Slopes(allowed, least))
 
 
 class _Variables:

@@ -34,9 +34,8 @@ __all__ = ["Method", "known_names", "named", "register", "rival_rows"]
 # Entries of the widest tensor of one turn of a chunked sweep: small enough for a cache where the
 # turns are compiled, and large where every operation costs a call from Python.
 _CHUNK_ENTRIES, _CHUNK_ENTRIES_AT_ONCE = 1 << 18, 1 << 21
-# The fewest neurons of a turn, and at least how many turns a compiled loop over the neurons of a
-# convolutional network has. Often few neurons need a sweep, and a turn takes as long for a few as
-# for many. Sweeps of dense networks are so short that more turns are no gain.
+# The fewest neurons of a turn, and the turns for all neurons of a layer that a compiled loop has at
+# least: often few need a sweep, and a turn takes as long for a few as for many.
 _FEWEST, _TURNS = 8, 4
 # Tensors of the size of the coefficients that a sweep holds at a time, about.
 _COPIES = 6
@@ -139,9 +138,10 @@ class Method:
         entries = _CHUNK_ENTRIES_AT_ONCE if at_once else _CHUNK_ENTRIES
         best = max(_FEWEST, entries // (2 * widest))
         if isinstance(evaluation.batch, int):
-            least = 1 if at_once or not evaluation.network.has_windows else _TURNS
+            # Sweeps of dense networks are so short that more turns are no gain.
+            turns = 1 if at_once or not evaluation.network.has_windows else _TURNS
             total = evaluation.batch * per_sample
-            best = min(best, total, max(_FEWEST, -(-total // least)))
+            best = min(best, total, max(_FEWEST, -(-total // turns)))
         return int(max(1, min(most, best)))
 
     # How many times the memory of a sweep bounding a row takes.

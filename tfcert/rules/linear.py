@@ -165,7 +165,7 @@ class Scale(Affine):
     def transpose(
         self, p: Any, coefficients: Tensor, shapes: Sequence[tuple[int, ...]]
     ) -> Sequence[Tensor]:
-        return [coefficients if p[0] is None else coefficients * p[0]]
+        return [coefficients if p[0] is None else _scaled(coefficients, p[0], 1)]
 
     def transpose_window(
         self,
@@ -179,7 +179,7 @@ class Scale(Affine):
             return [rows]
         assert rows.window is not None
         if all(size == 1 for size in _padded_shape(p[0], len(shapes[0]))[: len(rows.extent)]):
-            return [Rows(rows.coefficients * p[0], rows.window, rows.clean)]
+            return [Rows(_scaled(rows.coefficients, p[0], 2), rows.window, rows.clean)]
         scale = ops.broadcast_to(p[0], shapes[0])
         return [Rows(rows.coefficients * frame.take_shared(scale, rows), rows.window)]
 
@@ -202,6 +202,20 @@ class Scale(Affine):
             return error
         # The constant itself may overflow, or, where x is divided by it, be flushed to zero.
         return ops.where(ops.abs(scale) >= HUGE, float("inf"), error)
+
+
+def _scaled(coefficients: Tensor, scale: Tensor, leading: int) -> Tensor:
+    """Coefficients, with some leading axes, times a scale that broadcasts against the others.
+
+    A product with a last axis of a few channels takes three times as long as one with all entries.
+    """
+    whole = tuple(coefficients.shape)
+    size = math.prod(whole[leading:])
+    if math.prod(scale.shape) in (1, size):
+        return coefficients * scale
+    wide = backend.reshape(ops.broadcast_to(scale, whole[leading:]), (1, size))
+    product = backend.reshape(coefficients, (-1, size)) * wide
+    return backend.reshape(product, (-1, *whole[1:]))
 
 
 def _padded_shape(tensor: Tensor, rank: int) -> tuple[int, ...]:

@@ -30,7 +30,8 @@ __all__ = [
 ]
 
 
-# Entries of a group from which on a product of matrices is faster than a sum of products.
+# Entries of a group from which on a product of matrices is faster than a sum of products; never for
+# the one or two rows of a neuron.
 _MATRIX_PAYS = 1 << 12
 
 
@@ -45,7 +46,7 @@ def dot(first: Tensor, second: Tensor) -> Tensor:
     if len(shape) != 3:
         first = backend.reshape(first, (-1, shape[1], size))
         second = backend.reshape(second, (-1, second.shape[1], size))
-    if second.shape[1] == 1 and shape[1] * size >= _MATRIX_PAYS:
+    if second.shape[1] == 1 and shape[1] > 2 and shape[1] * size >= _MATRIX_PAYS:
         column = backend.reshape(second, (-1, size, 1))
         return ops.squeeze(ops.matmul(first, column), axis=-1)
     return ops.sum(first * second, axis=-1)
