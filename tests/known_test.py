@@ -12,11 +12,13 @@ import tfcert
 from tests import soundness, support
 from tfcert import backend, methods
 from tfcert.bounds import propagation
+from tfcert.bounds.alpha import standing
 from tfcert.bounds.known import Known
 from tfcert.bounds.statistics import node_values
 from tfcert.network import network_of
 from tfcert.rules.interval import Interval
 from tfcert.rules.nonlinear import Elementwise
+from tfcert.rules.rows import Rows
 from tfcert.types import Bounds
 
 REGION = tfcert.LpBall(0.3)
@@ -142,6 +144,45 @@ def test_without_multipliers_a_half_can_be_looser():
             assert (ended >= start - 1e-5).all()
             looser += (ended > start + 1e-3).sum()
     assert looser > 0
+
+
+def test_one_sweep_is_sound_whatever_slopes_it_is_given():
+    """They may come from another part, where other slopes were allowed."""
+    split = Split(mlp(0), 0, 1)
+    output, tolerance = split.network.outputs, soundness.TOLERANCE["float32"] * 10
+    points = ops.convert_to_numpy(REGION.sample(split.x, 800, 1, corners=True))
+    unit, reached = split.values(points)
+    rows = Rows(ops.convert_to_tensor(split.rows))
+    for sign in (1.0, -1.0):
+        evaluation = split.evaluate(split.known(sign))
+        found = STRONG.optimise(evaluation, output, split.rows)
+        inside = (sign * unit >= 0)[..., None]
+        least = np.where(inside, reached, np.inf).min(axis=1)
+        again = ops.convert_to_numpy(
+            standing(evaluation, output, rows, found.slopes, found.multipliers)
+        )
+        np.testing.assert_allclose(again, found.lower, rtol=1e-4, atol=1e-5)
+        for slope, beta in ((-3.0, 0.3), (4.0, 0.3)):
+            slopes = {
+                place: [None if t is None else ops.full_like(t, slope) for t in pair]
+                for place, pair in found.slopes.items()
+            }
+            betas = {place: ops.full_like(t, beta) for place, t in found.multipliers.items()}
+            lower = ops.convert_to_numpy(standing(evaluation, output, rows, slopes, betas))
+            assert (lower <= least + tolerance).all()
+            assert np.isfinite(lower).all()
+
+
+def test_ranges_that_are_exact_are_taken_as_they_are_known():
+    """Interval arithmetic is spared where it finds nothing: even wider ends are not narrowed."""
+    split = Split(mlp(0), 0, 0)
+    known, place = split.known(0.0), split.place
+    lower, upper = known.intervals[place]
+    wide = Bounds(lower - 1.0, upper + 1.0)
+    known = dataclasses.replace(known, intervals={**known.intervals, place: wide})
+    found = split.evaluate(known).intervals[split.node].bounds
+    for end, given in zip(found, wide, strict=True):
+        np.testing.assert_array_equal(end, given)
 
 
 def test_a_half_without_points_is_found_empty():

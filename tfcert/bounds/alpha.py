@@ -163,8 +163,7 @@ def standing(
     for place, (lower, upper) in slopes.items():
         ranges = evaluation.slope_tables(evaluation.network.nodes[place])
         allowed[place] = [within(lower, *ranges[:2]), within(upper, *ranges[2:])]
-    least = {place: ops.relu(beta) for place, beta in multipliers.items()}
-    return sweep(evaluation, node, rows, Frame(), slopes=Slopes(allowed, least))
+    return sweep(evaluation, node, rows, Frame(), slopes=Slopes(allowed, dict(multipliers)))
 
 
 class _Variables:
