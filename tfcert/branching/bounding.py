@@ -252,9 +252,9 @@ class Bounder:
         found, record = self._relaxed(evaluation, args, _Standing(), None)
         lower = _with_offsets(found.lower, args, evaluation)
         chosen = ops.one_hot(ops.argmax(lower, axis=-1), lower.shape[1], dtype=network.dtype)
-        bound = CutBox().split(BoundRegion(args["lower"], args["upper"]))
-        normal = _of_row(record[network.input], chosen)
-        least = normal * bound.middle - ops.abs(normal) * bound.half
+        bound = BoundRegion(args["lower"], args["upper"])
+        normal, parts = _of_row(record[network.input], chosen), CutBox().split(bound)
+        least = normal * parts.middle - ops.abs(normal) * parts.half
         least = ops.sum(ops.reshape(least, (-1, math.prod(network.input.shape))), axis=-1)
         depth = ops.sum((found.lower + args["offsets"]) * chosen, axis=-1) - least
         bound = bound._replace(normal=normal, depth=ops.expand_dims(depth, -1))

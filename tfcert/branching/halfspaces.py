@@ -20,7 +20,7 @@ _TRIALS, _FACTOR = 6, 4.0
 # Added where 0 would be divided by.
 _TINY = 1e-12
 # Entries from which on a compiled kernel pays, and groups in one call of it.
-_LARGE, _PIECE = 1 << 21, 256
+_LARGE, _PIECE = 1 << 19, 256
 
 
 class CutBox(Box):
@@ -35,6 +35,10 @@ class CutBox(Box):
     def __init__(self) -> None:
         super().__init__(np.zeros(1), np.zeros(1))
 
+    def split(self, bound: BoundRegion) -> BoundRegion:
+        # Rows take their own part of each tensor along: no more of them than needed.
+        return super().split(bound)._replace(lower=None, upper=None)
+
     def minimise_beside(self, coefficients: Tensor, bound: BoundRegion) -> Tensor:
         groups, rows = ops.shape(coefficients)[:2]
         size = math.prod(coefficients.shape[2:])
@@ -45,7 +49,7 @@ class CutBox(Box):
         ]
         flat = ops.reshape(coefficients, (groups, rows, size))
         arguments = [flat, *beside, ops.reshape(bound.depth, (-1, 1))]
-        if backend.runs_at_once() and groups * rows * size > _LARGE:
+        if backend.runs_at_once() and groups >= _PIECE and groups * rows * size > _LARGE:
             return _by_pieces(arguments)
         return least_on_cut(*arguments)
 
@@ -59,8 +63,7 @@ def _by_pieces(arguments: list[Tensor]) -> Tensor:
     """``least_on_cut`` in one kernel, for tensors of one shape: its time is that of the memory."""
     kernel, count, found = _kernel(), int(arguments[0].shape[0]), []
     for start in range(0, count, _PIECE):
-        # The last piece begins earlier.
-        begin = max(0, min(start, count - _PIECE))
+        begin = min(start, count - _PIECE)  # The last piece begins earlier.
         piece = [tensor[begin : begin + _PIECE] for tensor in arguments]
         found.append(kernel(*piece)[start - begin :])
     return ops.concatenate(found, axis=0)
