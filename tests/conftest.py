@@ -57,10 +57,22 @@ def shared_dir() -> pathlib.Path:
 
 @pytest.hookimpl(tryfirst=True)  # Before those that -m leaves out are chosen.
 def pytest_collection_modifyitems(items):
-    """Marks the tests that were measured to be slow."""
+    """Marks the tests that were measured to be slow, and puts those of each rule side by side."""
     for item in items:
         if item.nodeid.removeprefix("tests/") in support.slow_names():
             item.add_marker(pytest.mark.slow)
+    places = [i for i, item in enumerate(items) if item.path.name == "rules_test.py"]
+    first: dict[str, int] = {}
+    for i in places:
+        first.setdefault(_case_of(items[i]), i)
+    ordered = sorted((items[i] for i in places), key=lambda item: first[_case_of(item)])
+    for i, item in zip(places, ordered, strict=True):
+        items[i] = item
+
+
+def _case_of(item):
+    """The name of a test's case; of tests without cases their own."""
+    return getattr(item, "callspec", None) and item.callspec.params["name"] or item.name
 
 
 # Workers of pytest-xdist leave out tests by themselves, and their number is in no summary.

@@ -1,5 +1,8 @@
 """Tests of the rules: every layer, activation and operation, alone and inside networks."""
 
+import functools
+from unittest import mock
+
 import pytest
 
 import tfcert
@@ -37,7 +40,9 @@ _QUICK = {(name, rule_cases.CASES[name].places[0]) for name in MAIN}
 
 @pytest.fixture(scope="module", autouse=True)
 def _eager():
-    with soundness.eagerly():
+    # The tests of a case follow one another (see conftest.py), and share its models.
+    shared = functools.lru_cache(maxsize=4)(rule_checks.model_and_inputs)
+    with soundness.eagerly(), mock.patch.object(rule_checks, "model_and_inputs", shared):
         yield
 
 

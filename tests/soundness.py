@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import unittest
 from collections.abc import Iterator
 from typing import Any
@@ -107,6 +108,9 @@ class Reached:
         self.model, self.x, self.region = model, np.asarray(x), region
         self.attacks = attacks
         self.dtype = str(self.x.dtype)
+        self.limits = None
+        if type(region) is tfcert.LpBall and region.norm == math.inf:
+            self.limits = [end[:, None] for end in flat(region.inner_limits(x))]
         points = [
             self.x[:, None],
             flat(region.sample(x, count // 2, seed))[0],
@@ -128,7 +132,15 @@ class Reached:
             signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(count, size))
         signs = signs.reshape(1, -1, *shape).astype(self.dtype)
         signs = np.broadcast_to(signs, (len(self.x), *signs.shape[1:]))
-        return flat(self.region.minimiser(signs, self.x))[0]
+        return self._minimiser(signs)
+
+    def _minimiser(self, slopes: np.ndarray) -> np.ndarray:
+        """Where linear functions are least. For boxes written out: searches ask for it often."""
+        if self.limits is None:
+            return flat(self.region.minimiser(slopes, self.x))[0]
+        lower, upper = self.limits
+        still = np.where(slopes < 0, upper, self.x[:, None])
+        return np.where(slopes > 0, lower, still)
 
     def _forward(self, points: np.ndarray) -> list[np.ndarray]:
         batch, count = points.shape[:2]
@@ -154,9 +166,11 @@ class Reached:
         for step in (1.0, 1.0, 0.5):
             flat_points = ops.convert_to_tensor(current.reshape(-1, *shape))
             (slopes,) = backend.vector_jacobian(scores, [flat_points], weights)
-            slopes = ops.reshape(slopes, (batch, count, *shape))
-            best = flat(self.region.minimiser(slopes, self.x))[0]
+            best = self._minimiser(flat(slopes)[0].reshape(batch, count, *shape))
             found.append(best)
+            if step == 1.0:  # The best point itself, which is inside.
+                current = best
+                continue
             current = current + np.asarray(step, self.dtype) * (best - current)
             current = flat(self.region.project(current, self.x))[0]
             found.append(current)
