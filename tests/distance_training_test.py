@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import tfcert
-from tests import soundness, support
+from tests import distance_support, soundness, support
 from tests import training_support as ts
 from tfcert import layers, objectives, schedules
 
@@ -29,6 +29,12 @@ def trainer_of(model, objective, rate=0.02, eagerly=True, **options):
     optimizer = keras.optimizers.Adam(rate, beta_2=0.99, epsilon=1e-10)
     trainer.compile(optimizer, run_eagerly=eagerly)
     return trainer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_turns():
+    with distance_support.short_turns():
+        yield
 
 
 @pytest.fixture
@@ -88,37 +94,28 @@ def test_hinge_by_hand():
         assert "cross_entropy" not in logs and "scale" not in logs
 
 
-@pytest.mark.slow
-def test_schedules_move_together_and_nothing_is_traced_again():
-    model = network()
+def test_schedules_move_together():
     objective = objectives.LInfDistance(REGION, ramp=(0, 2), weight=(0.4, 0.1))
     clock = schedules.Clock(step=10, steps_per_epoch=10)
     assert float(objective.exponent(clock)) == pytest.approx(math.sqrt(8.0 * 1000.0), rel=1e-5)
     assert float(objective.exponent(schedules.Clock(step=0))) == pytest.approx(8.0)
     assert float(objective.exponent(schedules.Clock(step=20, steps_per_epoch=10))) == math.inf
-    trainer = trainer_of(model, objective, eagerly=False)
-    seen, traces = [], []
-    original = objective.terms
 
-    def terms(batch):
-        traces.append(1)
-        return original(batch)
 
-    objective.terms = terms
+class Watch(keras.callbacks.Callback):
+    """Notes the schedules of every step, and how often the objective was traced until then."""
 
-    class Watch(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            seen.append((logs["inverse_p"], logs["weight"], len(traces)))
+    def __init__(self, objective):
+        super().__init__()
+        self.seen, self.traces = [], 0
+        self.original, objective.terms = objective.terms, self.terms
 
-    x, y = digits(4 * BATCH)
-    trainer.fit(x, y, batch_size=BATCH, epochs=3, verbose=0, callbacks=[Watch()])
-    inverse, weights, counts = map(list, zip(*seen, strict=True))
-    ramp = np.minimum(np.arange(12) / 8.0, 1.0)
-    expected = np.where(ramp < 1.0, 1.0 / (8.0 * 125.0**ramp), 0.0)
-    np.testing.assert_allclose(inverse, expected, rtol=1e-4, atol=1e-9)
-    np.testing.assert_allclose(weights, 0.4 * 0.25**ramp, rtol=1e-4)
-    assert counts[-1] == counts[1], "a step was traced again while p moved"
-    assert exponents(model) == [math.inf, math.inf]
+    def terms(self, batch):
+        self.traces += batch.training
+        return self.original(batch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append((logs["inverse_p"], logs["weight"], self.traces))
 
 
 @pytest.mark.usefixtures("_kernels_at_once")
@@ -160,12 +157,14 @@ def test_scale_learns_at_its_own_rate():
 
 @pytest.mark.slow
 def test_small_images_are_certified():
+    """While the schedules move from step to step, and nothing is traced again."""
     model = network("linf_mlp_3x64")
     (x, y), test = tfcert.datasets.load("digits")
     x, y = x[: 16 * 64], y[: 16 * 64]  # Whole batches, and tests of the same size.
     test = tuple(array[:64] for array in test)
     objective = objectives.LInfDistance(REGION, ramp=(3, 14), weight=(1.0, 0.01), train_eps=0.15)
     trainer = trainer_of(model, objective, rate=0.05, eagerly=False, verified_share=0.0)
+    watch = Watch(objective)
     history = trainer.fit(
         *(x, y),
         batch_size=64,
@@ -173,7 +172,15 @@ def test_small_images_are_certified():
         verbose=0,
         validation_data=test,
         augment="none",
+        callbacks=[watch],
     ).history
+    inverse, weights, counts = map(list, zip(*watch.seen, strict=True))
+    ramp = np.clip((np.arange(16 * 16) / 16.0 - 3.0) / 11.0, 0.0, 1.0)
+    expected = np.where(ramp < 1.0, 1.0 / (8.0 * 125.0**ramp), 0.0)
+    np.testing.assert_allclose(inverse, expected, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(weights, 0.01**ramp, rtol=1e-4)
+    assert counts[-1] == counts[1], "a step was traced again while p moved"
+    assert exponents(model) == [math.inf] * 3
     assert history["val_accuracy"][-1] > 0.8, history["val_accuracy"]
     assert history["val_verified_accuracy"][-1] > 0.5, history["val_verified_accuracy"]
     certified = np.asarray(tfcert.lipschitz.radius(model, *test)) > 0.1
