@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 import tfcert
 from tests.branching_loop import Net, Recording, problem, search
 from tfcert import backend, methods
-from tfcert.branching import halfspaces
+from tfcert.branching import halfspaces, roots
 from tfcert.branching.bounding import Bounder
 from tfcert.branching.halfspaces import least_on_cut
 from tfcert.branching.layout import Layout
@@ -261,6 +261,49 @@ def test_no_time_is_spent_when_none_is_left(monkeypatch):
     found = split.bound(split.start())
     assert found.lower[0, 0] <= 0
     assert np.isinf(found.domains.state["most"]).all()
+
+
+def check_tighter_roots(method):
+    """Intervals on the whole box hold everywhere, and some are tighter than those before."""
+    points = np.random.default_rng(0).uniform(LOWER, UPPER, (20_000, len(LOWER)))
+    units, _ = units_at(3, points)
+    split = splitter(3, -optimum(3) - 0.1)
+    before = np.concatenate([high - low for low, high in split.roots.ends.values()], axis=1)
+    split.roots.tighten(split.model, split.network, method)
+    low, high = (
+        np.concatenate([ends[i] for ends in split.roots.ends.values()], axis=1) for i in (0, 1)
+    )
+    assert ((units >= low - 1e-4) & (units <= high + 1e-4)).all()
+    assert (high - low <= before + 1e-6).all()
+    assert ((high - low) < 0.99 * before).any()
+
+
+def test_intervals_of_whole_boxes_become_tighter():
+    check_tighter_roots(methods.Crown())
+
+
+def test_intervals_that_are_too_tight_are_found(monkeypatch):
+    right = roots._intervals
+
+    def wrong(*args):
+        ends, outputs = right(*args)
+        return {place: (0.5 * low, 0.5 * high) for place, (low, high) in ends.items()}, outputs
+
+    monkeypatch.setattr(roots, "_intervals", wrong)
+    with pytest.raises(AssertionError):
+        check_tighter_roots(methods.Crown())
+
+
+def test_whole_boxes_are_tightened_once_in_long_searches_with_time_left():
+    split = splitter(0, -optimum(0) - 0.1)
+    domains = split.start()
+    assert not split._narrowing.wants_tighter_roots(domains)
+    domains.depth[:] = 3
+    split._narrowing._spent, split._narrowing._deadline = 2.0, time.monotonic() + 10.0
+    assert not split._narrowing.wants_tighter_roots(domains)
+    split._narrowing._deadline = np.inf
+    assert split._narrowing.wants_tighter_roots(domains)
+    assert not split._narrowing.wants_tighter_roots(domains)
 
 
 def test_nothing_is_compiled_that_would_be_ready_late():

@@ -32,6 +32,8 @@ _EVERY = 3
 _ROUNDS, _GAIN = 4, 0.1
 # The share of a search's time that narrowing may take, and seconds that it may take anyhow.
 _SHARE, _START = 0.7, 2.0
+# Tightening the intervals of whole boxes takes about so many times what narrowing them takes.
+_TIGHTENING = 10.0
 # Domains in one call.
 _AT_A_TIME = 16
 
@@ -58,12 +60,21 @@ class Narrowing:
     ):
         self._bounder, self._roots, self._deadline = bounder, roots, deadline
         self.suits = np.array([(task.question.needs == 1).all() for task in tasks])
+        self._tightened = False
         self._begin, self._spent, self._longest = time.monotonic(), 0.0, 0.0
 
     @staticmethod
     def fits(layout: Layout) -> bool:
         """Whether all layers are dense, and the only nonlinear functions have two linear pieces."""
         return not (layout.network.has_windows or layout.relaxed or any(layout.smooth))
+
+    def wants_tighter_roots(self, domains: Domains) -> bool:
+        """Whether the search turns out to be long, and there is time for it; true at most once."""
+        left = self._deadline - time.monotonic()
+        if self._tightened or domains.depth.max() < _EVERY or left < _TIGHTENING * self._spent:
+            return False
+        self._tightened = True
+        return True
 
     @staticmethod
     def start(count: int, units: int, dtype: str) -> dict[str, npt.NDArray[Any]]:

@@ -76,6 +76,16 @@ class Roots:
         self.known[self.units] = np.arange(len(self.units))
         self._take_slopes(network, layout)
 
+    def tighten(self, model: keras.Model, network: Network, method: methods.Crown) -> None:
+        """Intersects the hidden intervals with those of another method."""
+        first, which = _distinct(self.lower, self.upper)
+        ends, _ = _intervals(model, network, method, self.lower[first], self.upper[first])
+        for place, (low, high) in ends.items():
+            low = np.maximum(self.ends[place][0], low[which])
+            # Ends may cross by rounding: the interval then is a point.
+            high = np.maximum(np.minimum(self.ends[place][1], high[which]), low)
+            self.ends[place] = low, high
+
     def _take_questions(
         self, network: Network, problems: Sequence[Problem], outputs: list[Array]
     ) -> None:

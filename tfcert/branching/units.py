@@ -42,6 +42,8 @@ Array = npt.NDArray[Any]
 # Slopes and multipliers are kept in half the bits: they are only where an optimisation starts.
 _KEPT = "float16"
 _LARGEST = 6e4
+# Bounds hidden values on whole boxes once more, where a search turns out to be long.
+_DEEP = methods.AlphaCrown(iterations=5, learning_rate=0.25, optimize_intermediate=True)
 # The most ways to break a question that leaves are decided for.
 _WAYS = 64
 
@@ -194,6 +196,8 @@ class UnitSplitter:
             left = self._values(domains.state["task"], domains.state["lower"]) <= 0
             due = self._narrowing.due(domains, left)
             if len(due):
+                if self._narrowing.wants_tighter_roots(domains):
+                    self.roots.tighten(self.model, self.network, _DEEP)
                 self._narrowing.rounds(
                     domains, due, self._within_reach, lambda part: self._bounded(part)[0]
                 )
