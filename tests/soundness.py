@@ -108,7 +108,7 @@ class Reached:
         self.model, self.x, self.region = model, np.asarray(x), region
         self.attacks = attacks
         self.dtype = str(self.x.dtype)
-        self.limits = None
+        self.limits: list[np.ndarray] | None = None
         if type(region) is tfcert.LpBall and region.norm == math.inf:
             self.limits = [end[:, None] for end in flat(region.inner_limits(x))]
         points = [
