@@ -33,7 +33,9 @@ def test_nan_stops_with_its_cause():
     with pytest.raises(FloatingPointError, match="at step 2"):
         trainer.fit(x, y, 8, callbacks=several, verbose=0)
     with pytest.raises(FloatingPointError, match=r"at step 2 \(epoch 0\), eps=.*dense"):
-        trainer_of(ts.mlp(), ibp()).fit(x, y, 16, callbacks=[Poison(1)], verbose=0)
+        trainer_of(ts.mlp(), ibp(), run_eagerly=True).fit(
+            x, y, 16, callbacks=[Poison(1)], verbose=0
+        )
     model = ts.mlp()
     trainer = CertifiedTrainer(model, ibp())
     trainer.compile(keras.optimizers.SGD(1e30), run_eagerly=True)
