@@ -61,10 +61,10 @@ def test_phases_with_a_sweep():
 def test_a_sweep_by_xla_trains_as_without():
     x, y = ts.data(16, (6, 6, 1))
     trained = []
-    for by_xla in (False, True):
+    for options in ({"run_eagerly": True}, {"jit_compile": True}):
         objective = objectives.AdvIBP(ts.REGION, joint_begin=2.0, backward_weight=0.5)
-        trainer = CertifiedTrainer(ts.cnn(), objective)
-        trainer.compile(keras.optimizers.SGD(0.1), jit_compile=by_xla)
+        trainer = CertifiedTrainer(ts.cnn(), objective, verified_share=0.0)
+        trainer.compile(keras.optimizers.SGD(0.1), **options)
         # XLA draws other random numbers, which the attack of the joint phase starts from.
         trainer.fit(x, y, epochs=2, batch_size=16, verbose=0)
         trained.append(trainer.model.get_weights())
@@ -131,7 +131,7 @@ def steps_at(epochs, rate=0.0, eagerly=False):
     x, y = ts.data(8)
     model = ts.mlp()
     model.layers[0].kernel.regularizer = keras.regularizers.L2(rate) if rate else None
-    trainer = CertifiedTrainer(model, _objective())
+    trainer = CertifiedTrainer(model, _objective(), verified_share=0.0)
     trainer.compile(keras.optimizers.SGD(1.0), run_eagerly=eagerly, jit_compile=False)
     trainer.steps_per_epoch.assign(10)
     before, changes = model.get_weights(), []
@@ -173,8 +173,8 @@ def test_layerwise_stages():
     model = ts.cnn(batch_norm=True)
     objective = objectives.AdvIBP(LpBall(0.05, clip=(0, 1)))
     trainer = CertifiedTrainer(model, objective, seed=4, verified_share=0.5)
-    trainer.compile(keras.optimizers.Adam(1e-2))
-    trainer.fit(x, y, epochs=1, batch_size=8, verbose=0)
+    trainer.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
+    trainer.fit(x, y, epochs=1, batch_size=16, verbose=0)
     following = objectives.next_stage(trainer)
     assert following.objective.stage == 2
     assert (following.seed, following.verified_share) == (4, 0.5)
