@@ -34,7 +34,7 @@ import vnncomp
 from absl import app, flags
 
 import tfcert
-from tfcert import interchange, properties
+from tfcert import interchange
 
 _LEAVES = flags.DEFINE_integer("leaves", None, "Stop after so many leaves in all.", 1)
 _TOTAL = flags.DEFINE_float("total_seconds", None, "Start no instance after so many.", 0.0)
@@ -77,7 +77,7 @@ class Task(NamedTuple):
             end.reshape(1, *shape).astype("float32")
             for end in (middle, middle - radius, middle + radius)
         )
-        return properties.OutputRange(least - room, most + room), x, tfcert.Box(lower, upper)
+        return tfcert.properties.OutputRange(least - room, most + room), x, tfcert.Box(lower, upper)
 
 
 def parts_of(out: pathlib.Path) -> dict[tuple[str, str], int]:
