@@ -139,27 +139,15 @@ def test_two_processes(work, tmp_path):
 
 @pytest.mark.slow
 def test_branch_and_bound_is_the_last_stage(work, tmp_path):
-    folder, model, (x, y), _ = work
+    _, model, (x, y), _ = work
     scaling.write_shards(x[:24], y[:24], tmp_path / "shards", 2)
     region = tfcert.LpBall(EPS, clip=(0.0, 1.0))
     loose = tfcert.certify(model, x[:24], y[:24], region, method="ibp")
     alone = tfcert.certify(model, x[:24], y[:24], region, method=["ibp", "complete"])
     assert "unknown" in loose.verdict and "unknown" not in alone.verdict
-    command = [sys.executable, str(support.ROOT / "trainers" / "certify_beam.py")]
-    command += [
-        f"--model_path={folder / 'model.keras'}",
-        f"--input={tmp_path / 'shards' / '*.npz'}",
-    ]
-    command += [f"--eps={EPS}", "--method=ibp,complete", "--block=5", f"--out={tmp_path / 'out'}"]
-    result = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(support.ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    entries = logs.read(tmp_path / "out" / "all.tsv").entries
+    options = {"shards": 1, "method": ("ibp", "complete"), "block": 5}
+    (path,) = certified(work, tmp_path / "out", tmp_path / "shards" / "*.npz", **options)
+    entries = logs.read(path).entries
     assert len(entries) == 24
     for entry in entries:
         assert entry["verdict"] == alone.verdict[entry["idx"]]

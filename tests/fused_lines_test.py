@@ -43,7 +43,7 @@ def _plain():
     )
 
 
-def _margins_and_gradients(make, slope):
+def _margins_and_gradients(make, slope, compiled):
     keras.utils.set_random_seed(1)
     model = make()
     for weight in model.trainable_weights:  # Biases, too, are not 0.
@@ -52,7 +52,6 @@ def _margins_and_gradients(make, slope):
     x = generator.uniform(size=(5, 6, 6, 1)).astype("float32")
     weights = generator.normal(size=(5, 4)).astype("float32")
 
-    @tf.function(autograph=False)
     def step():
         variables = [variable.value for variable in model.trainable_variables]
         with tf.GradientTape() as tape:
@@ -61,6 +60,8 @@ def _margins_and_gradients(make, slope):
             value = tf.reduce_sum(margins * weights)
         return [margins, *tape.gradient(value, variables, unconnected_gradients="zero")]
 
+    if compiled:
+        step = tf.function(step, autograph=False)
     return [np.asarray(t) for t in step()]
 
 
@@ -80,11 +81,11 @@ def test_margins_and_gradients_are_those_of_apply_lines(make, slope, monkeypatch
         return apply_fused(*arguments, **named)
 
     monkeypatch.setattr(sweep, "apply_fused", counted)
-    ours = _margins_and_gradients(make, slope)
+    ours = _margins_and_gradients(make, slope, compiled=True)  # Else there is no kernel.
     # Of the biases before a ReLU those are taken along that no other layer reads.
     assert seen == ([True, False, True, False] if make is _branching else [True, False, True])
     monkeypatch.setattr(sweep, "_is_hot", lambda *arguments: False)
-    plain = _margins_and_gradients(make, slope)
+    plain = _margins_and_gradients(make, slope, compiled=False)
     assert len(ours) == len(plain) and any(np.abs(gradient).max() > 0.1 for gradient in plain[1:])
     for one, other in zip(ours, plain, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
@@ -93,16 +94,16 @@ def test_margins_and_gradients_are_those_of_apply_lines(make, slope, monkeypatch
 @pytest.mark.slow
 def test_a_fit_is_the_same(monkeypatch):
     # The sweep stands in a condition there: its weight falls to 0.
-    def fitted(jit_compile):
+    def fitted(**options):
         objective = tfcert.objectives.CrownIBP(REGION, ramp=(0, 2))
         trainer = tfcert.CertifiedTrainer(ts.cnn(), objective, verified_share=0.0)
-        trainer.compile(keras.optimizers.SGD(0.1), jit_compile=jit_compile)
+        trainer.compile(keras.optimizers.SGD(0.1), **options)
         trainer.fit(*ts.data(32, (6, 6, 1)), batch_size=16, epochs=2, verbose=0)
         return trainer.model.get_weights()
 
-    fused = [fitted(False), fitted(True)]
+    fused = [fitted(jit_compile=False), fitted(jit_compile=True)]
     monkeypatch.setattr(sweep, "_is_hot", lambda *arguments: False)
-    plain = fitted(False)
+    plain = fitted(run_eagerly=True)
     for ours in fused:
         for one, other in zip(ours, plain, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
