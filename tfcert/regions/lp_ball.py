@@ -182,12 +182,10 @@ class LpBall(region.Region):
     # Bounds.
 
     def bind(self, x: Tensor) -> region.BoundRegion:
-        bound, x = super().bind(x), arguments.as_input(x)
+        bound = super().bind(x)
         if self.norm == math.inf:
-            spread = self.spread(x)
-            if spread is None:
-                return bound
-            return bound._replace(middle=x, half=rounding.reach_up(x, spread))
+            return bound
+        x = arguments.as_input(x)
         return bound._replace(center=x, radius=self._size(x, outward=True))
 
     def spread(self, x: Tensor) -> Tensor | None:

@@ -23,7 +23,6 @@ __all__ = [
     "difference",
     "multiply_down",
     "multiply_up",
-    "reach_up",
 ]
 
 
@@ -71,17 +70,6 @@ def multiply_down(x: Tensor, y: Tensor) -> Tensor:
 def _product_step(x: Tensor, y: Tensor, product: Tensor) -> Tensor:
     exact = (x == 0) | (x == 1) | (y == 0) | (y == 1)
     return ops.where(exact, 0.0, _step(product))
-
-
-def reach_up(x: Tensor, size: Tensor) -> Tensor:
-    """At least ``size``, by so much that ``x -/+ reach`` covers ``x -/+ size`` though rounded.
-
-    With u half a unit in the last place of 1, the sum of x and the reach loses at most
-    ``u (|x| + reach)``, and the reach itself at most ``u reach``: three steps of ``|x| + size`` are
-    more than both. A size of 0 stays.
-    """
-    step = ops.stop_gradient(_step(ops.abs(x) + size))
-    return ops.where(size == 0, ops.zeros_like(x), size + 3.0 * step)
 
 
 def cast_up(value: Any, dtype: str) -> Tensor:
