@@ -89,7 +89,8 @@ def check_tree(kind, seed=0, model=None):
     The question is broken by 0.02 at the optimum, so that the domains that hold the optimum are
     never proved, and are split until no unit is left.
     """
-    split = splitter(kind, -optimum(kind, seed) - 0.02, seed, model)
+    # Narrowed intervals leave too few domains; their bounds have tests of their own.
+    split = splitter(kind, -optimum(kind, seed) - 0.02, seed, model, narrow=False)
     tolerance = 1e-4 * (1.0 + abs(optimum(kind, seed)))
     domains, parents, count = split.start(), None, 0
     while len(domains) and count < 60:

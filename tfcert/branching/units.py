@@ -285,6 +285,9 @@ class UnitSplitter:
         decided = np.where(signs != 0, signs, decided)
         if (decided == 0).any():
             return None
+        if self._narrowing is not None:
+            # Units of narrowed intervals have a sign only where the question may be broken.
+            signs[self.roots.units] = decided[self.roots.units]
         try:
             piece = leaves.AffinePiece(
                 self.network, self.layout, problem.lower, problem.upper, decided
