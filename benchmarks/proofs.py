@@ -50,7 +50,7 @@ _DRAWN, _EDGE, _ROOM = 20_000, 0.25, 0.5
 
 
 class Task(NamedTuple):
-    """What is proved, and what the rows of results say of it."""
+    """One question to prove: an instance, or a range of outputs on a part of its box."""
 
     instance: vnncomp.Instance
     part: int | None = None  # Of the box, for ranges: the number that seeds it.

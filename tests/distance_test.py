@@ -229,7 +229,7 @@ def test_moves_of_p_need_no_new_program():
 @pytest.mark.slow
 @pytest.mark.parametrize("p", [9.0, math.inf])
 def test_the_tensor_of_differences_is_never_made(p):
-    """It would have 2 GB; what is computed with has a few megabytes."""
+    """All differences would take 2 GB; the kernels take a few megabytes."""
     x, w, g = random_case(512, 2048, 512)
     small = [array[:32, :32] for array in (x, w, g)]
     gradients(*small, p)  # The compiler's memory comes first.

@@ -135,7 +135,10 @@ class Reached:
         return self._minimiser(signs)
 
     def _minimiser(self, slopes: np.ndarray) -> np.ndarray:
-        """Where linear functions are least. For boxes written out: searches ask for it often."""
+        """Returns the points where linear functions are least.
+
+        Boxes have a shorter way of their own, since searches for points call this often.
+        """
         if self.limits is None:
             return flat(self.region.minimiser(slopes, self.x))[0]
         lower, upper = self.limits

@@ -78,7 +78,7 @@ class Narrowing:
 
     @staticmethod
     def start(count: int, units: int, dtype: str) -> dict[str, npt.NDArray[Any]]:
-        """What domains keep at first: no intervals of their own."""
+        """Returns the state of new domains, which have no intervals of their own."""
         return {
             "low": np.full((count, units), -np.inf, dtype),
             "high": np.full((count, units), np.inf, dtype),

@@ -226,7 +226,7 @@ class UnitSplitter:
         return Domains(domains.owner, domains.bound, domains.depth, state), found.points
 
     def _within_reach(self, domains: Domains) -> Inputs:
-        """What is known of domains, for the points whose margins are at most just above 0."""
+        """The inputs of `Bounder.narrow`, about points whose margins are at most the slack."""
         inputs, task = self._inputs(domains), domains.state["task"]
         return inputs._replace(offsets=inputs.offsets - self.roots.slack[task][:, None])
 

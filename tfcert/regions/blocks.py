@@ -35,7 +35,7 @@ class Blocks:
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """Where each block begins, and where it ends."""
+        """The places in the vector where each block begins and ends."""
         return list(zip(self.ends[:-1], self.ends[1:], strict=True))
 
     def cut(self, values: Tensor) -> list[Tensor]:
